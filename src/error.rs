@@ -1,0 +1,280 @@
+//! What can go wrong with one request, and the one function that turns it into a response.
+//!
+//! Every answer that the sidecar makes by itself is JSON with a code, and says by `Proxy-Status`
+//! (RFC 9209) which side failed.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::Timestamp;
+
+/// `Proxy-Status` (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// The kind of a failure: its status, its code for programs, and its RFC 9209 error type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The request cannot be understood, or means two things at once.
+    BadRequest,
+    /// A transfer coding or method that this proxy does not implement.
+    NotImplemented,
+    MethodNotAllowed,
+    BodyTooLarge,
+    /// The client stopped sending its request.
+    RequestTimeout,
+    /// More connections or work than the limits allow.
+    Overloaded,
+    DnsFailed,
+    ConnectFailed,
+    ConnectTimeout,
+    TlsFailed,
+    /// The upstream closed or reset the connection before a response head.
+    ConnectionClosed,
+    /// The upstream sent something that is not HTTP.
+    ProtocolError,
+    /// No response head in time.
+    ResponseTimeout,
+    /// The response ended before its framing said it would.
+    ResponseIncomplete,
+    /// Nothing came for too long in the middle of a body.
+    BodyTimeout,
+    /// The breaker is open: the upstream failed too often a moment ago.
+    BreakerOpen,
+    /// Too many requests already wait for a connection to the upstream.
+    QueueFull,
+    /// A wait for another request's fetch, or for a connection, took too long.
+    WaitTimeout,
+    /// The built-in origin could not answer.
+    OriginFailed,
+    /// A defect of ours.
+    Internal,
+}
+
+impl FailureKind {
+    /// All kinds, for metrics that show each from the first scrape.
+    pub const ALL: [Self; 20] = [
+        Self::BadRequest,
+        Self::NotImplemented,
+        Self::MethodNotAllowed,
+        Self::BodyTooLarge,
+        Self::RequestTimeout,
+        Self::Overloaded,
+        Self::DnsFailed,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::TlsFailed,
+        Self::ConnectionClosed,
+        Self::ProtocolError,
+        Self::ResponseTimeout,
+        Self::ResponseIncomplete,
+        Self::BodyTimeout,
+        Self::BreakerOpen,
+        Self::QueueFull,
+        Self::WaitTimeout,
+        Self::OriginFailed,
+        Self::Internal,
+    ];
+
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::DnsFailed
+            | Self::ConnectFailed
+            | Self::TlsFailed
+            | Self::ConnectionClosed
+            | Self::ProtocolError
+            | Self::ResponseIncomplete => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::BodyTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::Overloaded
+            | Self::BreakerOpen
+            | Self::QueueFull
+            | Self::WaitTimeout
+            | Self::OriginFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The label in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::NotImplemented => "not_implemented",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::RequestTimeout => "request_timeout",
+            Self::Overloaded => "overloaded",
+            Self::DnsFailed => "dns_failed",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::ConnectionClosed => "connection_closed",
+            Self::ProtocolError => "protocol_error",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ResponseIncomplete => "response_incomplete",
+            Self::BodyTimeout => "body_timeout",
+            Self::BreakerOpen => "breaker_open",
+            Self::QueueFull => "queue_full",
+            Self::WaitTimeout => "wait_timeout",
+            Self::OriginFailed => "origin_failed",
+            Self::Internal => "internal_error",
+        }
+    }
+
+    /// The registered error type (RFC 9209 §2.3).
+    fn proxy_error(self) -> &'static str {
+        match self {
+            Self::BadRequest | Self::NotImplemented | Self::BodyTooLarge | Self::RequestTimeout => {
+                "http_request_error"
+            }
+            Self::MethodNotAllowed => "http_request_denied",
+            Self::Overloaded | Self::QueueFull => "connection_limit_reached",
+            Self::DnsFailed => "dns_error",
+            Self::ConnectFailed => "connection_refused",
+            Self::ConnectTimeout => "connection_timeout",
+            Self::TlsFailed => "tls_protocol_error",
+            Self::ConnectionClosed => "connection_terminated",
+            Self::ProtocolError => "http_protocol_error",
+            Self::ResponseTimeout | Self::WaitTimeout => "http_response_timeout",
+            Self::ResponseIncomplete => "http_response_incomplete",
+            Self::BodyTimeout => "connection_read_timeout",
+            Self::BreakerOpen | Self::OriginFailed => "destination_unavailable",
+            Self::Internal => "proxy_internal_error",
+        }
+    }
+
+    /// Whether the origin, rather than the client or this proxy's limits, is to blame: such a
+    /// failure may be answered from a stale response (RFC 5861 §4).
+    pub fn is_origins(self) -> bool {
+        !matches!(
+            self,
+            Self::BadRequest
+                | Self::NotImplemented
+                | Self::MethodNotAllowed
+                | Self::BodyTooLarge
+                | Self::RequestTimeout
+                | Self::Overloaded
+        )
+    }
+}
+
+/// A failed request: what was being done, with what, and when to try again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {message}", kind.as_str())]
+pub struct Failure {
+    pub kind: FailureKind,
+    pub message: String,
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            message: message.to_string(),
+            retry_after: None,
+        }
+    }
+
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+/// The response to a failed request: `extra` holds the operator's `[errors] headers`.
+pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Response<Bytes> {
+    let status = failure.kind.status();
+    let body = json!({
+        "error": {
+            "message": failure.message,
+            "code": failure.kind.as_str().to_ascii_uppercase(),
+            "statusCode": status.as_u16(),
+            "timestamp": rfc3339(now),
+        }
+    });
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let proxy_status = format!(
+        "iris-sidecar; error={}; details=\"{}\"",
+        failure.kind.proxy_error(),
+        failure.kind.as_str()
+    );
+    if let Ok(value) = HeaderValue::try_from(proxy_status) {
+        headers.insert(PROXY_STATUS, value);
+    }
+    if let Some(after) = failure.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    // The rest of the request cannot be found, or is not wanted: RFC 9112 §6.3, §9.6.
+    if matches!(
+        failure.kind,
+        FailureKind::BadRequest
+            | FailureKind::NotImplemented
+            | FailureKind::BodyTooLarge
+            | FailureKind::RequestTimeout
+    ) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if failure.kind == FailureKind::MethodNotAllowed {
+        let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        headers.insert(http::header::ALLOW, allow);
+    }
+    for (name, value) in extra {
+        headers.insert(name.clone(), value.clone());
+    }
+    response
+}
+
+/// A time as RFC 3339 with milliseconds, as the Iris API writes its timestamps.
+pub fn rfc3339(time: Timestamp) -> String {
+    let nanos = i128::from(time.as_millis()) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_its_side_and_keeps_the_operators_headers() {
+        let mut extra = HeaderMap::new();
+        extra.insert("access-control-allow-origin", HeaderValue::from_static("*"));
+        let failure = Failure::new(FailureKind::BreakerOpen, "the upstream is unavailable")
+            .retry_after(Duration::from_secs(7));
+        let response = response(&failure, Timestamp::from_millis(0), &extra);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "7");
+        assert_eq!(response.headers()["access-control-allow-origin"], "*");
+        let status = response.headers()["proxy-status"].to_str().unwrap();
+        assert!(status.starts_with("iris-sidecar; error=destination_unavailable"));
+        let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["error"]["code"], "BREAKER_OPEN");
+        assert_eq!(body["error"]["statusCode"], 503);
+    }
+
+    #[test]
+    fn what_leaves_the_framing_in_doubt_closes_the_connection() {
+        let failure = Failure::new(FailureKind::BadRequest, "two hosts");
+        let response = response(&failure, Timestamp::EPOCH, &HeaderMap::new());
+        assert_eq!(response.headers()["connection"], "close");
+    }
+}

@@ -1,0 +1,173 @@
+//! Field values as lists (RFC 9110 §5.6.1), and the fields that never pass a proxy (§7.6.1).
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// The members of a comma-separated list over all lines of one field, empty members dropped.
+///
+/// A comma inside a quoted string does not separate (RFC 9110 §5.6.4).
+pub fn members<'a>(
+    headers: &'a HeaderMap,
+    name: impl header::AsHeaderName,
+) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| split_list(value.as_bytes()))
+}
+
+/// The members of one list value, trimmed, empty members dropped.
+pub fn split_list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = unquoted_comma(text);
+        rest = end.map(|at| &text[at + 1..]);
+        Some(text[..end.unwrap_or(text.len())].trim_ascii())
+    })
+    .filter(|member| !member.is_empty())
+}
+
+fn unquoted_comma(text: &[u8]) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether a list field has `token` as a member, in any case.
+pub fn has_member(headers: &HeaderMap, name: impl header::AsHeaderName, token: &str) -> bool {
+    members(headers, name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Fields of one hop (RFC 9110 §7.6.1, and the older ones that senders still use).
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-authentication-info"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that `Connection` may not take away: a client that names one of these is trying to hide
+/// it from the origin or from the cache, not describing its hop.
+const END_TO_END: [HeaderName; 27] = [
+    header::AGE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::FORWARDED,
+    header::HOST,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::LAST_MODIFIED,
+    header::PRAGMA,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::VARY,
+    header::VIA,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+];
+
+/// Removes the fields of one hop: the fixed ones and whatever `Connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = members(headers, header::CONNECTION)
+            .filter_map(|member| HeaderName::from_bytes(member).ok())
+            .filter(|name| !END_TO_END.contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether a response field belongs to one hop and so is never stored (RFC 9111 §3.1).
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// The value of a field that must stand on one line at most; `Err` where it repeats.
+pub fn single<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a HeaderValue>, ()> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next();
+    if lines.next().is_some() {
+        return Err(());
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(value: &str) -> Vec<&str> {
+        split_list(value.as_bytes())
+            .map(|member| std::str::from_utf8(member).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn empty_members_are_dropped_and_quoted_commas_kept() {
+        assert_eq!(list(" , a,, b ,"), ["a", "b"]);
+        assert_eq!(
+            list(r#"private="a, b", max-age=1"#),
+            [r#"private="a, b""#, "max-age=1"]
+        );
+        assert_eq!(list(r#""a\", b", c"#), [r#""a\", b""#, "c"]);
+    }
+
+    #[test]
+    fn what_connection_names_goes_but_end_to_end_fields_stay() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Hop, Authorization"),
+            ("x-hop", "1"),
+            ("authorization", "Bearer k"),
+            ("keep-alive", "timeout=5"),
+            ("x-stays", "1"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["authorization", "x-stays"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn splitting_never_panics_and_members_are_trimmed(value in ".*") {
+            for member in split_list(value.as_bytes()) {
+                assert!(!member.is_empty() && member == member.trim_ascii());
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What to do with a request, given what is stored for it (RFC 9111 §4).
+
+use std::time::Duration;
+
+use http::Method;
+use http::header::{
+    COOKIE, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
+};
+
+use crate::clock::Timestamp;
+
+use super::{Cookies, Options, Reason, Record, RequestView, Standing};
+
+/// The answer of [`decide`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Reuse it as it stands.
+    Hit { age: Duration, left: Duration },
+    /// Reuse it at once, and refresh it behind the answer.
+    StaleHit { age: Duration, over: Duration },
+    /// Ask the origin, conditionally where `validate`; `on_error` says whether what is stored may
+    /// stand in if the origin fails.
+    Miss {
+        reason: Reason,
+        validate: bool,
+        on_error: bool,
+    },
+}
+
+/// Why a request must not be looked up at all; `None` if it may be.
+pub fn bypass(request: RequestView<'_>, options: &Options) -> Option<Reason> {
+    if request.method != Method::GET && request.method != Method::HEAD {
+        return Some(Reason::Method);
+    }
+    if request.has_body {
+        return Some(Reason::RequestBody);
+    }
+    let headers = request.headers;
+    if headers.contains_key(UPGRADE) {
+        return Some(Reason::Upgrade);
+    }
+    if headers.contains_key(RANGE) || headers.contains_key(IF_RANGE) {
+        return Some(Reason::Range);
+    }
+    if headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE) {
+        return Some(Reason::Precondition);
+    }
+    let by_cookie = options.cookies == Cookies::Bypass && headers.contains_key(COOKIE);
+    (by_cookie && options.force_ttl.is_some()).then_some(Reason::Cookie)
+}
+
+/// Ranks a stored response for this request, at `now`.
+pub fn decide(
+    request: RequestView<'_>,
+    stored: Option<&Record>,
+    options: &Options,
+    now: Timestamp,
+) -> Decision {
+    let Some(record) = stored else {
+        return Decision::Miss {
+            reason: Reason::Cold,
+            validate: false,
+            on_error: false,
+        };
+    };
+    // A lifetime that the operator granted was not granted for requests with cookies.
+    let foreign = record.lifetimes.granted_by_operator
+        && options.cookies == Cookies::Bypass
+        && request.headers.contains_key(COOKIE);
+    if foreign {
+        return Decision::Miss {
+            reason: Reason::Cookie,
+            validate: false,
+            on_error: false,
+        };
+    }
+    let age = record.age(now);
+    match record.lifetimes.standing(age) {
+        Standing::Fresh { left } => Decision::Hit { age, left },
+        Standing::StaleWhileRevalidate => Decision::StaleHit {
+            age,
+            over: age - record.lifetimes.fresh,
+        },
+        standing => Decision::Miss {
+            reason: if record.lifetimes.fresh.is_zero() {
+                Reason::MustValidate
+            } else {
+                Reason::Expired
+            },
+            validate: record.has_validator,
+            on_error: standing == Standing::StaleIfError,
+        },
+    }
+}
+
+/// Whether a stored response may stand in for an origin that has just failed (RFC 5861 §4).
+pub fn usable_on_error(record: &Record, now: Timestamp) -> bool {
+    let over = record.age(now).saturating_sub(record.lifetimes.fresh);
+    let window = record.lifetimes.stale_if_error;
+    record.is_reusable(now) || over < window
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Lifetimes;
+    use http::{HeaderMap, HeaderValue};
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn record() -> Record {
+        Record {
+            lifetimes: Lifetimes {
+                fresh: seconds(10),
+                stale_while_revalidate: seconds(10),
+                stale_if_error: seconds(60),
+                granted_by_operator: true,
+            },
+            has_validator: true,
+            ..Record::default()
+        }
+    }
+
+    fn at(second: u64, headers: &HeaderMap) -> Decision {
+        let request = RequestView {
+            method: &Method::GET,
+            headers,
+            has_body: false,
+        };
+        let now = Timestamp::from_millis(second * 1000);
+        decide(request, Some(&record()), &Options::default(), now)
+    }
+
+    #[test]
+    fn a_stored_response_goes_from_hit_to_stale_to_miss() {
+        let none = HeaderMap::new();
+        let (age, left) = (seconds(4), seconds(6));
+        assert_eq!(at(4, &none), Decision::Hit { age, left });
+        let (age, over) = (seconds(12), seconds(2));
+        assert_eq!(at(12, &none), Decision::StaleHit { age, over });
+        let late = |on_error| Decision::Miss {
+            reason: Reason::Expired,
+            validate: true,
+            on_error,
+        };
+        assert_eq!(at(30, &none), late(true));
+        assert_eq!(at(90, &none), late(false));
+    }
+
+    #[test]
+    fn a_lifetime_of_the_operator_is_not_for_requests_with_cookies() {
+        let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static("a=1"))]);
+        let found = at(4, &headers);
+        assert!(matches!(found, Decision::Miss { reason: Reason::Cookie, .. }));
+    }
+
+    #[test]
+    fn requests_that_need_the_origin_itself_are_not_looked_up() {
+        let table = [
+            ("range", Reason::Range),
+            ("if-match", Reason::Precondition),
+            ("upgrade", Reason::Upgrade),
+        ];
+        for (name, reason) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static("x"));
+            let request = RequestView {
+                method: &Method::GET,
+                headers: &headers,
+                has_body: false,
+            };
+            assert_eq!(bypass(request, &Options::default()), Some(reason));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Freshness: how long a stored response may be used, and how old it is now (RFC 9111 §4.2).
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
+
+use crate::clock::Timestamp;
+use crate::http::{CacheControl, dates, fields};
+
+use super::Options;
+use super::storable::takes_operator_lifetime;
+use crate::http::cache_control::Scope;
+
+/// The three windows of a stored response.
+///
+/// `fresh` is compared with the current age (§4.2.3); each grace window begins where it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetimes {
+    pub fresh: Duration,
+    pub stale_while_revalidate: Duration,
+    pub stale_if_error: Duration,
+    /// The origin said nothing, or was overruled: `fresh` is the operator's word.
+    pub granted_by_operator: bool,
+}
+
+/// What a stored response is good for at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Fresh { left: Duration },
+    /// Usable at once, while one refresh runs behind it (RFC 5861 §3).
+    StaleWhileRevalidate,
+    /// Usable only if the origin fails (RFC 5861 §4).
+    StaleIfError,
+    Expired,
+}
+
+impl Lifetimes {
+    /// Ranks `age` against the windows. A window of zero is never entered.
+    pub fn standing(&self, age: Duration) -> Standing {
+        if age < self.fresh {
+            return Standing::Fresh {
+                left: self.fresh - age,
+            };
+        }
+        let over = age - self.fresh;
+        if over < self.stale_while_revalidate {
+            Standing::StaleWhileRevalidate
+        } else if over < self.stale_if_error {
+            Standing::StaleIfError
+        } else {
+            Standing::Expired
+        }
+    }
+
+    /// How long after its age was zero the response is of any use to us.
+    pub fn horizon(&self) -> Duration {
+        let grace = self.stale_while_revalidate.max(self.stale_if_error);
+        self.fresh.saturating_add(grace)
+    }
+}
+
+/// What policy remembers of a stored response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub lifetimes: Lifetimes,
+    /// When the response came in, or was last confirmed.
+    pub received: Timestamp,
+    /// Its corrected age at that moment (§4.2.3).
+    pub initial_age: Duration,
+    /// The origin gave an ETag or Last-Modified, so it can confirm the response by 304.
+    pub has_validator: bool,
+}
+
+impl Record {
+    /// current_age (§4.2.3).
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.initial_age + now.since(self.received)
+    }
+
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        self.lifetimes.standing(self.age(now))
+    }
+
+    /// Whether the response may be used now without asking the origin first.
+    pub fn is_reusable(&self, now: Timestamp) -> bool {
+        matches!(
+            self.standing(now),
+            Standing::Fresh { .. } | Standing::StaleWhileRevalidate
+        )
+    }
+}
+
+/// corrected_initial_age (§4.2.3) of a response asked for at `requested` and come at `received`.
+pub fn initial_age(headers: &HeaderMap, requested: Timestamp, received: Timestamp) -> Duration {
+    let apparent = headers
+        .get(DATE)
+        .and_then(dates::parse)
+        .map_or(Duration::ZERO, |date| received.since(date));
+    let corrected = age_value(headers) + received.since(requested);
+    // Clocks of whole seconds make a response look up to a second old that is not: below that,
+    // Date tells nothing.
+    let apparent = if apparent < Duration::from_secs(1) {
+        Duration::ZERO
+    } else {
+        apparent
+    };
+    apparent.max(corrected)
+}
+
+/// `Age` (§5.1): the first member counts, what is not a number is no age, a large one is capped.
+fn age_value(headers: &HeaderMap) -> Duration {
+    let first = fields::members(headers, AGE).next();
+    let digits = first.filter(|text| text.iter().all(u8::is_ascii_digit));
+    let seconds = digits.and_then(|text| std::str::from_utf8(text).ok());
+    let seconds = seconds.map_or(0, |text| text.parse().unwrap_or(u64::MAX));
+    Duration::from_secs(seconds.min(1 << 31))
+}
+
+/// freshness_lifetime (§4.2.1) as the origin states it for a shared cache; `None` if it does not.
+fn explicit_lifetime(
+    control: &CacheControl,
+    headers: &HeaderMap,
+    received: Timestamp,
+) -> Option<Duration> {
+    if let Some(seconds) = control.s_maxage.or(control.max_age) {
+        return Some(seconds);
+    }
+    let mut lines = headers.get_all(EXPIRES).iter();
+    let expires = lines.next()?;
+    // Repeated or broken: already expired (§5.3).
+    if lines.next().is_some() {
+        return Some(Duration::ZERO);
+    }
+    let date = headers.get(DATE).and_then(dates::parse).unwrap_or(received);
+    Some(dates::parse(expires).map_or(Duration::ZERO, |expires| expires.since(date)))
+}
+
+/// The windows of a response, or `None` where neither origin nor operator gives a lifetime.
+pub fn lifetimes(
+    status: http::StatusCode,
+    headers: &HeaderMap,
+    options: &Options,
+    received: Timestamp,
+) -> Option<Lifetimes> {
+    let control = CacheControl::parse(headers, CACHE_CONTROL);
+    let explicit = explicit_lifetime(&control, headers, received);
+    let grants = takes_operator_lifetime(status, headers);
+    let forced = options.force_ttl.filter(|_| grants);
+    let fallback = if status.as_u16() >= 400 {
+        options.error_ttl
+    } else {
+        options.ttl.filter(|_| grants)
+    };
+
+    let fresh = forced.or(explicit).or(fallback)?;
+    let granted_by_operator = forced.is_some() || explicit.is_none();
+    let no_cache = control.no_cache == Scope::All && !options.ignore.no_cache;
+    let fresh = options.max_ttl.map_or(fresh, |cap| fresh.min(cap));
+    let mut found = Lifetimes {
+        fresh: if no_cache { Duration::ZERO } else { fresh },
+        granted_by_operator,
+        ..Lifetimes::default()
+    };
+    if no_cache {
+        return Some(found);
+    }
+    let windows = (options.stale_while_revalidate, options.stale_if_error);
+    let origin = (control.stale_while_revalidate, control.stale_if_error);
+    let (revalidate, on_error) = if forced.is_some() {
+        (windows.0.or(origin.0), windows.1.or(origin.1))
+    } else if control.must_revalidate || control.proxy_revalidate {
+        (None, None)
+    } else if control.s_maxage.is_some() {
+        // s-maxage forbids stale as proxy-revalidate does (§5.2.2.10), but for what the same
+        // origin allows in the same breath by RFC 5861.
+        origin
+    } else {
+        (origin.0.or(windows.0), origin.1.or(windows.1))
+    };
+    found.stale_while_revalidate = revalidate.unwrap_or_default();
+    found.stale_if_error = on_error.unwrap_or_default();
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue, StatusCode};
+
+    const NOW: Timestamp = Timestamp::from_millis(784_111_777_000);
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            let value = HeaderValue::from_str(value).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        headers
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn windows(lines: &[(&'static str, &str)], options: &Options) -> Option<Lifetimes> {
+        lifetimes(StatusCode::OK, &headers(lines), options, NOW)
+    }
+
+    #[test]
+    fn the_windows_follow_one_another_and_zero_is_never_entered() {
+        let windows = Lifetimes {
+            fresh: seconds(10),
+            stale_while_revalidate: seconds(5),
+            stale_if_error: seconds(20),
+            ..Lifetimes::default()
+        };
+        assert_eq!(windows.standing(seconds(4)), Standing::Fresh { left: seconds(6) });
+        assert_eq!(windows.standing(seconds(10)), Standing::StaleWhileRevalidate);
+        assert_eq!(windows.standing(seconds(15)), Standing::StaleIfError);
+        assert_eq!(windows.standing(seconds(30)), Standing::Expired);
+        assert_eq!(Lifetimes::default().standing(Duration::ZERO), Standing::Expired);
+    }
+
+    #[test]
+    fn s_maxage_goes_before_max_age_before_expires() {
+        let none = Options::default();
+        let expires = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        let fresh = |lines: &[_]| windows(lines, &none).map(|found| found.fresh);
+        assert_eq!(fresh(&[("cache-control", "max-age=5, s-maxage=9"), expires]), Some(seconds(9)));
+        assert_eq!(fresh(&[("cache-control", "max-age=5"), expires, date]), Some(seconds(5)));
+        assert_eq!(fresh(&[expires, date]), Some(seconds(60)));
+        assert_eq!(fresh(&[("expires", "0")]), Some(Duration::ZERO));
+        assert_eq!(fresh(&[("etag", "\"a\"")]), None);
+    }
+
+    #[test]
+    fn the_operators_three_keys_say_what_they_mean() {
+        let options = |ttl, force, max| Options {
+            ttl: Option::map(ttl, seconds),
+            force_ttl: Option::map(force, seconds),
+            max_ttl: Option::map(max, seconds),
+            ..Options::default()
+        };
+        let origin = &[("cache-control", "max-age=100")][..];
+        let fresh = |lines, options: &Options| windows(lines, options).map(|found| found.fresh);
+        assert_eq!(fresh(&[], &options(Some(30), None, None)), Some(seconds(30)));
+        assert_eq!(fresh(origin, &options(Some(30), None, None)), Some(seconds(100)));
+        assert_eq!(fresh(origin, &options(None, Some(7), None)), Some(seconds(7)));
+        assert_eq!(fresh(origin, &options(None, None, Some(50))), Some(seconds(50)));
+    }
+
+    #[test]
+    fn must_revalidate_forbids_stale_and_force_ttl_overrules_it() {
+        let mut options = Options {
+            stale_while_revalidate: Some(seconds(9)),
+            ..Options::default()
+        };
+        let origin = &[("cache-control", "public, max-age=0, must-revalidate")][..];
+        assert_eq!(windows(origin, &options).unwrap().stale_while_revalidate, Duration::ZERO);
+        options.force_ttl = Some(seconds(30));
+        let found = windows(origin, &options).unwrap();
+        assert_eq!((found.fresh, found.stale_while_revalidate), (seconds(30), seconds(9)));
+        assert!(found.granted_by_operator);
+    }
+
+    #[test]
+    fn s_maxage_allows_only_the_stale_that_the_origin_itself_allows() {
+        let options = Options {
+            stale_if_error: Some(seconds(60)),
+            ..Options::default()
+        };
+        let found = windows(&[("cache-control", "s-maxage=60, stale-while-revalidate=120")], &options);
+        let found = found.unwrap();
+        assert_eq!(found.stale_while_revalidate, seconds(120));
+        assert_eq!(found.stale_if_error, Duration::ZERO);
+    }
+
+    #[test]
+    fn age_counts_date_age_and_delay() {
+        let asked = NOW.minus(seconds(2));
+        assert_eq!(initial_age(&headers(&[("age", "7")]), asked, NOW), seconds(9));
+        let date = headers(&[("date", "Sun, 06 Nov 1994 08:49:07 GMT")]);
+        assert_eq!(initial_age(&date, asked, NOW), seconds(30));
+        for broken in ["-1", "x", "1.5"] {
+            assert_eq!(initial_age(&headers(&[("age", broken)]), NOW, NOW), Duration::ZERO);
+        }
+        let large = headers(&[("age", "99999999999999999999")]);
+        assert_eq!(initial_age(&large, NOW, NOW), seconds(1 << 31));
+    }
+}

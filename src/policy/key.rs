@@ -1,0 +1,155 @@
+//! Cache keys: what separates one stored response from another (RFC 9111 §2, §4).
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+/// A primary or variant key under construction; short ones stay on the stack.
+pub type KeyBytes = SmallVec<[u8; 256]>;
+
+/// Which parameters of the query select a response, and so reach the origin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum QueryRule {
+    #[default]
+    All,
+    None,
+    /// Only these names; the rest is neither in the key nor forwarded.
+    Names(Vec<String>),
+}
+
+/// The parts of a primary key, each as the origin sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyParts<'a> {
+    pub scheme: &'a str,
+    /// Empty where the origin never sees the client's host.
+    pub host: &'a str,
+    /// The normalised path.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    /// Separates principals: a digest of their credential; empty where all share.
+    pub partition: &'a [u8],
+}
+
+impl KeyParts<'_> {
+    /// Writes the key. Parts end in a zero byte, which no URI contains, so that no two different
+    /// lists of parts give the same bytes.
+    pub fn write(&self, key: &mut KeyBytes) {
+        for part in [self.scheme.as_bytes(), self.host.as_bytes(), self.path.as_bytes()] {
+            key.extend_from_slice(part);
+            key.push(0);
+        }
+        if let Some(query) = self.query {
+            key.push(b'?');
+            key.extend_from_slice(query.as_bytes());
+        }
+        key.push(0);
+        key.extend_from_slice(self.partition);
+    }
+}
+
+/// The path in one spelling: percent-encoded octets in upper case, and those of unreserved
+/// characters decoded (RFC 3986 §6.2.2.1–2). Neither can change what it means; nothing else is
+/// touched, dot segments and doubled slashes included.
+pub fn normalise_path(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let octet = rest.get(at + 1..at + 3).and_then(hex_octet);
+        match octet {
+            Some(octet) if is_unreserved(octet) => out.push(char::from(octet)),
+            Some(octet) => out.push_str(&format!("%{octet:02X}")),
+            None => {
+                out.push('%');
+                rest = &rest[at + 1..];
+                continue;
+            }
+        }
+        rest = &rest[at + 3..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+fn hex_octet(text: &str) -> Option<u8> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u8::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn is_unreserved(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"-._~".contains(&octet)
+}
+
+/// The part of the query that selects the response and is forwarded; `None` where none is left.
+pub fn select_query<'a>(query: Option<&'a str>, rule: &QueryRule, sort: bool) -> Option<Cow<'a, str>> {
+    let query = query?;
+    if *rule == QueryRule::All && !sort {
+        return Some(Cow::Borrowed(query));
+    }
+    let wanted = |pair: &&str| match rule {
+        QueryRule::All => true,
+        QueryRule::None => false,
+        QueryRule::Names(names) => {
+            let name = pair.split('=').next().unwrap_or_default();
+            names.iter().any(|wanted| *wanted == normalise_path(name))
+        }
+    };
+    let mut pairs: Vec<&str> = query.split('&').filter(wanted).collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    if sort {
+        // By name alone and stable: the order of one name's values can matter.
+        pairs.sort_by_key(|pair| pair.split('=').next().unwrap_or_default());
+    }
+    Some(Cow::Owned(pairs.join("&")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_normalised_only_where_meaning_stays() {
+        assert_eq!(normalise_path("/a/%7euser/%e4"), "/a/~user/%E4");
+        assert_eq!(normalise_path("/a%2fb/../c//d"), "/a%2Fb/../c//d");
+        assert_eq!(normalise_path("/100%/%zz/%"), "/100%/%zz/%");
+    }
+
+    #[test]
+    fn the_query_rule_leaves_out_what_it_does_not_name() {
+        let names = QueryRule::Names(vec!["page".into(), "limit".into()]);
+        let select = |query, rule, sort| select_query(Some(query), rule, sort);
+        let all = QueryRule::All;
+        assert_eq!(select("b=1&a=2", &all, false).as_deref(), Some("b=1&a=2"));
+        assert_eq!(select("b=2&a=2&b=1", &all, true).as_deref(), Some("a=2&b=2&b=1"));
+        assert_eq!(select("page=2&utm=x&limit=5", &names, false).as_deref(), Some("page=2&limit=5"));
+        assert_eq!(select("utm=x", &names, false), None);
+        assert_eq!(select("a=1", &QueryRule::None, false), None);
+    }
+
+    #[test]
+    fn different_parts_never_give_the_same_key() {
+        let write = |host, path, query, partition: &[u8]| {
+            let mut key = KeyBytes::new();
+            let scheme = "http";
+            KeyParts { scheme, host, path, query, partition }.write(&mut key);
+            key
+        };
+        assert_ne!(write("a", "/b", None, b""), write("a/b", "", None, b""));
+        assert_ne!(write("a", "/b", Some("x"), b""), write("a", "/b", None, b"?x"));
+        assert_ne!(write("a", "/b", Some(""), b""), write("a", "/b", None, b""));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(path in "/[a-zA-Z0-9%/._-]*") {
+            let once = normalise_path(&path).into_owned();
+            // A decoded octet can complete another escape only if `%` itself were decoded.
+            assert_eq!(normalise_path(&once), once.as_str());
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The meaning of caching: RFC 9110, 9111 and 5861 as pure functions.
+//!
+//! Nothing here does I/O, reads a clock or knows the configuration file: `now` and a small
+//! [`Options`] are parameters. [`decide`] says what a stored response is good for, [`storable`]
+//! whether a response may be kept; every other answer of the proxy follows from these two.
+
+pub mod conditional;
+pub mod decide;
+pub mod freshness;
+pub mod key;
+pub mod reason;
+pub mod storable;
+pub mod update;
+pub mod vary;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, Method};
+
+pub use decide::{Decision, bypass, decide};
+pub use freshness::{Lifetimes, Record, Standing};
+pub use reason::Reason;
+pub use storable::storable;
+
+/// Between whom one stored response is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// A shared cache by the letter of RFC 9111 §3.5.
+    #[default]
+    Standard,
+    /// Each credential is a partition of its own; there `private` may be stored.
+    PerKey,
+}
+
+/// What a request's `Cookie` means under an operator's `ttl` or `force_ttl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cookies {
+    /// Such a request is not answered from, nor stored for, the operator's lifetime.
+    #[default]
+    Bypass,
+    /// Not forwarded, so the origin cannot answer by them.
+    Ignore,
+    /// Part of the key.
+    Key,
+    /// Stored as if there were none: the operator knows that the answer does not depend on them.
+    Store,
+}
+
+/// Origin directives that a route was told not to honour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ignore {
+    pub no_store: bool,
+    pub no_cache: bool,
+    pub private: bool,
+    pub set_cookie: bool,
+}
+
+/// The part of a route that caching policy needs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Lifetime where the origin gives none.
+    pub ttl: Option<Duration>,
+    /// Lifetime that replaces the origin's.
+    pub force_ttl: Option<Duration>,
+    /// Cap on every lifetime.
+    pub max_ttl: Option<Duration>,
+    /// Lifetime of a status of 400 or more that brings none of its own.
+    pub error_ttl: Option<Duration>,
+    pub stale_while_revalidate: Option<Duration>,
+    pub stale_if_error: Option<Duration>,
+    pub share: Share,
+    pub cookies: Cookies,
+    pub ignore: Ignore,
+    /// Fields that carry a principal's credential: `Authorization` and its like.
+    pub credential_fields: Arc<[HeaderName]>,
+}
+
+impl Options {
+    /// Whether a lifetime can come from the operator rather than from the origin.
+    pub fn grants_lifetime(&self) -> bool {
+        self.ttl.is_some() || self.force_ttl.is_some()
+    }
+
+    /// Whether a request carries a credential that the response may depend on.
+    pub fn has_credential(&self, headers: &HeaderMap) -> bool {
+        self.credential_fields
+            .iter()
+            .any(|name| headers.contains_key(name))
+    }
+}
+
+/// What policy sees of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestView<'a> {
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+    pub has_body: bool,
+}

@@ -1,0 +1,231 @@
+//! Whether a response may be stored in a shared cache (RFC 9111 §3).
+
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, SET_COOKIE, VARY};
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::clock::Timestamp;
+use crate::http::cache_control::Scope;
+use crate::http::{CacheControl, fields};
+
+use super::freshness::lifetimes;
+use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share};
+
+/// What policy sees of a response head.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseView<'a> {
+    pub status: StatusCode,
+    pub headers: &'a HeaderMap,
+}
+
+/// Whether this response to this request may be stored, and for how long it is of use; else why
+/// not. The lifetimes may be zero: such a response is kept for its validator alone.
+pub fn storable(
+    request: RequestView<'_>,
+    response: ResponseView<'_>,
+    options: &Options,
+    now: Timestamp,
+) -> Result<Lifetimes, Reason> {
+    if request.method != Method::GET {
+        return Err(Reason::Method);
+    }
+    let control = CacheControl::parse(response.headers, CACHE_CONTROL);
+    understood(response.status)?;
+    if control.no_store && !options.ignore.no_store {
+        return Err(Reason::NoStore);
+    }
+    // `private="field"` is read as the whole response: the more careful of the two readings that
+    // §5.2.2.7 allows a cache that does not strip fields.
+    if control.private != Scope::Absent
+        && options.share != Share::PerKey
+        && !options.ignore.private
+    {
+        return Err(Reason::Private);
+    }
+    if response.headers.contains_key(SET_COOKIE) && !options.ignore.set_cookie {
+        return Err(Reason::SetCookie);
+    }
+    if fields::members(response.headers, VARY).any(|member| member == b"*") {
+        return Err(Reason::VaryAny);
+    }
+    let found = lifetimes(response.status, response.headers, options, now);
+    credential_allows(request.headers, &control, options)?;
+    match found {
+        Some(found) => {
+            let cookies_matter = options.cookies == Cookies::Bypass;
+            if found.granted_by_operator && cookies_matter && request.headers.contains_key(COOKIE) {
+                return Err(Reason::Cookie);
+            }
+            Ok(found)
+        }
+        // No lifetime: worth keeping only where the origin can confirm it by 304 (§4.3).
+        None if may_be_revalidated(response) => Ok(Lifetimes::default()),
+        None if is_event_stream(response.headers) => Err(Reason::EventStream),
+        None => Err(Reason::NoLifetime),
+    }
+}
+
+/// Statuses that are never reused whatever they say: interim and partial ones, 304 (an update, not
+/// a response of its own), and the two that are about one client's credential.
+fn understood(status: StatusCode) -> Result<(), Reason> {
+    match status {
+        StatusCode::PARTIAL_CONTENT => Err(Reason::Partial),
+        StatusCode::NOT_MODIFIED
+        | StatusCode::UNAUTHORIZED
+        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(Reason::Status),
+        status if status.is_informational() => Err(Reason::Status),
+        _ => Ok(()),
+    }
+}
+
+/// §3.5, extended from `Authorization` to every field that the operator named as a credential.
+fn credential_allows(
+    request: &HeaderMap,
+    control: &CacheControl,
+    options: &Options,
+) -> Result<(), Reason> {
+    if options.share == Share::PerKey {
+        return Ok(());
+    }
+    let has_credential = request.contains_key(AUTHORIZATION) || options.has_credential(request);
+    let allowed = control.public || control.must_revalidate || control.s_maxage.is_some();
+    if has_credential && !allowed {
+        return Err(Reason::Credential);
+    }
+    Ok(())
+}
+
+/// Heuristically cacheable (RFC 9110 §15.1), so storable without explicit freshness, and with a
+/// validator of the origin.
+fn may_be_revalidated(response: ResponseView<'_>) -> bool {
+    let status = matches!(response.status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308);
+    status && has_validator(response.headers) && !is_event_stream(response.headers)
+}
+
+pub fn has_validator(headers: &HeaderMap) -> bool {
+    headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED)
+}
+
+/// Whether an operator's `ttl` or `force_ttl` applies: the plain successes and the permanent
+/// redirects, and never a stream of events, whose body does not end.
+pub fn takes_operator_lifetime(status: StatusCode, headers: &HeaderMap) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 301 | 308) && !is_event_stream(headers)
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        media_type
+            .unwrap_or_default()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"text/event-stream")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Ignore;
+    use http::{HeaderName, HeaderValue};
+    use std::time::Duration;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    type Lines = [(&'static str, &'static str)];
+
+    fn judge(status: u16, request: &Lines, response: &Lines, options: &Options) -> Result<u64, Reason> {
+        let (request, response) = (map(request), map(response));
+        let request = RequestView {
+            method: &Method::GET,
+            headers: &request,
+            has_body: false,
+        };
+        let response = ResponseView {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &response,
+        };
+        storable(request, response, options, Timestamp::EPOCH).map(|found| found.fresh.as_secs())
+    }
+
+    #[test]
+    fn each_refusal_names_its_reason() {
+        let none = Options::default();
+        let fresh = ("cache-control", "max-age=60");
+        let table: &[(u16, &Lines, &Lines, Result<u64, Reason>)] = &[
+            (200, &[], &[fresh], Ok(60)),
+            (404, &[], &[fresh], Ok(60)),
+            (200, &[], &[], Err(Reason::NoLifetime)),
+            (200, &[], &[("etag", "\"a\"")], Ok(0)),
+            (500, &[], &[("etag", "\"a\"")], Err(Reason::NoLifetime)),
+            (206, &[], &[fresh], Err(Reason::Partial)),
+            (401, &[], &[fresh], Err(Reason::Status)),
+            (200, &[], &[("cache-control", "no-store, max-age=60")], Err(Reason::NoStore)),
+            (200, &[], &[("cache-control", "private, max-age=60")], Err(Reason::Private)),
+            (200, &[], &[fresh, ("set-cookie", "a=1")], Err(Reason::SetCookie)),
+            (200, &[], &[fresh, ("vary", "accept, *")], Err(Reason::VaryAny)),
+            (200, &[("authorization", "x")], &[fresh], Err(Reason::Credential)),
+            (200, &[("authorization", "x")], &[("cache-control", "public, max-age=9")], Ok(9)),
+            (200, &[("authorization", "x")], &[("cache-control", "s-maxage=9")], Ok(9)),
+        ];
+        for (status, request, response, expected) in table {
+            let found = judge(*status, request, response, &none);
+            assert_eq!(found, *expected, "{status} {request:?} {response:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_route_ignores_no_longer_forbids() {
+        let options = Options {
+            force_ttl: Some(Duration::from_secs(5)),
+            ignore: Ignore {
+                private: true,
+                set_cookie: true,
+                ..Ignore::default()
+            },
+            ..Options::default()
+        };
+        let response = [("cache-control", "private"), ("set-cookie", "a=1")];
+        assert_eq!(judge(200, &[], &response, &options), Ok(5));
+        let response = [("cache-control", "no-store")];
+        assert_eq!(judge(200, &[], &response, &options), Err(Reason::NoStore));
+    }
+
+    #[test]
+    fn per_key_partitions_may_hold_private_and_authorized_responses() {
+        let options = Options {
+            share: Share::PerKey,
+            ..Options::default()
+        };
+        let response = [("cache-control", "private, max-age=8")];
+        assert_eq!(judge(200, &[("authorization", "x")], &response, &options), Ok(8));
+    }
+
+    #[test]
+    fn an_operators_ttl_skips_cookies_errors_and_event_streams() {
+        let options = Options {
+            ttl: Some(Duration::from_secs(5)),
+            ..Options::default()
+        };
+        assert_eq!(judge(200, &[], &[], &options), Ok(5));
+        assert_eq!(judge(200, &[("cookie", "a")], &[], &options), Err(Reason::Cookie));
+        let own = [("cache-control", "max-age=3")];
+        assert_eq!(judge(200, &[("cookie", "a")], &own, &options), Ok(3));
+        assert_eq!(judge(500, &[], &[], &options), Err(Reason::NoLifetime));
+        let events = [("content-type", "text/event-stream; charset=utf-8")];
+        assert_eq!(judge(200, &[], &events, &options), Err(Reason::EventStream));
+    }
+
+    #[test]
+    fn an_error_is_kept_by_its_own_word_or_by_error_ttl() {
+        let options = Options {
+            error_ttl: Some(Duration::from_secs(2)),
+            ..Options::default()
+        };
+        assert_eq!(judge(404, &[], &[], &options), Ok(2));
+        assert_eq!(judge(401, &[], &[], &options), Err(Reason::Status));
+    }
+}

@@ -1,0 +1,108 @@
+//! Variants: which request fields select a stored response (RFC 9111 §4.1).
+
+use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, VARY};
+
+use crate::http::fields;
+
+/// The request fields that `Vary` names, sorted and without repetition. `Vary: *` is not storable
+/// and does not come here.
+pub fn nominated(response: &HeaderMap) -> Vec<HeaderName> {
+    let mut names: Vec<HeaderName> = fields::members(response, VARY)
+        .filter_map(|member| HeaderName::from_bytes(member).ok())
+        .collect();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
+}
+
+/// Appends what `request` says in the `names` fields, so that two requests select the same variant
+/// exactly when they append the same bytes. An absent field differs from an empty one.
+pub fn append_selecting(names: &[HeaderName], request: &HeaderMap, key: &mut impl Extend<u8>) {
+    for name in names {
+        key.extend([0x1f]);
+        key.extend(name.as_str().bytes());
+        if *name == ACCEPT_ENCODING {
+            key.extend([b'=']);
+            key.extend(encoding_class(request).into_bytes());
+            continue;
+        }
+        // Several lines mean their list (RFC 9110 §5.2).
+        for (at, value) in request.get_all(name).iter().enumerate() {
+            key.extend([if at == 0 { b'=' } else { b',' }]);
+            key.extend(value.as_bytes().trim_ascii().iter().copied());
+        }
+    }
+}
+
+/// The content codings that a request accepts, in one spelling: order and weights above zero do
+/// not make a variant, for any member of the class accepts whatever another was sent.
+fn encoding_class(request: &HeaderMap) -> String {
+    if !request.contains_key(ACCEPT_ENCODING) {
+        return "any".to_owned();
+    }
+    let mut accepted: Vec<String> = fields::members(request, ACCEPT_ENCODING)
+        .map(|member| {
+            let text = String::from_utf8_lossy(member).to_ascii_lowercase();
+            let mut parts = text.split(';').map(str::trim);
+            let coding = match parts.next().unwrap_or_default() {
+                "x-gzip" => "gzip",
+                "x-compress" => "compress",
+                coding => coding,
+            };
+            let refused = parts.any(|part| {
+                let weight = part.strip_prefix("q=").map(str::trim);
+                weight.is_some_and(|text| text.parse::<f32>().is_ok_and(|weight| weight <= 0.0))
+            });
+            let mark = if refused { "!" } else { "" };
+            format!("{mark}{coding}")
+        })
+        // Accepted unless refused: saying so changes nothing (RFC 9110 §12.5.3).
+        .filter(|coding| coding != "identity")
+        .collect();
+    accepted.sort_unstable();
+    accepted.dedup();
+    accepted.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn selecting(names: &[&'static str], request: &[(&'static str, &'static str)]) -> Vec<u8> {
+        let names: Vec<_> = names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let mut headers = HeaderMap::new();
+        for (name, value) in request {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let mut key = Vec::new();
+        append_selecting(&names, &headers, &mut key);
+        key
+    }
+
+    #[test]
+    fn absent_and_empty_are_different_and_lines_are_one_list() {
+        let one = |request: &[_]| selecting(&["accept-language"], request);
+        assert_ne!(one(&[]), one(&[("accept-language", "")]));
+        let lines = [("accept-language", "de"), ("accept-language", "en")];
+        assert_eq!(one(&lines), one(&[("accept-language", "de,en")]));
+    }
+
+    #[test]
+    fn encodings_are_reduced_to_what_is_accepted() {
+        let class = |value| selecting(&["accept-encoding"], &[("accept-encoding", value)]);
+        assert_eq!(class("gzip, br;q=0.8"), class("br, GZIP;q=0.1, identity"));
+        assert_ne!(class("gzip"), class("gzip;q=0"));
+        assert_ne!(class("gzip"), class("br"));
+        assert_ne!(class(""), selecting(&["accept-encoding"], &[]));
+        assert_ne!(class("identity;q=0, gzip"), class("gzip"));
+    }
+
+    #[test]
+    fn names_are_sorted_and_unique() {
+        let mut headers = HeaderMap::new();
+        headers.append(VARY, HeaderValue::from_static("Origin, accept"));
+        headers.append(VARY, HeaderValue::from_static("ACCEPT"));
+        assert_eq!(nominated(&headers), ["accept", "origin"].map(HeaderName::from_static));
+    }
+}
