@@ -166,7 +166,13 @@ mod tests {
 
     #[test]
     fn broken_numbers_are_stale_and_large_ones_capped() {
-        for broken in ["max-age=-1", "max-age=1.5", "max-age=", "max-age", "max-age=a"] {
+        for broken in [
+            "max-age=-1",
+            "max-age=1.5",
+            "max-age=",
+            "max-age",
+            "max-age=a",
+        ] {
             assert_eq!(parse(&[broken]).max_age, Some(Duration::ZERO), "{broken}");
         }
         let large = parse(&["max-age=99999999999999999999999"]);

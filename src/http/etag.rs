@@ -18,10 +18,7 @@ impl<'a> EntityTag<'a> {
         };
         let inner = opaque.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
         let valid = |byte: &u8| *byte == 0x21 || (0x23..=0x7e).contains(byte) || *byte >= 0x80;
-        inner
-            .iter()
-            .all(valid)
-            .then_some(Self { weak, opaque })
+        inner.iter().all(valid).then_some(Self { weak, opaque })
     }
 
     pub fn is_weak(self) -> bool {

@@ -10,7 +10,9 @@ use crate::http::{EntityTag, dates, fields};
 /// `If-None-Match` decides alone where it is present (§13.2.2); comparison is weak (§13.1.2).
 pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
-        let own = stored.get(ETAG).and_then(|tag| EntityTag::parse(tag.as_bytes()));
+        let own = stored
+            .get(ETAG)
+            .and_then(|tag| EntityTag::parse(tag.as_bytes()));
         return fields::members(request, IF_NONE_MATCH).any(|member| {
             member == b"*"
                 || match (own, EntityTag::parse(member)) {
@@ -57,7 +59,12 @@ mod tests {
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
             .collect()
     }
 
@@ -71,7 +78,10 @@ mod tests {
             (&[("if-none-match", "W/\"a\"")], true),
             (&[("if-none-match", "\"b\", \"a\"")], true),
             (&[("if-none-match", "*")], true),
-            (&[("if-none-match", "\"b\""), ("if-modified-since", LATE)], false),
+            (
+                &[("if-none-match", "\"b\""), ("if-modified-since", LATE)],
+                false,
+            ),
             (&[("if-modified-since", EARLY)], true),
             (&[("if-modified-since", "yesterday")], false),
             (&[], false),
@@ -91,6 +101,9 @@ mod tests {
     #[test]
     fn date_stands_in_for_a_missing_last_modified() {
         let stored = map(&[("date", EARLY)]);
-        assert!(is_not_modified(&map(&[("if-modified-since", LATE)]), &stored));
+        assert!(is_not_modified(
+            &map(&[("if-modified-since", LATE)]),
+            &stored
+        ));
     }
 }

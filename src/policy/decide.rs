@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use http::header::{
-    COOKIE, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE,
-};
+use http::header::{COOKIE, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRADE};
 
 use crate::clock::Timestamp;
 
@@ -153,7 +151,13 @@ mod tests {
     fn a_lifetime_of_the_operator_is_not_for_requests_with_cookies() {
         let headers = HeaderMap::from_iter([(COOKIE, HeaderValue::from_static("a=1"))]);
         let found = at(4, &headers);
-        assert!(matches!(found, Decision::Miss { reason: Reason::Cookie, .. }));
+        assert!(matches!(
+            found,
+            Decision::Miss {
+                reason: Reason::Cookie,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub struct Lifetimes {
 /// What a stored response is good for at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    Fresh { left: Duration },
+    Fresh {
+        left: Duration,
+    },
     /// Usable at once, while one refresh runs behind it (RFC 5861 §3).
     StaleWhileRevalidate,
     /// Usable only if the origin fails (RFC 5861 §4).
@@ -215,11 +217,20 @@ mod tests {
             stale_if_error: seconds(20),
             ..Lifetimes::default()
         };
-        assert_eq!(windows.standing(seconds(4)), Standing::Fresh { left: seconds(6) });
-        assert_eq!(windows.standing(seconds(10)), Standing::StaleWhileRevalidate);
+        assert_eq!(
+            windows.standing(seconds(4)),
+            Standing::Fresh { left: seconds(6) }
+        );
+        assert_eq!(
+            windows.standing(seconds(10)),
+            Standing::StaleWhileRevalidate
+        );
         assert_eq!(windows.standing(seconds(15)), Standing::StaleIfError);
         assert_eq!(windows.standing(seconds(30)), Standing::Expired);
-        assert_eq!(Lifetimes::default().standing(Duration::ZERO), Standing::Expired);
+        assert_eq!(
+            Lifetimes::default().standing(Duration::ZERO),
+            Standing::Expired
+        );
     }
 
     #[test]
@@ -228,8 +239,14 @@ mod tests {
         let expires = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         let fresh = |lines: &[_]| windows(lines, &none).map(|found| found.fresh);
-        assert_eq!(fresh(&[("cache-control", "max-age=5, s-maxage=9"), expires]), Some(seconds(9)));
-        assert_eq!(fresh(&[("cache-control", "max-age=5"), expires, date]), Some(seconds(5)));
+        assert_eq!(
+            fresh(&[("cache-control", "max-age=5, s-maxage=9"), expires]),
+            Some(seconds(9))
+        );
+        assert_eq!(
+            fresh(&[("cache-control", "max-age=5"), expires, date]),
+            Some(seconds(5))
+        );
         assert_eq!(fresh(&[expires, date]), Some(seconds(60)));
         assert_eq!(fresh(&[("expires", "0")]), Some(Duration::ZERO));
         assert_eq!(fresh(&[("etag", "\"a\"")]), None);
@@ -245,10 +262,22 @@ mod tests {
         };
         let origin = &[("cache-control", "max-age=100")][..];
         let fresh = |lines, options: &Options| windows(lines, options).map(|found| found.fresh);
-        assert_eq!(fresh(&[], &options(Some(30), None, None)), Some(seconds(30)));
-        assert_eq!(fresh(origin, &options(Some(30), None, None)), Some(seconds(100)));
-        assert_eq!(fresh(origin, &options(None, Some(7), None)), Some(seconds(7)));
-        assert_eq!(fresh(origin, &options(None, None, Some(50))), Some(seconds(50)));
+        assert_eq!(
+            fresh(&[], &options(Some(30), None, None)),
+            Some(seconds(30))
+        );
+        assert_eq!(
+            fresh(origin, &options(Some(30), None, None)),
+            Some(seconds(100))
+        );
+        assert_eq!(
+            fresh(origin, &options(None, Some(7), None)),
+            Some(seconds(7))
+        );
+        assert_eq!(
+            fresh(origin, &options(None, None, Some(50))),
+            Some(seconds(50))
+        );
     }
 
     #[test]
@@ -258,10 +287,16 @@ mod tests {
             ..Options::default()
         };
         let origin = &[("cache-control", "public, max-age=0, must-revalidate")][..];
-        assert_eq!(windows(origin, &options).unwrap().stale_while_revalidate, Duration::ZERO);
+        assert_eq!(
+            windows(origin, &options).unwrap().stale_while_revalidate,
+            Duration::ZERO
+        );
         options.force_ttl = Some(seconds(30));
         let found = windows(origin, &options).unwrap();
-        assert_eq!((found.fresh, found.stale_while_revalidate), (seconds(30), seconds(9)));
+        assert_eq!(
+            (found.fresh, found.stale_while_revalidate),
+            (seconds(30), seconds(9))
+        );
         assert!(found.granted_by_operator);
     }
 
@@ -271,7 +306,10 @@ mod tests {
             stale_if_error: Some(seconds(60)),
             ..Options::default()
         };
-        let found = windows(&[("cache-control", "s-maxage=60, stale-while-revalidate=120")], &options);
+        let found = windows(
+            &[("cache-control", "s-maxage=60, stale-while-revalidate=120")],
+            &options,
+        );
         let found = found.unwrap();
         assert_eq!(found.stale_while_revalidate, seconds(120));
         assert_eq!(found.stale_if_error, Duration::ZERO);
@@ -280,11 +318,17 @@ mod tests {
     #[test]
     fn age_counts_date_age_and_delay() {
         let asked = NOW.minus(seconds(2));
-        assert_eq!(initial_age(&headers(&[("age", "7")]), asked, NOW), seconds(9));
+        assert_eq!(
+            initial_age(&headers(&[("age", "7")]), asked, NOW),
+            seconds(9)
+        );
         let date = headers(&[("date", "Sun, 06 Nov 1994 08:49:07 GMT")]);
         assert_eq!(initial_age(&date, asked, NOW), seconds(30));
         for broken in ["-1", "x", "1.5"] {
-            assert_eq!(initial_age(&headers(&[("age", broken)]), NOW, NOW), Duration::ZERO);
+            assert_eq!(
+                initial_age(&headers(&[("age", broken)]), NOW, NOW),
+                Duration::ZERO
+            );
         }
         let large = headers(&[("age", "99999999999999999999")]);
         assert_eq!(initial_age(&large, NOW, NOW), seconds(1 << 31));

@@ -34,7 +34,11 @@ impl KeyParts<'_> {
     /// Writes the key. Parts end in a zero byte, which no URI contains, so that no two different
     /// lists of parts give the same bytes.
     pub fn write(&self, key: &mut KeyBytes) {
-        for part in [self.scheme.as_bytes(), self.host.as_bytes(), self.path.as_bytes()] {
+        for part in [
+            self.scheme.as_bytes(),
+            self.host.as_bytes(),
+            self.path.as_bytes(),
+        ] {
             key.extend_from_slice(part);
             key.push(0);
         }
@@ -84,7 +88,11 @@ fn is_unreserved(octet: u8) -> bool {
 }
 
 /// The part of the query that selects the response and is forwarded; `None` where none is left.
-pub fn select_query<'a>(query: Option<&'a str>, rule: &QueryRule, sort: bool) -> Option<Cow<'a, str>> {
+pub fn select_query<'a>(
+    query: Option<&'a str>,
+    rule: &QueryRule,
+    sort: bool,
+) -> Option<Cow<'a, str>> {
     let query = query?;
     if *rule == QueryRule::All && !sort {
         return Some(Cow::Borrowed(query));
@@ -125,8 +133,14 @@ mod tests {
         let select = |query, rule, sort| select_query(Some(query), rule, sort);
         let all = QueryRule::All;
         assert_eq!(select("b=1&a=2", &all, false).as_deref(), Some("b=1&a=2"));
-        assert_eq!(select("b=2&a=2&b=1", &all, true).as_deref(), Some("a=2&b=2&b=1"));
-        assert_eq!(select("page=2&utm=x&limit=5", &names, false).as_deref(), Some("page=2&limit=5"));
+        assert_eq!(
+            select("b=2&a=2&b=1", &all, true).as_deref(),
+            Some("a=2&b=2&b=1")
+        );
+        assert_eq!(
+            select("page=2&utm=x&limit=5", &names, false).as_deref(),
+            Some("page=2&limit=5")
+        );
         assert_eq!(select("utm=x", &names, false), None);
         assert_eq!(select("a=1", &QueryRule::None, false), None);
     }
@@ -136,11 +150,21 @@ mod tests {
         let write = |host, path, query, partition: &[u8]| {
             let mut key = KeyBytes::new();
             let scheme = "http";
-            KeyParts { scheme, host, path, query, partition }.write(&mut key);
+            KeyParts {
+                scheme,
+                host,
+                path,
+                query,
+                partition,
+            }
+            .write(&mut key);
             key
         };
         assert_ne!(write("a", "/b", None, b""), write("a/b", "", None, b""));
-        assert_ne!(write("a", "/b", Some("x"), b""), write("a", "/b", None, b"?x"));
+        assert_ne!(
+            write("a", "/b", Some("x"), b""),
+            write("a", "/b", None, b"?x")
+        );
         assert_ne!(write("a", "/b", Some(""), b""), write("a", "/b", None, b""));
     }
 

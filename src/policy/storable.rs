@@ -35,9 +35,7 @@ pub fn storable(
     }
     // `private="field"` is read as the whole response: the more careful of the two readings that
     // §5.2.2.7 allows a cache that does not strip fields.
-    if control.private != Scope::Absent
-        && options.share != Share::PerKey
-        && !options.ignore.private
+    if control.private != Scope::Absent && options.share != Share::PerKey && !options.ignore.private
     {
         return Err(Reason::Private);
     }
@@ -131,13 +129,23 @@ mod tests {
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines
             .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
             .collect()
     }
 
     type Lines = [(&'static str, &'static str)];
 
-    fn judge(status: u16, request: &Lines, response: &Lines, options: &Options) -> Result<u64, Reason> {
+    fn judge(
+        status: u16,
+        request: &Lines,
+        response: &Lines,
+        options: &Options,
+    ) -> Result<u64, Reason> {
         let (request, response) = (map(request), map(response));
         let request = RequestView {
             method: &Method::GET,
@@ -163,13 +171,48 @@ mod tests {
             (500, &[], &[("etag", "\"a\"")], Err(Reason::NoLifetime)),
             (206, &[], &[fresh], Err(Reason::Partial)),
             (401, &[], &[fresh], Err(Reason::Status)),
-            (200, &[], &[("cache-control", "no-store, max-age=60")], Err(Reason::NoStore)),
-            (200, &[], &[("cache-control", "private, max-age=60")], Err(Reason::Private)),
-            (200, &[], &[fresh, ("set-cookie", "a=1")], Err(Reason::SetCookie)),
-            (200, &[], &[fresh, ("vary", "accept, *")], Err(Reason::VaryAny)),
-            (200, &[("authorization", "x")], &[fresh], Err(Reason::Credential)),
-            (200, &[("authorization", "x")], &[("cache-control", "public, max-age=9")], Ok(9)),
-            (200, &[("authorization", "x")], &[("cache-control", "s-maxage=9")], Ok(9)),
+            (
+                200,
+                &[],
+                &[("cache-control", "no-store, max-age=60")],
+                Err(Reason::NoStore),
+            ),
+            (
+                200,
+                &[],
+                &[("cache-control", "private, max-age=60")],
+                Err(Reason::Private),
+            ),
+            (
+                200,
+                &[],
+                &[fresh, ("set-cookie", "a=1")],
+                Err(Reason::SetCookie),
+            ),
+            (
+                200,
+                &[],
+                &[fresh, ("vary", "accept, *")],
+                Err(Reason::VaryAny),
+            ),
+            (
+                200,
+                &[("authorization", "x")],
+                &[fresh],
+                Err(Reason::Credential),
+            ),
+            (
+                200,
+                &[("authorization", "x")],
+                &[("cache-control", "public, max-age=9")],
+                Ok(9),
+            ),
+            (
+                200,
+                &[("authorization", "x")],
+                &[("cache-control", "s-maxage=9")],
+                Ok(9),
+            ),
         ];
         for (status, request, response, expected) in table {
             let found = judge(*status, request, response, &none);
@@ -201,7 +244,10 @@ mod tests {
             ..Options::default()
         };
         let response = [("cache-control", "private, max-age=8")];
-        assert_eq!(judge(200, &[("authorization", "x")], &response, &options), Ok(8));
+        assert_eq!(
+            judge(200, &[("authorization", "x")], &response, &options),
+            Ok(8)
+        );
     }
 
     #[test]
@@ -211,7 +257,10 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(judge(200, &[], &[], &options), Ok(5));
-        assert_eq!(judge(200, &[("cookie", "a")], &[], &options), Err(Reason::Cookie));
+        assert_eq!(
+            judge(200, &[("cookie", "a")], &[], &options),
+            Err(Reason::Cookie)
+        );
         let own = [("cache-control", "max-age=3")];
         assert_eq!(judge(200, &[("cookie", "a")], &own, &options), Ok(3));
         assert_eq!(judge(500, &[], &[], &options), Err(Reason::NoLifetime));

@@ -1,9 +1,7 @@
 //! What a 304 changes in the response that it confirms (RFC 9111 §3.2, §4.3.4).
 
 use http::HeaderMap;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName};
 
 use crate::http::fields;
 
@@ -19,7 +17,12 @@ pub fn merge(stored: &mut HeaderMap, update: &HeaderMap) {
 }
 
 fn updates(name: &HeaderName) -> bool {
-    let of_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE];
+    let of_the_body = [
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+    ];
     !of_the_body.contains(name) && !fields::is_hop_by_hop(name)
 }
 

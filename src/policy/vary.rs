@@ -70,7 +70,10 @@ mod tests {
     use http::HeaderValue;
 
     fn selecting(names: &[&'static str], request: &[(&'static str, &'static str)]) -> Vec<u8> {
-        let names: Vec<_> = names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let names: Vec<_> = names
+            .iter()
+            .map(|name| HeaderName::from_static(name))
+            .collect();
         let mut headers = HeaderMap::new();
         for (name, value) in request {
             headers.append(*name, HeaderValue::from_static(value));
@@ -103,6 +106,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(VARY, HeaderValue::from_static("Origin, accept"));
         headers.append(VARY, HeaderValue::from_static("ACCEPT"));
-        assert_eq!(nominated(&headers), ["accept", "origin"].map(HeaderName::from_static));
+        assert_eq!(
+            nominated(&headers),
+            ["accept", "origin"].map(HeaderName::from_static)
+        );
     }
 }

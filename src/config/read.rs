@@ -1,0 +1,501 @@
+//! From TOML sections to checked types, key by key.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+use url::Url;
+
+use crate::policy::key::QueryRule;
+use crate::policy::{self, Cookies, Ignore, Share};
+
+use super::routes::{Route, RouteError, Routes};
+use super::source::{At, Environment, Mistake, Section, Source, word};
+use super::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
+
+/// Numbers of things of which there can be many.
+const COUNT: std::ops::Range<u64> = 1..10_000_001;
+
+pub fn config(
+    file: &str,
+    text: &str,
+    environment: Environment<'_>,
+) -> Result<Config, Vec<Mistake>> {
+    let source = Source::new(file, text, environment);
+    let table = source.parse();
+    let config = root(Section::root(&source, &table));
+    drop(table);
+    let mistakes = source.into_mistakes();
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes)
+    }
+}
+
+/// The dotted names of all keys that a configuration may hold.
+#[cfg(test)]
+pub fn known_keys(text: &str) -> std::collections::BTreeSet<String> {
+    let source = Source::new("known", text, &|_| None);
+    let table = source.parse();
+    root(Section::root(&source, &table));
+    source.asked()
+}
+
+fn root(mut root: Section<'_, '_>) -> Config {
+    let cache = cache(root.table("cache"));
+    let config = Config {
+        listen: listen(root.table("listen")),
+        admin: admin(root.table("admin")),
+        upstream: upstream(root.table("upstream")),
+        origin: origin(root.table("origin")),
+        limits: limits(root.table("limits")),
+        error_headers: errors(root.table("errors")),
+        routes: routes(root.tables("route"), &cache),
+        cache,
+    };
+    root.finish();
+    config
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {
+    let expected = "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"";
+    set(
+        slot,
+        section
+            .parsed("address", expected, |text| text.parse().ok())
+            .map(|at| at.value),
+    );
+}
+
+fn count(section: &mut Section<'_, '_>, key: &'static str, slot: &mut usize) {
+    set(
+        slot,
+        section.integer(key, COUNT).map(|number| number as usize),
+    );
+}
+
+fn listen(mut section: Section<'_, '_>) -> Listen {
+    let mut listen = Listen::default();
+    address(&mut section, &mut listen.address);
+    listen.workers = section
+        .integer("workers", 1..1025)
+        .map(|number| number as usize);
+    let network = |text: &str| {
+        let alone = || {
+            text.parse::<std::net::IpAddr>()
+                .ok()
+                .map(ipnet::IpNet::from)
+        };
+        text.parse::<ipnet::IpNet>().ok().or_else(alone)
+    };
+    let expected = "an address or network such as \"10.0.0.0/8\"";
+    set(
+        &mut listen.trusted_proxies,
+        section.list("trusted_proxies", expected, network),
+    );
+    set(&mut listen.drain_timeout, section.duration("drain_timeout"));
+    section.finish();
+    listen
+}
+
+fn admin(mut section: Section<'_, '_>) -> Admin {
+    let mut admin = Admin::default();
+    address(&mut section, &mut admin.address);
+    let token = |text: &str| (!text.is_empty() && text.is_ascii()).then(|| text.to_owned());
+    admin.token = section
+        .parsed("token", "a non-empty ASCII string", token)
+        .map(|at| at.value);
+    section.finish();
+    admin
+}
+
+fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
+    let present = section.is_present();
+    let expected =
+        "a URL without path such as \"http://127.0.0.1:3000\" or \"https://api.example.org\"";
+    let place = section.parsed("url", expected, upstream_url);
+    if present && place.is_none() && section.is_missing("url") {
+        section.source().mistake(
+            section.span(),
+            format!("[upstream] has no url: expected url = {expected}"),
+        );
+    }
+    let (scheme, host, port) = place.map_or((Scheme::HTTP, String::new(), 80), |at| at.value);
+    let mut upstream = Upstream::at(scheme, host, port);
+    let host_rule = section.parsed("host", "\"keep\" or \"rewrite\"", word::<HostRule>);
+    set(&mut upstream.host_rule, host_rule.map(|at| at.value));
+    for (key, slot) in [
+        ("forwarded_host", &mut upstream.forwarded_host),
+        ("forwarded_proto", &mut upstream.forwarded_proto),
+    ] {
+        let value = section.parsed(key, "a header field value", |text| {
+            HeaderValue::from_str(text).ok()
+        });
+        let Some(At { value, span }) = value else {
+            continue;
+        };
+        if upstream.host_rule == HostRule::Keep {
+            section.source().mistake(span, format!("upstream.{key} has no effect with host = \"keep\": remove it, or set host = \"rewrite\""));
+        }
+        *slot = Some(value);
+    }
+    let readable = |text: &str| {
+        std::fs::File::open(text)
+            .is_ok()
+            .then(|| PathBuf::from(text))
+    };
+    upstream.ca_file = section
+        .parsed("ca_file", "the path of a readable PEM file", readable)
+        .map(|at| at.value);
+    set(
+        &mut upstream.connect_timeout,
+        section.duration("connect_timeout"),
+    );
+    set(
+        &mut upstream.response_timeout,
+        section.duration("response_timeout"),
+    );
+    set(&mut upstream.read_timeout, section.duration("read_timeout"));
+    set(&mut upstream.idle_timeout, section.duration("idle_timeout"));
+    count(
+        &mut section,
+        "max_connections",
+        &mut upstream.max_connections,
+    );
+    set(
+        &mut upstream.queue,
+        section
+            .integer("queue", 0..10_000_001)
+            .map(|number| number as usize),
+    );
+    set(
+        &mut upstream.queue_timeout,
+        section.duration("queue_timeout"),
+    );
+    set(
+        &mut upstream.breaker_failures,
+        section
+            .integer("breaker_failures", 1..1_000_001)
+            .map(|number| number as u32),
+    );
+    set(&mut upstream.breaker_open, section.duration("breaker_open"));
+    set(&mut upstream.header_bytes, header_bytes(&mut section));
+    section.finish();
+    present.then_some(upstream)
+}
+
+fn upstream_url(text: &str) -> Option<(Scheme, String, u16)> {
+    let url = Url::parse(text).ok()?;
+    let scheme = match url.scheme() {
+        "http" => Scheme::HTTP,
+        "https" => Scheme::HTTPS,
+        _ => return None,
+    };
+    let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+    let anonymous = url.username().is_empty() && url.password().is_none();
+    let host = url.host_str().filter(|_| bare && anonymous)?;
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    Some((scheme, host, url.port_or_known_default()?))
+}
+
+/// hyper's read buffer, which bounds a head, cannot be smaller than 8 KiB.
+fn header_bytes(section: &mut Section<'_, '_>) -> Option<usize> {
+    let range = (8 << 10)..=(1 << 20);
+    let parse = |text: &str| super::units::size(text).filter(|size| range.contains(size));
+    let found = section.parsed("header_bytes", "a size from \"8KiB\" to \"1MiB\"", parse);
+    found.map(|at| at.value as usize)
+}
+
+fn origin(mut section: Section<'_, '_>) -> Origin {
+    let mut origin = Origin::default();
+    let expected = "\"sqlite::memory:\" or \"sqlite:FILE\"";
+    let parse = |text: &str| {
+        let file = text.strip_prefix("sqlite:").filter(|file| !file.is_empty());
+        file.map(|_| text.to_owned())
+    };
+    set(
+        &mut origin.database,
+        section
+            .parsed("database", expected, parse)
+            .map(|at| at.value),
+    );
+    section.finish();
+    origin
+}
+
+fn cache(mut section: Section<'_, '_>) -> Cache {
+    let mut cache = Cache::default();
+    let expected = "a size of at least \"4MiB\", such as \"256MiB\"";
+    let at_least = |text: &str| super::units::size(text).filter(|size| *size >= 4 << 20);
+    set(
+        &mut cache.memory,
+        section
+            .parsed("memory", expected, at_least)
+            .map(|at| at.value),
+    );
+    let given = section.parsed("max_object", super::units::SIZE, super::units::size);
+    match given {
+        Some(At { value, span }) if value > cache.memory / 8 => section.source().mistake(
+            span,
+            format!(
+                "cache.max_object is more than an eighth of cache.memory ({}): expected at most {}",
+                super::units::show_size(cache.memory),
+                super::units::show_size(cache.memory / 8)
+            ),
+        ),
+        Some(At { value, .. }) => cache.max_object = value,
+        None => cache.max_object = cache.max_object.min(cache.memory / 8),
+    }
+    count(&mut section, "max_flights", &mut cache.max_flights);
+    set(&mut cache.wait_timeout, section.duration("wait_timeout"));
+    set(&mut cache.hit_for_miss, section.duration("hit_for_miss"));
+    set(&mut cache.etag_up_to, section.size("etag_up_to"));
+    set(
+        &mut cache.credential_fields,
+        section.list("credential_fields", FIELD, field_name),
+    );
+    section.finish();
+    cache
+}
+
+fn limits(mut section: Section<'_, '_>) -> Limits {
+    let mut limits = Limits::default();
+    count(&mut section, "connections", &mut limits.connections);
+    set(&mut limits.header_bytes, header_bytes(&mut section));
+    set(
+        &mut limits.header_count,
+        section
+            .integer("header_count", 8..1001)
+            .map(|number| number as usize),
+    );
+    set(&mut limits.request_body, section.size("request_body"));
+    set(&mut limits.head_timeout, section.duration("head_timeout"));
+    set(&mut limits.idle_timeout, section.duration("idle_timeout"));
+    set(
+        &mut limits.request_timeout,
+        section.duration("request_timeout"),
+    );
+    set(&mut limits.body_timeout, section.duration("body_timeout"));
+    section.finish();
+    limits
+}
+
+fn errors(mut section: Section<'_, '_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in section.pairs("headers") {
+        match (field_name(&name.value), HeaderValue::from_str(&value.value)) {
+            (Some(name), Ok(value)) => drop(headers.append(name, value)),
+            (None, _) => section.source().mistake(
+                name.span,
+                format!("errors.headers: {:?}: expected {FIELD}", name.value),
+            ),
+            (_, Err(_)) => section.source().mistake(
+                value.span,
+                "errors.headers: expected a header field value without control characters",
+            ),
+        }
+    }
+    section.finish();
+    headers
+}
+
+const FIELD: &str = "a header field name such as \"X-API-Key\"";
+
+fn field_name(text: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(text.as_bytes()).ok()
+}
+
+fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
+    let credential_fields: Arc<[HeaderName]> = cache.credential_fields.clone().into();
+    let mut routes = Routes::default();
+    for mut section in sections {
+        let source = section.source();
+        let (line, _) = source.position(section.span().start);
+        let path = section.parsed(
+            "path",
+            "a path that begins with \"/\", such as \"/api/iris/{project}\" or \"/assets/{*rest}\"",
+            |text| text.starts_with('/').then(|| text.to_owned()),
+        );
+        let missing = path.is_none() && section.is_missing("path");
+        if missing {
+            source.mistake(
+                section.span(),
+                "[[route]] has no path: expected path = \"/…\"",
+            );
+        }
+        let span = path
+            .as_ref()
+            .map_or_else(|| section.span(), |at| at.span.clone());
+        let route = route(
+            section,
+            path.as_ref().map_or("", |at| &at.value),
+            line,
+            &credential_fields,
+        );
+        if path.is_none() {
+            continue;
+        }
+        let shown = route.path.clone();
+        match routes.add(route) {
+            Ok(()) => {}
+            Err(RouteError::Pattern(why)) => {
+                source.mistake(span, format!("route.path = {shown:?}: {why}"))
+            }
+            Err(RouteError::SameAs { earlier, method }) => {
+                let line = routes.list().get(earlier).map_or(0, |route| route.line);
+                source.mistake(span, format!("route.path = {shown:?}: matches the same {method} requests as the route at line {line}; expected routes that differ in path, host or methods"));
+            }
+        }
+    }
+    routes
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ShareWord {
+    Standard,
+    PerKey,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CookieWord {
+    Bypass,
+    Ignore,
+    Key,
+    Store,
+}
+
+fn route(
+    mut section: Section<'_, '_>,
+    path: &str,
+    line: usize,
+    credential_fields: &Arc<[HeaderName]>,
+) -> Route {
+    let host = section.parsed(
+        "host",
+        "a host name without port, such as \"api.example.org\" or \"*.example.org\"",
+        |text| {
+            let name = text.strip_prefix("*.").unwrap_or(text);
+            let valid = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+            valid.then(|| text.to_ascii_lowercase())
+        },
+    );
+    let method = |text: &str| {
+        let upper = text
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        Method::from_bytes(text.as_bytes())
+            .ok()
+            .filter(|method| upper && *method != Method::CONNECT)
+    };
+    let mut methods = section.list("methods", "a method such as \"GET\", in capitals", method);
+    if let Some(methods) = &mut methods {
+        methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        methods.dedup();
+    }
+    let options = policy::Options {
+        ttl: section.duration("ttl"),
+        force_ttl: section.duration("force_ttl"),
+        max_ttl: section.duration("max_ttl"),
+        error_ttl: section.duration("error_ttl"),
+        stale_while_revalidate: section.duration("stale_while_revalidate"),
+        stale_if_error: section.duration("stale_if_error"),
+        share: match section.parsed("share", "\"standard\" or \"per-key\"", word::<ShareWord>) {
+            Some(At {
+                value: ShareWord::PerKey,
+                ..
+            }) => Share::PerKey,
+            Some(At {
+                value: ShareWord::Standard,
+                ..
+            })
+            | None => Share::Standard,
+        },
+        cookies: match section.parsed(
+            "cookies",
+            "\"bypass\", \"ignore\", \"key\" or \"store\"",
+            word::<CookieWord>,
+        ) {
+            Some(At {
+                value: CookieWord::Ignore,
+                ..
+            }) => Cookies::Ignore,
+            Some(At {
+                value: CookieWord::Key,
+                ..
+            }) => Cookies::Key,
+            Some(At {
+                value: CookieWord::Store,
+                ..
+            }) => Cookies::Store,
+            Some(At {
+                value: CookieWord::Bypass,
+                ..
+            })
+            | None => Cookies::Bypass,
+        },
+        ignore: ignore(&mut section),
+        credential_fields: Arc::clone(credential_fields),
+    };
+    let query = section.word_or_list(
+        "query",
+        "\"all\", \"none\" or an array of parameter names",
+        |text| match text {
+            "all" => Some(QueryRule::All),
+            "none" => Some(QueryRule::None),
+            _ => None,
+        },
+        QueryRule::Names,
+    );
+    let route = Route {
+        path: path.to_owned(),
+        host: host.map(|at| at.value),
+        methods: methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]),
+        options,
+        query: query.unwrap_or_default(),
+        sort_query: section.boolean("sort_query").unwrap_or(false),
+        forward_headers: section.list("forward_headers", FIELD, field_name),
+        line,
+    };
+    section.finish();
+    route
+}
+
+fn ignore(section: &mut Section<'_, '_>) -> Ignore {
+    let mut ignore = Ignore::default();
+    let words = section.list(
+        "ignore",
+        "one of \"no-store\", \"no-cache\", \"private\", \"set-cookie\"",
+        |text| {
+            ["no-store", "no-cache", "private", "set-cookie"]
+                .into_iter()
+                .find(|word| *word == text)
+        },
+    );
+    for word in words.unwrap_or_default() {
+        match word {
+            "no-store" => ignore.no_store = true,
+            "no-cache" => ignore.no_cache = true,
+            "private" => ignore.private = true,
+            _ => ignore.set_cookie = true,
+        }
+    }
+    ignore
+}

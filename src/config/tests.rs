@@ -1,0 +1,243 @@
+use super::*;
+use crate::policy::Share;
+use http::Method;
+
+const NO_ENVIRONMENT: Environment<'static> = &|_| None;
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    let environment = |name: &str| (name == "PORT").then(|| "7000".to_owned());
+    Config::parse("iris.toml", text, &environment)
+        .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    parse(text).expect_err("the text should have been refused")
+}
+
+#[test]
+fn ten_lines_in_front_of_an_api_are_enough() {
+    let config = parse(
+        r#"
+[upstream]
+url = "https://api.example.org"
+host = "rewrite"
+
+[[route]]
+path = "/api/{*rest}"
+ttl = "30s"
+share = "per-key"
+"#,
+    )
+    .unwrap();
+    let upstream = config.upstream.unwrap();
+    assert_eq!(upstream.authority(), "api.example.org");
+    assert_eq!((upstream.scheme, upstream.port), (Scheme::HTTPS, 443));
+    let route = config.routes.find(&Method::GET, "any", "/api/a/b").unwrap();
+    assert_eq!(route.options.share, Share::PerKey);
+    assert_eq!(route.options.ttl, Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_their_places() {
+    let found = mistakes(
+        r#"[listen]
+address = "localhost"
+wrokers = 2
+
+[upstream]
+url = "ftp://a"
+
+[cache]
+memory = 5
+wait_timeout = "soon"
+
+[[route]]
+path = "api"
+methods = ["get"]
+share = "everyone"
+[[route]]
+ttl = "1s"
+"#,
+    );
+    let expected = [
+        (
+            "iris.toml:2:11: ",
+            "listen.address = \"localhost\": expected an address and port",
+        ),
+        (
+            "iris.toml:3:1: ",
+            "unknown key \"wrokers\" in [listen]: did you mean \"workers\"?",
+        ),
+        (
+            "iris.toml:6:7: ",
+            "upstream.url = \"ftp://a\": expected a URL",
+        ),
+        ("iris.toml:9:10: ", "cache.memory = 5: expected a size"),
+        (
+            "iris.toml:10:16: ",
+            "cache.wait_timeout = \"soon\": expected a duration",
+        ),
+        (
+            "iris.toml:13:8: ",
+            "route.path = \"api\": expected a path that begins with \"/\"",
+        ),
+        (
+            "iris.toml:14:12: ",
+            "route.methods = \"get\": expected a method",
+        ),
+        (
+            "iris.toml:15:9: ",
+            "route.share = \"everyone\": expected \"standard\" or \"per-key\"",
+        ),
+        ("iris.toml:16:1: ", "[[route]] has no path"),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, (place, text)) in found.iter().zip(expected) {
+        assert!(
+            found.starts_with(place) && found.contains(text),
+            "{found}\nwanted {place}{text}"
+        );
+    }
+}
+
+#[test]
+fn broken_toml_is_reported_with_what_is_wrong_elsewhere() {
+    let found = mistakes("[cache]\nmemory = \n[limits]\nidle_timeout = \"x\"\n");
+    assert!(
+        found.iter().any(|text| text.starts_with("iris.toml:2:")),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().any(|text| text.starts_with("iris.toml:4:16")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn environment_variables_are_taken_and_a_missing_one_is_a_mistake() {
+    let config = parse("[upstream]\nurl = \"http://127.0.0.1:${PORT}\"\n").unwrap();
+    assert_eq!(config.upstream.unwrap().port, 7000);
+    let found = mistakes("[admin]\ntoken = \"${NO_SUCH}\"\n");
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].contains("the environment variable \"NO_SUCH\" is not set"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn the_most_specific_route_wins_whatever_the_order() {
+    let config = parse(
+        r#"
+[[route]]
+path = "/{*rest}"
+[[route]]
+path = "/api/iris/{project}"
+[[route]]
+path = "/api/iris/overview"
+methods = ["POST"]
+[[route]]
+path = "/api/iris/{project}"
+host = "*.example.org"
+[[route]]
+path = "/api/iris/patterns"
+[[route]]
+path = "/other"
+host = "a.example.org"
+"#,
+    )
+    .unwrap();
+    let find = |method: &Method, host, path| {
+        let route = config.routes.find(method, host, path);
+        route.map(|route| (route.path.as_str(), route.host.as_deref()))
+    };
+    let (get, post) = (&Method::GET, &Method::POST);
+    assert_eq!(
+        find(get, "x", "/api/iris/patterns"),
+        Some(("/api/iris/patterns", None))
+    );
+    assert_eq!(
+        find(post, "x", "/api/iris/overview"),
+        Some(("/api/iris/overview", None))
+    );
+    // The most specific path that takes the method.
+    assert_eq!(
+        find(get, "x", "/api/iris/overview"),
+        Some(("/api/iris/{project}", None))
+    );
+    assert_eq!(find(get, "x", "/deep/er"), Some(("/{*rest}", None)));
+    let wildcard = Some(("/api/iris/{project}", Some("*.example.org")));
+    assert_eq!(find(get, "b.example.org", "/api/iris/patterns"), wildcard);
+    assert_eq!(find(get, "a.example.org", "/api/iris/x"), wildcard);
+    assert_eq!(find(post, "x", "/nowhere"), None);
+}
+
+#[test]
+fn routes_that_match_the_same_requests_are_a_mistake() {
+    let found = mistakes(
+        "[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/{y}\"\nmethods = [\"HEAD\", \"POST\"]\n",
+    );
+    assert_eq!(found.len(), 1);
+    let expected = "matches the same HEAD requests as the route at line 1";
+    assert!(
+        found[0].starts_with("iris.toml:4:8") && found[0].contains(expected),
+        "{found:?}"
+    );
+    let found = mistakes("[[route]]\npath = \"/a/{*x}/b\"\n");
+    assert!(found[0].contains("Catch-all"), "{found:?}");
+}
+
+#[test]
+fn the_reference_shows_every_key_with_its_default() {
+    let text = include_str!("../../config/reference.toml");
+    let reference = Config::parse("reference.toml", text, NO_ENVIRONMENT).unwrap();
+    let bare =
+        "[upstream]\nurl = \"http://127.0.0.1:3000\"\n[[route]]\npath = \"/api/iris/{project}\"\n";
+    let bare = Config::parse("bare.toml", bare, NO_ENVIRONMENT).unwrap();
+    assert_eq!(reference.listen, bare.listen);
+    assert_eq!(reference.admin, bare.admin);
+    assert_eq!(reference.upstream, bare.upstream);
+    assert_eq!(reference.origin, bare.origin);
+    assert_eq!(reference.cache, bare.cache);
+    assert_eq!(reference.limits, bare.limits);
+    assert_eq!(reference.error_headers, bare.error_headers);
+    let route = |config: &Config| {
+        format!(
+            "{:?}",
+            Route {
+                line: 0,
+                ..(*config.routes.list()[0]).clone()
+            }
+        )
+    };
+    assert_eq!(route(&reference), route(&bare));
+
+    for key in read::known_keys(text) {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
+        if section.is_empty() {
+            continue; // the tables themselves
+        }
+        let in_section = text.split("\n[").any(|part| {
+            let head = part.trim_start_matches('[');
+            let here = head.starts_with(&format!("{section}]"));
+            let shows = |line: &str| {
+                line.trim_start_matches("# ")
+                    .starts_with(&format!("{name} = "))
+            };
+            here && part.lines().any(shows)
+        });
+        assert!(in_section, "config/reference.toml does not show {key}");
+    }
+}
+
+#[test]
+fn the_built_in_configuration_is_valid() {
+    Config::built_in(NO_ENVIRONMENT).unwrap();
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(\\[{0,2}[a-z]{1,8}\\]{0,2}|[a-z]{1,8} = (\"[ -~]{0,12}\"|[0-9]{1,4}|\\[|\\{)|[ -~]{0,10}|\n){0,12}") {
+        let _ = Config::parse("any.toml", &text, NO_ENVIRONMENT);
+    }
+}

@@ -1,0 +1,812 @@
+//! Metric families and their handles, registered on one registry that the admin port encodes.
+//!
+//! The names and labels that the Iris operators already chart are kept as they are; what a cache
+//! needs beyond them begins with `cache_`, `upstream_` or `server_`. Labels are bounded: a path is
+//! the pattern of its route. Handles are resolved when the process starts, so that the hit path
+//! never looks a metric up by label.
+
+pub mod latency;
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+
+use crate::error::FailureKind;
+use crate::policy::Reason;
+
+use latency::{Counts, Latency};
+
+/// How a request was answered: the value of `X-Cache`, and a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    Hit,
+    Stale,
+    Revalidated,
+    Miss,
+    Bypass,
+}
+
+impl CacheResult {
+    pub const ALL: [Self; 5] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Miss,
+        Self::Bypass,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "HIT",
+            Self::Stale => "STALE",
+            Self::Revalidated => "REVALIDATED",
+            Self::Miss => "MISS",
+            Self::Bypass => "BYPASS",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    path: String,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PathLabels {
+    method: &'static str,
+    path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabels {
+    method: &'static str,
+    path: String,
+    error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    cache: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    key: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueryLabels {
+    table: &'static str,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueryErrorLabels {
+    table: &'static str,
+    operation: &'static str,
+    error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TypeLabels {
+    error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    result: &'static str,
+}
+
+/// How a refresh behind a stale answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// The origin confirmed what is stored.
+    Confirmed,
+    /// A new response took its place.
+    Replaced,
+    /// The new response may not be stored.
+    NotStored,
+    Failed,
+}
+
+const REFRESHES: [(Refresh, &str); 4] = [
+    (Refresh::Confirmed, "confirmed"),
+    (Refresh::Replaced, "replaced"),
+    (Refresh::NotStored, "not_stored"),
+    (Refresh::Failed, "failed"),
+];
+
+/// The label of what matches no route.
+pub const NO_ROUTE: &str = "(no route)";
+
+/// Handles of one route, resolved at start.
+#[derive(Debug)]
+struct RouteMetrics {
+    path: String,
+    get_ok: Counter,
+    get_not_modified: Counter,
+    get_duration: Latency,
+}
+
+/// Sizes that live elsewhere and are read when somebody looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    pub stored_bytes: u64,
+    pub stored_entries: u64,
+    pub in_flight_bytes: u64,
+    pub flights: u64,
+    pub evictions: u64,
+    pub upstream_connections: u64,
+    pub breaker_is_open: bool,
+}
+
+/// All families. One per process; shared by reference.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    routes: Vec<RouteMetrics>,
+    http_requests: Family<RequestLabels, Counter>,
+    http_duration: Family<PathLabels, Latency>,
+    http_errors: Family<ErrorLabels, Counter>,
+    /// Bumped with `http_errors`, so that the summary need not walk the family.
+    errors: AtomicU64,
+    cache_hit: Counter,
+    cache_miss: Counter,
+    results: Vec<Counter>,
+    not_stored: Family<ReasonLabels, Counter>,
+    pub coalesced_waiters: Counter,
+    refreshes: Family<OutcomeLabels, Counter>,
+    upstream_duration: Latency,
+    upstream_errors: Family<TypeLabels, Counter>,
+    pub upstream_retries: Counter,
+    pub connections: Gauge,
+    pub connections_accepted: Counter,
+    pub connections_refused: Counter,
+    blocked: Counter,
+    allowed: Counter,
+    db_queries: Family<QueryLabels, Counter>,
+    db_duration: Family<QueryLabels, Latency>,
+    db_errors: Family<QueryErrorLabels, Counter>,
+    gauges: Gauges,
+}
+
+#[derive(Debug, Default)]
+struct Gauges {
+    stored_bytes: Gauge,
+    stored_entries: Gauge,
+    in_flight_bytes: Gauge,
+    flights: Gauge,
+    evictions: Counter,
+    upstream_connections: Gauge,
+    breaker_open: Gauge,
+    resident: Gauge,
+    virtual_size: Gauge,
+}
+
+/// Tables of the built-in origin, for the zero samples of the first scrape.
+const TABLES: [&str; 5] = [
+    "expert_signatures",
+    "iris_reports",
+    "iris_telemetry",
+    "model_run_log",
+    "reflexion_bank",
+];
+
+impl Metrics {
+    /// Registers everything; `paths` are the patterns of the routes, in their order.
+    pub fn new<'a>(paths: impl Iterator<Item = &'a str>) -> Self {
+        let mut registry = Registry::default();
+        let mut metrics = Self {
+            routes: Vec::new(),
+            http_requests: Family::default(),
+            http_duration: Family::default(),
+            http_errors: Family::default(),
+            errors: AtomicU64::new(0),
+            cache_hit: Counter::default(),
+            cache_miss: Counter::default(),
+            results: Vec::new(),
+            not_stored: Family::default(),
+            coalesced_waiters: Counter::default(),
+            refreshes: Family::default(),
+            upstream_duration: Latency::default(),
+            upstream_errors: Family::default(),
+            upstream_retries: Counter::default(),
+            connections: Gauge::default(),
+            connections_accepted: Counter::default(),
+            connections_refused: Counter::default(),
+            blocked: Counter::default(),
+            allowed: Counter::default(),
+            db_queries: Family::default(),
+            db_duration: Family::default(),
+            db_errors: Family::default(),
+            gauges: Gauges::default(),
+            registry: Registry::default(),
+        };
+        metrics.register_http(&mut registry, paths);
+        metrics.register_cache(&mut registry);
+        metrics.register_upstream(&mut registry);
+        metrics.register_origin(&mut registry);
+        metrics.registry = registry;
+        metrics
+    }
+
+    fn register_http<'a>(&mut self, registry: &mut Registry, paths: impl Iterator<Item = &'a str>) {
+        registry.register(
+            "http_requests",
+            "Requests answered, by route pattern",
+            self.http_requests.clone(),
+        );
+        registry.register(
+            "http_request_duration_ms",
+            "Milliseconds from request head to response head, by route pattern",
+            self.http_duration.clone(),
+        );
+        registry.register(
+            "http_errors",
+            "Requests that ended in an error of ours or of the upstream",
+            self.http_errors.clone(),
+        );
+        registry.register(
+            "server_connections",
+            "Client connections open now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "server_connections_accepted",
+            "Client connections accepted",
+            self.connections_accepted.clone(),
+        );
+        registry.register(
+            "server_connections_refused",
+            "Client connections answered 503 because limits.connections was reached",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "memory_rss_bytes",
+            "Resident memory of this process",
+            self.gauges.resident.clone(),
+        );
+        registry.register(
+            "memory_virtual_bytes",
+            "Virtual memory of this process",
+            self.gauges.virtual_size.clone(),
+        );
+        for path in paths.chain([NO_ROUTE]) {
+            let labels = |status| RequestLabels {
+                method: "GET",
+                path: path.to_owned(),
+                status,
+            };
+            let path_labels = PathLabels {
+                method: "GET",
+                path: path.to_owned(),
+            };
+            self.routes.push(RouteMetrics {
+                path: path.to_owned(),
+                get_ok: self.http_requests.get_or_create_owned(&labels(200)),
+                get_not_modified: self.http_requests.get_or_create_owned(&labels(304)),
+                get_duration: self.http_duration.get_or_create_owned(&path_labels),
+            });
+            let error_type = FailureKind::ConnectFailed.as_str();
+            touch(
+                &self.http_errors,
+                &ErrorLabels {
+                    method: "GET",
+                    path: path.to_owned(),
+                    error_type,
+                },
+            );
+        }
+    }
+
+    fn register_cache(&mut self, registry: &mut Registry) {
+        let requests = Family::<CacheLabels, Counter>::default();
+        registry.register(
+            "cache_requests",
+            "Look-ups by cache: query is the response cache",
+            requests.clone(),
+        );
+        for cache in ["auth", "rateLimit", "query"] {
+            for result in ["hit", "miss"] {
+                touch(&requests, &CacheLabels { cache, result });
+            }
+        }
+        self.cache_hit = requests.get_or_create_owned(&CacheLabels {
+            cache: "query",
+            result: "hit",
+        });
+        self.cache_miss = requests.get_or_create_owned(&CacheLabels {
+            cache: "query",
+            result: "miss",
+        });
+
+        let results = Family::<ResultLabels, Counter>::default();
+        registry.register(
+            "cache_results",
+            "Requests by how they were answered (X-Cache) and why (the detail of Cache-Status)",
+            results.clone(),
+        );
+        for result in CacheResult::ALL {
+            for reason in Reason::ALL {
+                let labels = ResultLabels {
+                    result: result.as_str(),
+                    reason: reason.as_str(),
+                };
+                // Most pairs never occur: those show up when they do, the likely ones at once.
+                self.results.push(if likely(result, reason) {
+                    results.get_or_create_owned(&labels)
+                } else {
+                    Counter::default()
+                });
+            }
+        }
+        registry.register(
+            "cache_not_stored",
+            "Responses that were not stored, by reason",
+            self.not_stored.clone(),
+        );
+        for reason in Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.is_of_the_response())
+        {
+            touch(
+                &self.not_stored,
+                &ReasonLabels {
+                    reason: reason.as_str(),
+                },
+            );
+        }
+        registry.register(
+            "cache_coalesced_waiters",
+            "Requests answered by another request's fetch",
+            self.coalesced_waiters.clone(),
+        );
+        registry.register(
+            "cache_background_refreshes",
+            "Refreshes behind a stale answer, by how they ended",
+            self.refreshes.clone(),
+        );
+        for (_, result) in REFRESHES {
+            touch(&self.refreshes, &OutcomeLabels { result });
+        }
+        registry.register(
+            "cache_flights",
+            "Fetches that other requests can wait for, now",
+            self.gauges.flights.clone(),
+        );
+        registry.register(
+            "cache_stored_bytes",
+            "Bytes of the stored responses, by their weight",
+            self.gauges.stored_bytes.clone(),
+        );
+        registry.register(
+            "cache_stored_entries",
+            "Stored responses and markers",
+            self.gauges.stored_entries.clone(),
+        );
+        registry.register("cache_in_flight_bytes", "Bytes held beside the store: bodies in flight, and evicted ones that are still being sent", self.gauges.in_flight_bytes.clone());
+        registry.register(
+            "cache_evictions",
+            "Stored responses dropped to stay within the budget",
+            self.gauges.evictions.clone(),
+        );
+        let limits = Family::<LimitLabels, Counter>::default();
+        registry.register(
+            "rate_limit_requests",
+            "Requests by the kind of limit that judged them",
+            limits.clone(),
+        );
+        for key in ["ip", "apikey"] {
+            for result in ["allowed", "blocked"] {
+                touch(&limits, &LimitLabels { key, result });
+            }
+        }
+        self.allowed = limits.get_or_create_owned(&LimitLabels {
+            key: "ip",
+            result: "allowed",
+        });
+        self.blocked = limits.get_or_create_owned(&LimitLabels {
+            key: "ip",
+            result: "blocked",
+        });
+    }
+
+    fn register_upstream(&mut self, registry: &mut Registry) {
+        registry.register(
+            "upstream_request_duration_ms",
+            "Milliseconds from a request sent to the origin to its response head",
+            self.upstream_duration.clone(),
+        );
+        registry.register(
+            "upstream_errors",
+            "Failed exchanges with the origin, by type",
+            self.upstream_errors.clone(),
+        );
+        for kind in FailureKind::ALL
+            .into_iter()
+            .filter(|kind| kind.is_origins())
+        {
+            touch(
+                &self.upstream_errors,
+                &TypeLabels {
+                    error_type: kind.as_str(),
+                },
+            );
+        }
+        registry.register(
+            "upstream_retries",
+            "Requests sent again because a kept connection turned out dead",
+            self.upstream_retries.clone(),
+        );
+        registry.register(
+            "upstream_connections",
+            "Connections to the upstream, idle ones included",
+            self.gauges.upstream_connections.clone(),
+        );
+        registry.register(
+            "upstream_breaker_open",
+            "1 while the breaker answers instead of the upstream",
+            self.gauges.breaker_open.clone(),
+        );
+    }
+
+    fn register_origin(&mut self, registry: &mut Registry) {
+        registry.register(
+            "db_queries",
+            "Queries of the built-in origin",
+            self.db_queries.clone(),
+        );
+        registry.register(
+            "db_query_duration_ms",
+            "Milliseconds a query of the built-in origin took",
+            self.db_duration.clone(),
+        );
+        registry.register(
+            "db_errors",
+            "Failed queries of the built-in origin",
+            self.db_errors.clone(),
+        );
+        for table in TABLES {
+            let labels = QueryLabels {
+                table,
+                operation: "select",
+            };
+            touch(&self.db_queries, &labels);
+            touch(&self.db_duration, &labels);
+            touch(
+                &self.db_errors,
+                &QueryErrorLabels {
+                    table,
+                    operation: "select",
+                    error_type: "query",
+                },
+            );
+        }
+    }
+
+    /// Counts one answered request. `route` is the place of its route, `None` without one.
+    pub fn answered(
+        &self,
+        route: Option<usize>,
+        method: &Method,
+        status: StatusCode,
+        elapsed: Duration,
+    ) {
+        let Some(route) = self.route(route) else {
+            return;
+        };
+        let is_get = *method == Method::GET;
+        match status {
+            StatusCode::OK if is_get => drop(route.get_ok.inc()),
+            StatusCode::NOT_MODIFIED if is_get => drop(route.get_not_modified.inc()),
+            _ => {
+                let labels = RequestLabels {
+                    method: method_label(method),
+                    path: route.path.clone(),
+                    status: status.as_u16(),
+                };
+                self.http_requests.get_or_create(&labels).inc();
+            }
+        }
+        if is_get {
+            route.get_duration.observe(elapsed);
+        } else {
+            let labels = PathLabels {
+                method: method_label(method),
+                path: route.path.clone(),
+            };
+            self.http_duration.get_or_create(&labels).observe(elapsed);
+        }
+    }
+
+    /// Counts a request that ended in an error.
+    pub fn failed(&self, route: Option<usize>, method: &Method, kind: FailureKind) {
+        let Some(route) = self.route(route) else {
+            return;
+        };
+        let labels = ErrorLabels {
+            method: method_label(method),
+            path: route.path.clone(),
+            error_type: kind.as_str(),
+        };
+        self.http_errors.get_or_create(&labels).inc();
+        self.errors
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn route(&self, route: Option<usize>) -> Option<&RouteMetrics> {
+        self.routes.get(route.unwrap_or(self.routes.len() - 1))
+    }
+
+    /// Counts how a request was answered, and why.
+    pub fn cache_result(&self, result: CacheResult, reason: Reason) {
+        match result {
+            CacheResult::Hit | CacheResult::Stale | CacheResult::Revalidated => {
+                self.cache_hit.inc()
+            }
+            CacheResult::Miss => self.cache_miss.inc(),
+            CacheResult::Bypass => 0,
+        };
+        let index = result as usize * Reason::ALL.len() + reason as usize;
+        if let Some(counter) = self.results.get(index) {
+            counter.inc();
+        }
+    }
+
+    pub fn not_stored(&self, reason: Reason) {
+        self.not_stored
+            .get_or_create(&ReasonLabels {
+                reason: reason.as_str(),
+            })
+            .inc();
+    }
+
+    pub fn refreshed(&self, how: Refresh) {
+        let found = REFRESHES.iter().find(|(known, _)| *known == how);
+        if let Some((_, result)) = found {
+            self.refreshes
+                .get_or_create(&OutcomeLabels { result })
+                .inc();
+        }
+    }
+
+    pub fn upstream_answered(&self, elapsed: Duration) {
+        self.upstream_duration.observe(elapsed);
+    }
+
+    pub fn upstream_failed(&self, kind: FailureKind) {
+        self.upstream_errors
+            .get_or_create(&TypeLabels {
+                error_type: kind.as_str(),
+            })
+            .inc();
+    }
+
+    /// Counts a query of the built-in origin; `error_type` where it failed.
+    pub fn queried(
+        &self,
+        table: &'static str,
+        elapsed: Duration,
+        error_type: Option<&'static str>,
+    ) {
+        let labels = QueryLabels {
+            table,
+            operation: "select",
+        };
+        self.db_queries.get_or_create(&labels).inc();
+        self.db_duration.get_or_create(&labels).observe(elapsed);
+        if let Some(error_type) = error_type {
+            let labels = QueryErrorLabels {
+                table,
+                operation: "select",
+                error_type,
+            };
+            self.db_errors.get_or_create(&labels).inc();
+        }
+    }
+
+    /// All families in the OpenMetrics text format.
+    pub fn encode(&self, readings: Readings) -> Result<String, fmt::Error> {
+        let gauges = &self.gauges;
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&gauges.stored_bytes, readings.stored_bytes);
+        set(&gauges.stored_entries, readings.stored_entries);
+        set(&gauges.in_flight_bytes, readings.in_flight_bytes);
+        set(&gauges.flights, readings.flights);
+        set(&gauges.upstream_connections, readings.upstream_connections);
+        set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
+        gauges
+            .evictions
+            .inner()
+            .store(readings.evictions, std::sync::atomic::Ordering::Relaxed);
+        let (virtual_size, resident) = process_memory();
+        set(&gauges.virtual_size, virtual_size);
+        set(&gauges.resident, resident);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// The summary of the requirements, "Example Response".
+    pub fn summary(&self) -> Value {
+        let mut requests = Counts::default();
+        for (_, latency) in self.durations() {
+            requests.add(&latency);
+        }
+        let mut queries = Counts::default();
+        for table in TABLES {
+            let labels = QueryLabels {
+                table,
+                operation: "select",
+            };
+            queries.add(&self.db_duration.get_or_create(&labels).counts());
+        }
+        let errors = self.errors.load(std::sync::atomic::Ordering::Relaxed);
+        json!({
+            "requests": {
+                "total": requests.total(),
+                "errorRate": ratio(errors, requests.total()),
+                "p50Latency": rounded(requests.quantile_ms(0.50)),
+                "p95Latency": rounded(requests.quantile_ms(0.95)),
+                "p99Latency": rounded(requests.quantile_ms(0.99)),
+            },
+            "cache": { "hitRate": ratio(self.cache_hit.get(), self.cache_hit.get() + self.cache_miss.get()) },
+            "rateLimit": { "blockRate": ratio(self.blocked.get(), self.blocked.get() + self.allowed.get()) },
+            "database": { "totalQueries": queries.total(), "p95Latency": rounded(queries.quantile_ms(0.95)) },
+        })
+    }
+
+    fn durations(&self) -> impl Iterator<Item = (PathLabels, Counts)> {
+        self.routes.iter().flat_map(|route| {
+            METHODS.iter().chain([&"OTHER"]).filter_map(|method| {
+                let labels = PathLabels {
+                    method,
+                    path: route.path.clone(),
+                };
+                let counts = self.http_duration.get(&labels)?.counts();
+                Some((labels, counts))
+            })
+        })
+    }
+}
+
+/// Makes a zero sample.
+fn touch<L, M>(family: &Family<L, M>, labels: &L)
+where
+    L: Clone + std::hash::Hash + Eq,
+    M: Default,
+{
+    drop(family.get_or_create(labels));
+}
+
+/// Pairs of result and reason that every deployment meets.
+fn likely(result: CacheResult, reason: Reason) -> bool {
+    use Reason::*;
+    match result {
+        CacheResult::Hit => matches!(reason, Fresh | Cold | VaryMiss | Expired),
+        CacheResult::Stale => matches!(reason, StaleWhileRevalidate | StaleIfError),
+        CacheResult::Revalidated => reason == Revalidated,
+        CacheResult::Miss => !matches!(
+            reason,
+            Fresh | StaleWhileRevalidate | StaleIfError | Revalidated
+        ),
+        CacheResult::Bypass => true,
+    }
+}
+
+const METHODS: [&str; 8] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
+];
+
+fn method_label(method: &Method) -> &'static str {
+    let known = METHODS.iter().find(|known| **known == method.as_str());
+    known.copied().unwrap_or("OTHER")
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        0.0
+    } else {
+        (part as f64 / whole as f64 * 1e4).round() / 1e4
+    }
+}
+
+fn rounded(millis: f64) -> f64 {
+    (millis * 1000.0).round() / 1000.0
+}
+
+/// Virtual and resident memory in bytes; zero where the system does not tell.
+fn process_memory() -> (u64, u64) {
+    const PAGE: u64 = 4096;
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = text
+        .split_ascii_whitespace()
+        .map(|word| word.parse::<u64>().unwrap_or(0) * PAGE);
+    (pages.next().unwrap_or(0), pages.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_shows_a_sample_and_a_help_text_before_any_request() {
+        let metrics = Metrics::new(["/api/iris/overview"].into_iter());
+        let text = metrics.encode(Readings::default()).unwrap();
+        let mut families = 0;
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, _) = line.split_once(' ').unwrap();
+            families += 1;
+            assert!(
+                text.contains(&format!("# HELP {name} ")),
+                "{name} has no help"
+            );
+            let sampled = text.lines().any(|line| line.starts_with(name));
+            assert!(sampled, "{name} has no sample:\n{text}");
+        }
+        assert!(families > 25, "{families}");
+        for expected in [
+            "http_requests_total{method=\"GET\",path=\"/api/iris/overview\",status=\"200\"} 0",
+            "cache_requests_total{cache=\"query\",result=\"hit\"} 0",
+            "rate_limit_requests_total{key=\"apikey\",result=\"blocked\"} 0",
+            "db_queries_total{table=\"iris_reports\",operation=\"select\"} 0",
+        ] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_summary_is_the_one_of_the_requirements() {
+        let metrics = Metrics::new(["/a"].into_iter());
+        for _ in 0..9 {
+            metrics.answered(
+                Some(0),
+                &Method::GET,
+                StatusCode::OK,
+                Duration::from_millis(20),
+            );
+            metrics.cache_result(CacheResult::Hit, Reason::Fresh);
+        }
+        metrics.answered(
+            None,
+            &Method::POST,
+            StatusCode::BAD_GATEWAY,
+            Duration::from_millis(20),
+        );
+        metrics.failed(None, &Method::POST, FailureKind::ConnectFailed);
+        metrics.cache_result(CacheResult::Miss, Reason::Cold);
+        let summary = metrics.summary();
+        assert_eq!(summary["requests"]["total"], 10);
+        assert_eq!(summary["requests"]["errorRate"], 0.1);
+        assert_eq!(summary["cache"]["hitRate"], 0.9);
+        let p95 = summary["requests"]["p95Latency"].as_f64().unwrap();
+        assert!((10.0..=25.0).contains(&p95), "{p95}");
+        assert_eq!(summary["database"]["totalQueries"], 0);
+    }
+}

@@ -1,0 +1,228 @@
+//! One stored response: its head in a compact form, its body, and what policy remembers of it.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{AGE, CONTENT_LENGTH, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use smallvec::SmallVec;
+
+use crate::http::fields::is_hop_by_hop;
+use crate::policy::Record;
+
+use super::ledger::Charge;
+
+/// Header fields as one block of bytes: a small response would otherwise cost more in its
+/// `HeaderMap` than in everything else.
+///
+/// Each field is `name length: u16, value length: u32, name, value`, big-endian.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Bytes);
+
+impl Fields {
+    /// Packs the fields that may be stored (RFC 9111 §3.1). `Age` is not: it is reckoned anew for
+    /// every answer.
+    pub fn pack(headers: &HeaderMap) -> Self {
+        let mut block = BytesMut::new();
+        for (name, value) in headers {
+            if !is_hop_by_hop(name) && *name != AGE {
+                push_field(&mut block, name, value);
+            }
+        }
+        Self(block.freeze())
+    }
+
+    /// The fields as a map with room for `spare` more.
+    pub fn unpack(&self, spare: usize) -> HeaderMap {
+        // A field takes 30 bytes or more as good as always; a map that must grow still works.
+        let mut headers = HeaderMap::with_capacity(self.0.len() / 30 + spare);
+        for (name, value) in self.iter() {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    /// Each field; values share the block.
+    pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let block = &self.0;
+            let lengths = block.get(at..at + 6)?;
+            let name_length = usize::from(u16::from_be_bytes([lengths[0], lengths[1]]));
+            let value_length = u32::from_be_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]);
+            let name_end = at + 6 + name_length;
+            let value_end = name_end + value_length as usize;
+            let name = HeaderName::from_bytes(block.get(at + 6..name_end)?).ok()?;
+            let value = HeaderValue::from_maybe_shared(block.slice(name_end..value_end)).ok()?;
+            at = value_end;
+            Some((name, value))
+        })
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn push_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    let (name, value) = (name.as_str().as_bytes(), value.as_bytes());
+    // hyper and `header_bytes` bound a whole head far below these types.
+    let (Ok(name_length), Ok(value_length)) =
+        (u16::try_from(name.len()), u32::try_from(value.len()))
+    else {
+        return;
+    };
+    block.put_u16(name_length);
+    block.put_u32(value_length);
+    block.put_slice(name);
+    block.put_slice(value);
+}
+
+/// A response head that may be shared, stored or still streaming.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub status: StatusCode,
+    pub fields: Fields,
+    pub record: Record,
+    /// The request fields that select this response (`Vary`), sorted.
+    pub varies_by: SmallVec<[HeaderName; 1]>,
+}
+
+/// A whole stored response. Head block and body are one allocation.
+#[derive(Debug)]
+pub struct Entry {
+    pub head: Head,
+    pub body: Bytes,
+    /// Unix milliseconds before which a failed background refresh is not tried again.
+    pub refresh_after: std::sync::atomic::AtomicU64,
+    weight: u32,
+    _charge: Charge,
+}
+
+impl Entry {
+    /// Joins a head and the pieces of its body, copied once so that no receive buffer stays
+    /// pinned. `None` where the budget has no room, or the body has not the length it promised.
+    pub fn assemble(
+        head: &Head,
+        body: &[Bytes],
+        etag: Option<HeaderValue>,
+        mut charge: Charge,
+    ) -> Option<Self> {
+        let body_length: usize = body.iter().map(Bytes::len).sum();
+        let mut extra = BytesMut::new();
+        if let Some(etag) = etag {
+            push_field(&mut extra, &http::header::ETAG, &etag);
+        }
+        match head.content_length() {
+            Some(promised) if promised != body_length as u64 => return None,
+            Some(_) => {}
+            None => push_field(&mut extra, &CONTENT_LENGTH, &HeaderValue::from(body_length)),
+        }
+        let head_length = head.fields.len() + extra.len();
+        let total = head_length + body_length;
+        let weight = u32::try_from(total).ok()?;
+        if !charge.grow(u64::from(weight)) {
+            return None;
+        }
+        let mut block = Vec::with_capacity(total);
+        block.extend_from_slice(&head.fields.0);
+        block.extend_from_slice(&extra);
+        for piece in body {
+            block.extend_from_slice(piece);
+        }
+        let block = Bytes::from(block);
+        Some(Self {
+            head: Head {
+                fields: Fields(block.slice(..head_length)),
+                ..head.clone()
+            },
+            body: block.slice(head_length..),
+            refresh_after: std::sync::atomic::AtomicU64::new(0),
+            weight,
+            _charge: charge,
+        })
+    }
+
+    /// Bytes of head and body.
+    pub fn weight(&self) -> u32 {
+        self.weight
+    }
+}
+
+impl Head {
+    /// The value of `Content-Length`, where there is one.
+    pub fn content_length(&self) -> Option<u64> {
+        let (_, value) = self
+            .fields
+            .iter()
+            .find(|(name, _)| *name == CONTENT_LENGTH)?;
+        value.to_str().ok()?.parse().ok()
+    }
+
+    /// The first value of a field.
+    pub fn field(&self, wanted: &HeaderName) -> Option<HeaderValue> {
+        self.fields
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Ledger;
+
+    fn head(lines: &[(&'static str, &'static str)]) -> Head {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        Head {
+            status: StatusCode::OK,
+            fields: Fields::pack(&headers),
+            record: Record::default(),
+            varies_by: SmallVec::new(),
+        }
+    }
+
+    #[test]
+    fn fields_come_back_as_they_went_in_but_for_those_of_one_hop() {
+        let head = head(&[
+            ("x-a", "1"),
+            ("x-a", "2"),
+            ("connection", "close"),
+            ("age", "9"),
+            ("etag", "\"e\""),
+        ]);
+        let headers = head.fields.unpack(2);
+        let lines: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        assert_eq!(lines, [("x-a", "1"), ("x-a", "2"), ("etag", "\"e\"")]);
+    }
+
+    #[test]
+    fn an_entry_knows_its_length_and_is_charged_while_it_lives() {
+        let ledger = Ledger::new(1000);
+        let pieces = [Bytes::from_static(b"ab"), Bytes::from_static(b"cde")];
+        let entry = Entry::assemble(&head(&[("x-a", "1")]), &pieces, None, ledger.open()).unwrap();
+        assert_eq!(&entry.body[..], b"abcde");
+        assert_eq!(entry.head.content_length(), Some(5));
+        assert_eq!(ledger.held(), u64::from(entry.weight()));
+        drop(entry);
+        assert_eq!(ledger.held(), 0);
+    }
+
+    #[test]
+    fn a_body_that_is_not_as_long_as_promised_makes_no_entry() {
+        let ledger = Ledger::new(1000);
+        let head = head(&[("content-length", "9")]);
+        let pieces = [Bytes::from_static(b"short")];
+        assert!(Entry::assemble(&head, &pieces, None, ledger.open()).is_none());
+        assert_eq!(ledger.held(), 0);
+    }
+}

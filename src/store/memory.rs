@@ -1,0 +1,399 @@
+//! The first tier: stored responses in this process's memory, within a budget of bytes.
+//!
+//! A primary key leads to the response itself, to the list of its variants, or to a mark that it
+//! could not be shared. Each variant is an entry of its own, for a weight is frozen when an entry
+//! is made.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::{HeaderMap, HeaderName};
+use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
+use smallvec::SmallVec;
+
+use crate::clock::Timestamp;
+use crate::policy::Reason;
+use crate::policy::key::KeyBytes;
+use crate::policy::vary::append_selecting;
+
+use super::entry::Entry;
+use super::ledger::{Charge, Ledger};
+
+/// What an entry costs beside its head, body and key: the entry itself, its two reference counts,
+/// the allocator's rounding, and its place in the table. Measured by `tests/memory.rs`.
+const ENTRY_OVERHEAD: u64 = 320;
+
+/// Variants under one primary key; the oldest makes room.
+const MAX_VARIANTS: usize = 64;
+
+type Key = Box<[u8]>;
+
+#[derive(Clone, Debug)]
+enum Slot {
+    Entry(Arc<Entry>),
+    Variants(Arc<Variants>),
+    /// Not storable until then: fetched without waiting (hit-for-miss).
+    NotShared {
+        until: Timestamp,
+        reason: Reason,
+    },
+}
+
+/// The variants under one primary key, newest last.
+#[derive(Clone, Debug, Default)]
+struct Variants {
+    list: Vec<Variant>,
+}
+
+#[derive(Clone, Debug)]
+struct Variant {
+    names: SmallVec<[HeaderName; 1]>,
+    key: Key,
+}
+
+#[derive(Clone, Debug)]
+struct ByCost;
+
+impl Weighter<Key, Slot> for ByCost {
+    fn weight(&self, key: &Key, slot: &Slot) -> u64 {
+        let own = match slot {
+            Slot::Entry(entry) => u64::from(entry.weight()),
+            // Frozen with the list: a changed list is a new slot.
+            Slot::Variants(variants) => variants
+                .list
+                .iter()
+                .map(|variant| variant.key.len() as u64 + 64)
+                .sum(),
+            Slot::NotShared { .. } => 0,
+        };
+        own + key.len() as u64 + ENTRY_OVERHEAD
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct CountEvictions(Arc<AtomicU64>);
+
+impl Lifecycle<Key, Slot> for CountEvictions {
+    /// Evicted slots wait here until the shard's lock is released: dropping a large body is slow.
+    type RequestState = SmallVec<[(Key, Slot); 2]>;
+
+    fn on_evict(&self, state: &mut Self::RequestState, key: Key, slot: Slot) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        state.push((key, slot));
+    }
+}
+
+/// The answer of a look-up.
+#[derive(Clone, Debug)]
+pub enum Found {
+    Entry(Arc<Entry>),
+    /// Known as not storable a moment ago, for this reason.
+    NotShared(Reason),
+    /// There are variants, but none for these request fields.
+    NoVariant,
+    Nothing,
+}
+
+/// The memory tier.
+#[derive(Debug)]
+pub struct Memory {
+    cache: Cache<Key, Slot, ByCost, DefaultHashBuilder, CountEvictions>,
+    evictions: CountEvictions,
+    ledger: Arc<Ledger>,
+    /// Held while a list of variants is read, changed and put back.
+    variants: Mutex<()>,
+}
+
+impl Memory {
+    /// A tier for `budget` bytes, what is in flight included, and bodies up to `max_object`.
+    pub fn new(budget: u64, max_object: u64) -> Self {
+        let in_flight = (budget / 8).max(2 * max_object).min(budget / 2);
+        let capacity = budget - in_flight;
+        // An object is at most a quarter of a shard, or one shard's ill luck evicts it at once.
+        let most_shards = (capacity / (4 * max_object.max(1))).clamp(1, 64);
+        let shards = 1 << most_shards.ilog2();
+        let options = OptionsBuilder::new()
+            .weight_capacity(capacity)
+            .estimated_items_capacity(usize::try_from(capacity / 1024).unwrap_or(usize::MAX))
+            .shards(shards)
+            .build();
+        let evictions = CountEvictions::default();
+        let cache = match options {
+            Ok(options) => Cache::with_options(
+                options,
+                ByCost,
+                DefaultHashBuilder::default(),
+                evictions.clone(),
+            ),
+            // `build` only fails where a required field is missing, and none is.
+            Err(_) => Cache::with(
+                1024,
+                capacity,
+                ByCost,
+                DefaultHashBuilder::default(),
+                evictions.clone(),
+            ),
+        };
+        Self {
+            cache,
+            evictions,
+            ledger: Ledger::new(budget),
+            variants: Mutex::new(()),
+        }
+    }
+
+    /// A charge on this tier's budget, to be grown by what is about to be held.
+    pub fn charge(&self) -> Charge {
+        self.ledger.open()
+    }
+
+    /// Looks up `key`, a primary key, for a request with these fields. Where the response has
+    /// variants, `key` becomes the variant's key: flights of different variants do not meet.
+    pub fn get(&self, key: &mut KeyBytes, request: &HeaderMap, now: Timestamp) -> Found {
+        match self.cache.get(&key[..]) {
+            None => Found::Nothing,
+            Some(Slot::Entry(entry)) => Found::Entry(entry),
+            Some(Slot::NotShared { until, reason }) if now < until => Found::NotShared(reason),
+            Some(Slot::NotShared { .. }) => Found::Nothing,
+            Some(Slot::Variants(variants)) => self.get_variant(&variants, key, request, now),
+        }
+    }
+
+    fn get_variant(
+        &self,
+        variants: &Variants,
+        key: &mut KeyBytes,
+        request: &HeaderMap,
+        now: Timestamp,
+    ) -> Found {
+        let primary = key.len();
+        // The newest list of names first, and each list once (RFC 9111 §4.1).
+        let mut tried: SmallVec<[&[HeaderName]; 4]> = SmallVec::new();
+        for variant in variants.list.iter().rev() {
+            if tried.contains(&&variant.names[..]) {
+                continue;
+            }
+            tried.push(&variant.names);
+            key.truncate(primary);
+            append_selecting(&variant.names, request, key);
+            match self.cache.get(&key[..]) {
+                Some(Slot::Entry(entry)) => return Found::Entry(entry),
+                Some(Slot::NotShared { until, reason }) if now < until => {
+                    return Found::NotShared(reason);
+                }
+                _ => {}
+            }
+        }
+        if let Some(newest) = tried.first() {
+            key.truncate(primary);
+            append_selecting(newest, request, key);
+        }
+        Found::NoVariant
+    }
+
+    /// Stores `entry` under `primary`, or under its variant for `request` where it has a `Vary`.
+    pub fn insert(&self, primary: &[u8], request: &HeaderMap, entry: Arc<Entry>) {
+        if entry.head.varies_by.is_empty() {
+            self.cache.insert(primary.into(), Slot::Entry(entry));
+            return;
+        }
+        let names = entry.head.varies_by.clone();
+        let mut key = KeyBytes::from_slice(primary);
+        append_selecting(&names, request, &mut key);
+        let key: Key = key[..].into();
+        self.cache.insert(key.clone(), Slot::Entry(entry));
+
+        let guard = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut variants = match self.cache.peek(primary) {
+            Some(Slot::Variants(variants)) => (*variants).clone(),
+            _ => Variants::default(),
+        };
+        variants.list.retain(|variant| variant.key != key);
+        variants.list.push(Variant { names, key });
+        let dropped = (variants.list.len() > MAX_VARIANTS).then(|| variants.list.remove(0));
+        self.cache
+            .insert(primary.into(), Slot::Variants(Arc::new(variants)));
+        drop(guard);
+        if let Some(oldest) = dropped {
+            self.cache.remove(&oldest.key);
+        }
+    }
+
+    /// Remembers until then that the response under `key` cannot be shared. What is stored there
+    /// stays where `keep_stored` says so.
+    pub fn mark_not_shared(&self, key: &[u8], until: Timestamp, reason: Reason, keep_stored: bool) {
+        if keep_stored && !matches!(self.cache.peek(key), None | Some(Slot::NotShared { .. })) {
+            return;
+        }
+        self.cache
+            .insert(key.into(), Slot::NotShared { until, reason });
+    }
+
+    /// Removes what is stored under `key`, if it is `entry`.
+    pub fn remove(&self, key: &[u8], entry: &Arc<Entry>) {
+        self.cache.remove_if(
+            key,
+            |slot| matches!(slot, Slot::Entry(stored) if Arc::ptr_eq(stored, entry)),
+        );
+    }
+
+    /// Weight of everything stored.
+    pub fn stored_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    pub fn stored_entries(&self) -> u64 {
+        self.cache.len() as u64
+    }
+
+    /// Bytes charged now: stored, in flight, and evicted but still being read.
+    pub fn held_bytes(&self) -> u64 {
+        self.ledger.held()
+    }
+
+    pub fn evictions(&self) -> u64 {
+        self.evictions.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::Record;
+    use crate::store::entry::{Fields, Head};
+    use bytes::Bytes;
+    use http::{HeaderValue, StatusCode};
+
+    const NOW: Timestamp = Timestamp::EPOCH;
+
+    fn entry(memory: &Memory, body: &[u8], varies_by: &[&'static str]) -> Arc<Entry> {
+        let head = Head {
+            status: StatusCode::OK,
+            fields: Fields::default(),
+            record: Record::default(),
+            varies_by: varies_by
+                .iter()
+                .map(|name| HeaderName::from_static(name))
+                .collect(),
+        };
+        let body = [Bytes::copy_from_slice(body)];
+        Arc::new(Entry::assemble(&head, &body, None, memory.charge()).unwrap())
+    }
+
+    fn request(language: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(
+            http::header::ACCEPT_LANGUAGE,
+            HeaderValue::from_static(language),
+        )])
+    }
+
+    fn body(found: &Found) -> Option<&[u8]> {
+        match found {
+            Found::Entry(entry) => Some(&entry.body),
+            _ => None,
+        }
+    }
+
+    fn get(memory: &Memory, request: &HeaderMap) -> Found {
+        memory.get(&mut KeyBytes::from_slice(b"k"), request, NOW)
+    }
+
+    #[test]
+    fn each_variant_is_found_by_its_own_request_fields() {
+        let memory = Memory::new(4 << 20, 1 << 19);
+        for language in ["de", "en"] {
+            memory.insert(
+                b"k",
+                &request(language),
+                entry(&memory, language.as_bytes(), &["accept-language"]),
+            );
+        }
+        assert_eq!(body(&get(&memory, &request("de"))), Some(&b"de"[..]));
+        assert_eq!(body(&get(&memory, &request("en"))), Some(&b"en"[..]));
+        assert!(matches!(get(&memory, &request("fr")), Found::NoVariant));
+    }
+
+    #[test]
+    fn a_miss_among_variants_leaves_the_variants_key() {
+        let memory = Memory::new(4 << 20, 1 << 19);
+        memory.insert(
+            b"k",
+            &request("de"),
+            entry(&memory, b"de", &["accept-language"]),
+        );
+        let (mut one, mut other) = (KeyBytes::from_slice(b"k"), KeyBytes::from_slice(b"k"));
+        memory.get(&mut one, &request("fr"), NOW);
+        memory.get(&mut other, &request("es"), NOW);
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn variants_are_bounded_and_the_oldest_makes_room() {
+        let memory = Memory::new(4 << 20, 1 << 19);
+        let languages: Vec<HeaderMap> = (0..=MAX_VARIANTS)
+            .map(|at| {
+                let value = HeaderValue::try_from(format!("l{at}")).unwrap();
+                HeaderMap::from_iter([(http::header::ACCEPT_LANGUAGE, value)])
+            })
+            .collect();
+        for language in &languages {
+            memory.insert(b"k", language, entry(&memory, b"x", &["accept-language"]));
+        }
+        assert!(matches!(get(&memory, &languages[0]), Found::NoVariant));
+        assert!(body(&get(&memory, &languages[MAX_VARIANTS])).is_some());
+        assert_eq!(memory.stored_entries(), MAX_VARIANTS as u64 + 1);
+    }
+
+    #[test]
+    fn a_mark_lasts_its_time_and_can_leave_the_stored_alone() {
+        let memory = Memory::new(4 << 20, 1 << 19);
+        let none = HeaderMap::new();
+        memory.mark_not_shared(b"k", Timestamp::from_millis(5), Reason::NoStore, false);
+        assert!(matches!(
+            get(&memory, &none),
+            Found::NotShared(Reason::NoStore)
+        ));
+        let later = memory.get(
+            &mut KeyBytes::from_slice(b"k"),
+            &none,
+            Timestamp::from_millis(5),
+        );
+        assert!(matches!(later, Found::Nothing));
+        memory.insert(b"k", &none, entry(&memory, b"x", &[]));
+        memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::Status, true);
+        assert!(body(&get(&memory, &none)).is_some());
+        memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::NoStore, false);
+        assert!(body(&get(&memory, &none)).is_none());
+    }
+
+    #[test]
+    fn the_budget_is_kept_and_evictions_are_counted() {
+        let memory = Memory::new(4 << 20, 1 << 16);
+        for number in 0_u32..500 {
+            let body = vec![0; 30_000];
+            memory.insert(
+                &number.to_be_bytes(),
+                &HeaderMap::new(),
+                entry(&memory, &body, &[]),
+            );
+            assert!(memory.held_bytes() <= 4 << 20);
+        }
+        assert!(memory.evictions() > 300, "{}", memory.evictions());
+        assert!(memory.stored_entries() > 80, "{}", memory.stored_entries());
+    }
+
+    #[test]
+    fn bytes_of_an_evicted_response_count_while_it_is_read() {
+        let memory = Memory::new(4 << 20, 1 << 16);
+        let none = HeaderMap::new();
+        memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[]));
+        let Found::Entry(reader) = get(&memory, &none) else {
+            panic!("not stored")
+        };
+        memory.remove(b"k", &reader);
+        assert!(memory.held_bytes() >= 1000);
+        drop(reader);
+        assert_eq!(memory.held_bytes(), 0);
+    }
+}
