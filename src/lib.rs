@@ -1,7 +1,9 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod flight;
 pub mod http;
 pub mod metrics;
 pub mod policy;
 pub mod store;
+pub mod upstream;

@@ -53,28 +53,27 @@ impl KeyParts<'_> {
 
 /// The path in one spelling: percent-encoded octets in upper case, and those of unreserved
 /// characters decoded (RFC 3986 §6.2.2.1–2). Neither can change what it means; nothing else is
-/// touched, dot segments and doubled slashes included.
+/// touched, dot segments and doubled slashes included. A path with a broken escape stays as it is:
+/// decoding beside it could make a new one.
 pub fn normalise_path(path: &str) -> Cow<'_, str> {
     if !path.contains('%') {
         return Cow::Borrowed(path);
     }
+    let mut pieces = path.split('%');
     let mut out = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        let octet = rest.get(at + 1..at + 3).and_then(hex_octet);
-        match octet {
-            Some(octet) if is_unreserved(octet) => out.push(char::from(octet)),
-            Some(octet) => out.push_str(&format!("%{octet:02X}")),
-            None => {
-                out.push('%');
-                rest = &rest[at + 1..];
-                continue;
-            }
+    out.push_str(pieces.next().unwrap_or_default());
+    for piece in pieces {
+        let Some(octet) = piece.get(..2).and_then(hex_octet) else {
+            return Cow::Borrowed(path);
+        };
+        if is_unreserved(octet) {
+            out.push(char::from(octet));
+        } else {
+            out.push('%');
+            out.push_str(&piece[..2].to_ascii_uppercase());
         }
-        rest = &rest[at + 3..];
+        out.push_str(&piece[2..]);
     }
-    out.push_str(rest);
     Cow::Owned(out)
 }
 
@@ -172,7 +171,6 @@ mod tests {
         #[test]
         fn normalising_twice_changes_nothing(path in "/[a-zA-Z0-9%/._-]*") {
             let once = normalise_path(&path).into_owned();
-            // A decoded octet can complete another escape only if `%` itself were decoded.
             assert_eq!(normalise_path(&once), once.as_str());
         }
     }

@@ -1,0 +1,133 @@
+//! New connections to the upstream: TCP, and TLS where the URL says so.
+
+use std::io;
+use std::sync::Arc;
+
+use http::uri::Scheme;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config;
+use crate::error::{Failure, FailureKind};
+
+/// A byte stream to the upstream.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+pub type Connection = TokioIo<Box<dyn Stream>>;
+
+/// Opens connections to one upstream.
+pub struct Connector {
+    config: config::Upstream,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl Connector {
+    /// Reads the roots of an `https` upstream; the error says what to configure instead.
+    pub fn new(config: &config::Upstream) -> Result<Self, String> {
+        let tls = if config.scheme == Scheme::HTTPS {
+            let name = ServerName::try_from(config.host.clone())
+                .map_err(|_| format!("{:?} is no name that a certificate can hold", config.host))?;
+            Some((TlsConnector::from(Arc::new(tls_config(config)?)), name))
+        } else {
+            None
+        };
+        Ok(Self {
+            config: config.clone(),
+            tls,
+        })
+    }
+
+    /// One connection, within `connect_timeout` for all of its steps.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        let config = &self.config;
+        match timeout(config.connect_timeout, self.steps()).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new(
+                FailureKind::ConnectTimeout,
+                format!(
+                    "no connection to the upstream within {:?}",
+                    config.connect_timeout
+                ),
+            )),
+        }
+    }
+
+    async fn steps(&self) -> Result<Connection, Failure> {
+        let (host, port) = (self.config.host.as_str(), self.config.port);
+        let addresses = tokio::net::lookup_host((host, port))
+            .await
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::DnsFailed,
+                    format!("the upstream's name {host:?} does not resolve: {error}"),
+                )
+            })?;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return self.secure(stream).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(Failure::new(
+            FailureKind::ConnectFailed,
+            format!("the upstream does not accept connections: {last}"),
+        ))
+    }
+
+    async fn secure(&self, stream: TcpStream) -> Result<Connection, Failure> {
+        // A request head is one small write that should leave at once.
+        let _ = stream.set_nodelay(true);
+        let Some((connector, name)) = &self.tls else {
+            return Ok(TokioIo::new(Box::new(stream)));
+        };
+        let secured = connector.connect(name.clone(), stream).await;
+        let secured = secured.map_err(|error| {
+            Failure::new(
+                FailureKind::TlsFailed,
+                format!("TLS with the upstream failed: {error}"),
+            )
+        })?;
+        Ok(TokioIo::new(Box::new(secured)))
+    }
+}
+
+fn tls_config(config: &config::Upstream) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    match &config.ca_file {
+        Some(file) => {
+            let shown = file.display();
+            let certificates =
+                CertificateDer::pem_file_iter(file).map_err(|error| format!("{shown}: {error}"))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| format!("{shown}: {error}"))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(
+            "no root certificates: install ca-certificates, or set upstream.ca_file".to_owned(),
+        );
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}

@@ -1,0 +1,41 @@
+//! The upstream: the API that is fronted, reached over a pool of connections.
+//!
+//! [`Origin`] is the seam: whatever answers a request behind the cache. The pool here is one, the
+//! built-in origin another, and tests bring their own.
+
+pub mod breaker;
+mod connect;
+mod exchange;
+mod pool;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::error::Failure;
+
+pub use exchange::empty;
+pub use pool::Upstream;
+
+/// A body on its way to or from an origin.
+pub type OriginBody = UnsyncBoxBody<Bytes, Failure>;
+
+/// An answer that is being made.
+pub type Answer<'a> =
+    Pin<Box<dyn Future<Output = Result<Response<OriginBody>, Failure>> + Send + 'a>>;
+
+/// Whatever answers requests behind the cache.
+///
+/// The request has an origin-form target and a `Host`, and none of the fields of its former hop.
+/// The response comes as soon as its head does; its body fails if it ends before it is whole.
+pub trait Origin: Send + Sync + 'static {
+    fn answer(&self, request: Request<OriginBody>) -> Answer<'_>;
+
+    /// Connections open now, and whether the breaker answers instead.
+    fn readings(&self) -> (u64, bool) {
+        (0, false)
+    }
+}
