@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Frame;
 
 use crate::error::{Failure, FailureKind};
 use crate::policy::Reason;
@@ -110,6 +112,15 @@ impl Flights {
         }))
     }
 
+    /// A flight that nobody can join: a fetch for one request alone.
+    pub fn solo(self: &Arc<Self>, key: &[u8]) -> Ticket {
+        Ticket {
+            flight: Arc::default(),
+            flights: Arc::clone(self),
+            key: key.into(),
+        }
+    }
+
     fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
         let at = self.hasher.hash_one(key) as usize % SHARDS;
         lock(&self.shards[at])
@@ -135,7 +146,7 @@ struct State {
     dropped: usize,
     /// Bytes in `pieces`.
     buffered: usize,
-    end: Option<Result<(), Failure>>,
+    end: Option<Result<Option<HeaderMap>, Failure>>,
     /// The body is only passing through: it is not kept from byte 0, and nobody joins.
     windowed: bool,
     /// Next piece of each reader; `None` where a reader left.
@@ -245,8 +256,8 @@ impl Ticket {
         .await
     }
 
-    /// Ends the body, well or not.
-    pub fn finish(self, end: Result<(), Failure>) {
+    /// Ends the body: with its trailers, if any, or with what broke it off.
+    pub fn finish(self, end: Result<Option<HeaderMap>, Failure>) {
         let mut state = lock(&self.flight.state);
         state.end = Some(end);
         state.wake_waiting();
@@ -324,11 +335,11 @@ impl Reader {
         Self { flight, slot }
     }
 
-    /// The next piece; `None` at the end.
-    pub fn poll_piece(
+    /// The next piece, or the trailers; `None` at the end.
+    pub fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Failure>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let mut state = lock(&self.flight.state);
         let Some(next) = state.readers[self.slot] else {
             return Poll::Ready(None);
@@ -343,19 +354,17 @@ impl Reader {
             if let Some(producer) = state.producer.take() {
                 producer.wake();
             }
-            return Poll::Ready(Some(Ok(piece)));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        match state.end.clone() {
-            Some(Ok(())) => Poll::Ready(None),
-            Some(Err(failure)) => {
-                state.readers[self.slot] = None;
-                Poll::Ready(Some(Err(failure)))
-            }
-            None => {
-                state.wait(context);
-                Poll::Pending
-            }
-        }
+        let Some(end) = state.end.clone() else {
+            state.wait(context);
+            return Poll::Pending;
+        };
+        state.readers[self.slot] = None;
+        Poll::Ready(match end {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(failure) => Some(Err(failure)),
+        })
     }
 }
 
@@ -393,8 +402,11 @@ mod tests {
     }
 
     async fn read(reader: &mut Reader) -> Option<Result<Bytes, FailureKind>> {
-        let piece = poll_fn(|context| reader.poll_piece(context)).await;
-        piece.map(|piece| piece.map_err(|failure| failure.kind))
+        let frame = poll_fn(|context| reader.poll_frame(context)).await;
+        frame.map(|frame| match frame {
+            Ok(frame) => Ok(frame.into_data().unwrap()),
+            Err(failure) => Err(failure.kind),
+        })
     }
 
     #[tokio::test]
@@ -411,7 +423,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         ticket.push(Bytes::from_static(b"b"));
-        ticket.finish(Ok(()));
+        ticket.finish(Ok(None));
         let (first, second, end) = reading.await.unwrap();
         assert_eq!(first.unwrap().unwrap(), "a");
         assert_eq!(second.unwrap().unwrap(), "b");

@@ -5,5 +5,6 @@ pub mod flight;
 pub mod http;
 pub mod metrics;
 pub mod policy;
+pub mod proxy;
 pub mod store;
 pub mod upstream;

@@ -93,8 +93,8 @@ impl Routes {
     }
 
     /// The route of a request: a named host goes before a wildcard before none, then the most
-    /// specific path among those that take the method. `host` comes without port, in lower case.
-    pub fn find(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<Route>> {
+    /// specific path among those that take the method; with its place in the list. `host` comes without port, in lower case.
+    pub fn find(&self, method: &Method, host: &str, path: &str) -> Option<(usize, &Arc<Route>)> {
         if !self.hosts.is_empty() {
             let exact = self.hosts.iter().find(|(known, _)| known == host);
             let parent = host.split_once('.').map(|(_, parent)| parent);
@@ -105,11 +105,12 @@ impl Routes {
             });
             for (_, by_method) in exact.into_iter().chain(wildcard) {
                 if let Some(index) = find_path(by_method, method, path) {
-                    return self.list.get(index);
+                    return self.list.get(index).map(|route| (index, route));
                 }
             }
         }
-        find_path(&self.any_host, method, path).and_then(|index| self.list.get(index))
+        find_path(&self.any_host, method, path)
+            .and_then(|index| self.list.get(index).map(|route| (index, route)))
     }
 
     /// Whether any route looks at the host, so that it belongs in every key.

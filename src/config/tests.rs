@@ -32,7 +32,7 @@ share = "per-key"
     let upstream = config.upstream.unwrap();
     assert_eq!(upstream.authority(), "api.example.org");
     assert_eq!((upstream.scheme, upstream.port), (Scheme::HTTPS, 443));
-    let route = config.routes.find(&Method::GET, "any", "/api/a/b").unwrap();
+    let (_, route) = config.routes.find(&Method::GET, "any", "/api/a/b").unwrap();
     assert_eq!(route.options.share, Share::PerKey);
     assert_eq!(route.options.ttl, Some(Duration::from_secs(30)));
 }
@@ -149,7 +149,7 @@ host = "a.example.org"
     .unwrap();
     let find = |method: &Method, host, path| {
         let route = config.routes.find(method, host, path);
-        route.map(|route| (route.path.as_str(), route.host.as_deref()))
+        route.map(|(_, route)| (route.path.as_str(), route.host.as_deref()))
     };
     let (get, post) = (&Method::GET, &Method::POST);
     assert_eq!(

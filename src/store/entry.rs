@@ -88,6 +88,10 @@ pub struct Head {
     pub record: Record,
     /// The request fields that select this response (`Vary`), sorted.
     pub varies_by: SmallVec<[HeaderName; 1]>,
+    /// What the request said in those fields; see [`append_selecting`].
+    ///
+    /// [`append_selecting`]: crate::policy::vary::append_selecting
+    pub selected_by: Box<[u8]>,
 }
 
 /// A whole stored response. Head block and body are one allocation.
@@ -185,6 +189,7 @@ mod tests {
             fields: Fields::pack(&headers),
             record: Record::default(),
             varies_by: SmallVec::new(),
+            selected_by: Box::default(),
         }
     }
 

@@ -276,6 +276,7 @@ mod tests {
                 .iter()
                 .map(|name| HeaderName::from_static(name))
                 .collect(),
+            selected_by: Box::default(),
         };
         let body = [Bytes::copy_from_slice(body)];
         Arc::new(Entry::assemble(&head, &body, None, memory.charge()).unwrap())

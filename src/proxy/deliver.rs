@@ -1,0 +1,265 @@
+//! Delivered: a head and a body become the client's response, with the fields that say how.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{AGE, CONTENT_LENGTH, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use crate::error::Failure;
+use crate::flight::Reader;
+use crate::http::cache_control::{CacheControl, Scope};
+use crate::metrics::CacheResult;
+use crate::policy::{Reason, conditional};
+use crate::store::Head;
+use crate::upstream::OriginBody;
+
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+
+/// The body of a response on its way to the client.
+#[derive(Debug, Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    /// Stored, or made here.
+    Whole(Bytes),
+    /// Read from a flight, perhaps while it still comes in.
+    Flight(Reader),
+    /// Passed through.
+    Origin(OriginBody),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Flight(reader) => reader.poll_frame(context),
+            Self::Origin(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Flight(_) => false,
+            Self::Origin(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Flight(_) => SizeHint::default(),
+            Self::Origin(body) => body.size_hint(),
+        }
+    }
+}
+
+/// How a response came to be: `Cache-Status` (RFC 9211), `X-Cache` and the metrics say it alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Note {
+    pub result: CacheResult,
+    pub reason: Reason,
+    /// Freshness left, negative when stale.
+    pub ttl: Option<i64>,
+    /// What the origin answered, where it was asked.
+    pub forward_status: Option<StatusCode>,
+    pub stored: bool,
+    /// Answered by another request's fetch.
+    pub collapsed: bool,
+    /// Where it differs from the reason: why the response was not stored.
+    pub detail: Option<Reason>,
+}
+
+impl Note {
+    pub fn new(result: CacheResult, reason: Reason) -> Self {
+        Self {
+            result,
+            reason,
+            ttl: None,
+            forward_status: None,
+            stored: false,
+            collapsed: false,
+            detail: None,
+        }
+    }
+
+    /// A response reused as it stands, with what is left of its freshness.
+    pub fn hit(result: CacheResult, reason: Reason, fresh: Duration, age: Duration) -> Self {
+        let (fresh, age) = (fresh.as_secs() as i64, age.as_secs() as i64);
+        Self {
+            ttl: Some(fresh - age),
+            ..Self::new(result, reason)
+        }
+    }
+
+    /// Adds the two fields that tell the client.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(X_CACHE, HeaderValue::from_static(self.result.as_str()));
+        // An upstream cache has its own member in the list: ours comes after it (RFC 9211 §2).
+        headers.append(CACHE_STATUS, self.cache_status());
+    }
+
+    fn cache_status(&self) -> HeaderValue {
+        let mut out = BytesMut::with_capacity(96);
+        out.put_slice(b"iris-sidecar");
+        let is_hit = self.forward_status.is_none()
+            && matches!(self.result, CacheResult::Hit | CacheResult::Stale);
+        if is_hit {
+            out.put_slice(b"; hit");
+        } else {
+            out.put_slice(b"; fwd=");
+            out.put_slice(self.reason.forwarded_as().as_bytes());
+            if let Some(status) = self.forward_status {
+                out.put_slice(b"; fwd-status=");
+                out.put_slice(status.as_str().as_bytes());
+            }
+        }
+        if let Some(ttl) = self.ttl {
+            out.put_slice(b"; ttl=");
+            out.put_slice(itoa::Buffer::new().format(ttl).as_bytes());
+        }
+        if self.stored {
+            out.put_slice(b"; stored");
+        }
+        if self.collapsed {
+            out.put_slice(b"; collapsed");
+        }
+        let detail = self.detail.unwrap_or(self.reason);
+        if detail != Reason::Fresh {
+            out.put_slice(b"; detail=");
+            out.put_slice(detail.as_str().as_bytes());
+        }
+        HeaderValue::from_maybe_shared(out.freeze())
+            .unwrap_or(HeaderValue::from_static("iris-sidecar"))
+    }
+}
+
+/// The response to a request, from a head that is stored or may be.
+pub fn deliver(
+    method: &Method,
+    request: &HeaderMap,
+    head: &Head,
+    age: Duration,
+    body: Body,
+    note: Note,
+) -> Response<Body> {
+    let mut headers = head.fields.unpack(4);
+    let is_ok = head.status == StatusCode::OK;
+    let not_modified = is_ok
+        && conditional::is_conditional(request)
+        && conditional::is_not_modified(request, &headers);
+    if note.result == CacheResult::Hit || note.result == CacheResult::Stale {
+        remove_named_by_no_cache(&mut headers);
+    }
+    headers.insert(AGE, HeaderValue::from(age.as_secs()));
+    note.write(&mut headers);
+
+    let mut response = Response::new(Body::Empty);
+    if not_modified {
+        let kept = headers
+            .keys()
+            .filter(|name| !conditional::belongs_in_304(name));
+        let dropped: Vec<HeaderName> = kept.cloned().collect();
+        for name in dropped {
+            headers.remove(name);
+        }
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    } else {
+        *response.status_mut() = head.status;
+        if *method != Method::HEAD {
+            *response.body_mut() = body;
+        }
+        if matches!(head.status, StatusCode::NO_CONTENT) {
+            headers.remove(CONTENT_LENGTH);
+        }
+    }
+    *response.headers_mut() = headers;
+    response
+}
+
+/// `no-cache="field"`: these fields may not be reused unvalidated (RFC 9111 §5.2.2.4).
+fn remove_named_by_no_cache(headers: &mut HeaderMap) {
+    let Some(value) = headers.get(http::header::CACHE_CONTROL) else {
+        return;
+    };
+    if !value.as_bytes().contains(&b'"') {
+        return;
+    }
+    if let Scope::Fields(names) = CacheControl::parse(headers, http::header::CACHE_CONTROL).no_cache
+    {
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(note: Note) -> String {
+        let mut headers = HeaderMap::new();
+        note.write(&mut headers);
+        headers[CACHE_STATUS].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn cache_status_says_what_rfc_9211_has_words_for() {
+        let (fresh, age) = (Duration::from_secs(30), Duration::from_secs(4));
+        let hit = Note::hit(CacheResult::Hit, Reason::Fresh, fresh, age);
+        assert_eq!(status(hit), "iris-sidecar; hit; ttl=26");
+        let stale = Note::hit(CacheResult::Stale, Reason::StaleWhileRevalidate, age, fresh);
+        assert_eq!(
+            status(stale),
+            "iris-sidecar; hit; ttl=-26; detail=stale-while-revalidate"
+        );
+        let miss = Note {
+            forward_status: Some(StatusCode::OK),
+            stored: true,
+            collapsed: true,
+            ..Note::new(CacheResult::Miss, Reason::Cold)
+        };
+        assert_eq!(
+            status(miss),
+            "iris-sidecar; fwd=uri-miss; fwd-status=200; stored; collapsed; detail=cold"
+        );
+        let private = Note {
+            detail: Some(Reason::Private),
+            ..Note::new(CacheResult::Miss, Reason::Cold)
+        };
+        assert_eq!(
+            status(private),
+            "iris-sidecar; fwd=uri-miss; detail=private"
+        );
+        let bypass = Note::new(CacheResult::Bypass, Reason::Method);
+        assert_eq!(status(bypass), "iris-sidecar; fwd=method; detail=method");
+    }
+
+    #[test]
+    fn an_upstream_caches_own_member_stays_before_ours() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CACHE_STATUS, HeaderValue::from_static("cdn; hit"));
+        Note::new(CacheResult::Miss, Reason::Cold).write(&mut headers);
+        let members: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
+        assert_eq!(members.len(), 2);
+        assert_eq!(members[0], "cdn; hit");
+    }
+}

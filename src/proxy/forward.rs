@@ -1,0 +1,392 @@
+//! A client's request becomes the origin's, and the origin's head a storable one: fields of one
+//! hop go, fields that say who forwarded come (RFC 9110 §7.6).
+
+use std::net::IpAddr;
+
+use http::header::{
+    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, TE, UPGRADE, VIA,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
+
+use crate::config::{Config, HostRule, Route};
+use crate::error::{Failure, FailureKind};
+use crate::http::fields;
+use crate::policy::Cookies;
+use crate::policy::key::select_query;
+use crate::upstream::OriginBody;
+
+use super::Client;
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const VIA_US: &str = "iris-sidecar";
+
+/// Inputs that some origins answer by and no key holds: a client may not send them.
+const UNKEYED: [HeaderName; 10] = [
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-ssl"),
+];
+
+/// What of the configuration every forwarded request needs.
+#[derive(Debug)]
+pub struct Forwarding {
+    /// The upstream's own host, where it replaces the client's.
+    own_host: Option<HeaderValue>,
+    forwarded_host: Option<HeaderValue>,
+    forwarded_proto: Option<HeaderValue>,
+    /// The upstream's host, for an HTTP/1.0 client that named none.
+    fallback_host: Option<HeaderValue>,
+}
+
+/// What is done with the client's own `If-None-Match` and `If-Modified-Since`.
+#[derive(Clone, Copy, Debug)]
+pub enum Conditions<'a> {
+    /// The origin is to answer them.
+    Pass,
+    /// We answer them, from the whole response.
+    Drop,
+    /// Ours in their place: they validate what is stored (RFC 9111 §4.3.1).
+    Validate {
+        etag: Option<&'a HeaderValue>,
+        last_modified: Option<&'a HeaderValue>,
+    },
+}
+
+impl Forwarding {
+    pub fn new(config: &Config) -> Self {
+        let rewrite = config
+            .upstream
+            .as_ref()
+            .filter(|upstream| upstream.host_rule == HostRule::Rewrite);
+        let authority = config
+            .upstream
+            .as_ref()
+            .map(|upstream| upstream.authority());
+        Self {
+            fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
+            own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
+            forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
+            forwarded_proto: rewrite.and_then(|upstream| upstream.forwarded_proto.clone()),
+        }
+    }
+
+    /// Whether the origin never sees the client's host.
+    pub fn rewrites_host(&self) -> bool {
+        self.own_host.is_some()
+    }
+
+    /// The request to send, with the body to come.
+    pub fn request(
+        &self,
+        parts: &request::Parts,
+        host: Option<&str>,
+        client: Client,
+        route: Option<&Route>,
+        conditions: Conditions<'_>,
+        body: OriginBody,
+    ) -> Result<Request<OriginBody>, Failure> {
+        let mut request = Request::new(body);
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = target(&parts.uri, route)?;
+        *request.headers_mut() = self.headers(parts, host, client, route, conditions);
+        Ok(request)
+    }
+
+    fn headers(
+        &self,
+        parts: &request::Parts,
+        host: Option<&str>,
+        client: Client,
+        route: Option<&Route>,
+        conditions: Conditions<'_>,
+    ) -> HeaderMap {
+        let wants_trailers = fields::has_member(&parts.headers, TE, "trailers");
+        let upgrade = upgrade_of(parts).cloned();
+        let mut headers = match route.and_then(|route| route.forward_headers.as_deref()) {
+            None => parts.headers.clone(),
+            Some(allowed) => only(&parts.headers, allowed),
+        };
+        fields::strip_hop_by_hop(&mut headers);
+        headers.remove(EXPECT);
+        if !client.is_trusted {
+            for name in UNKEYED.iter().chain([&FORWARDED]) {
+                headers.remove(name);
+            }
+        }
+        if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
+            headers.remove(COOKIE);
+        }
+        self.say_who_forwards(&mut headers, &parts.headers, host, client);
+        append_via(&mut headers, parts.version);
+        if wants_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+            headers.append(CONNECTION, HeaderValue::from_static("te"));
+        }
+        if let Some(protocol) = upgrade {
+            headers.insert(UPGRADE, protocol);
+            headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        apply(conditions, &mut headers);
+        headers
+    }
+
+    fn say_who_forwards(
+        &self,
+        headers: &mut HeaderMap,
+        theirs: &HeaderMap,
+        host: Option<&str>,
+        client: Client,
+    ) {
+        let host = host.and_then(|host| HeaderValue::from_str(host).ok());
+        let own = (&self.own_host, &self.forwarded_host, &self.forwarded_proto);
+        match own {
+            (Some(own), forwarded_host, forwarded_proto) => {
+                headers.insert(HOST, own.clone());
+                set(headers, X_FORWARDED_HOST, forwarded_host.clone());
+                set(headers, X_FORWARDED_PROTO, forwarded_proto.clone());
+            }
+            (None, ..) => {
+                let is_https = client_scheme(theirs, client) == "https";
+                let proto = HeaderValue::from_static(if is_https { "https" } else { "http" });
+                set(
+                    headers,
+                    HOST,
+                    host.clone().or_else(|| self.fallback_host.clone()),
+                );
+                set(headers, X_FORWARDED_PROTO, Some(proto));
+                let said = headers
+                    .get(X_FORWARDED_HOST)
+                    .filter(|_| client.is_trusted)
+                    .cloned();
+                set(headers, X_FORWARDED_HOST, said.or(host));
+            }
+        }
+        let so_far = headers
+            .get_all(X_FORWARDED_FOR)
+            .iter()
+            .filter(|_| client.is_trusted);
+        let so_far: Vec<&[u8]> = so_far.map(HeaderValue::as_bytes).collect();
+        let value = forwarded_for(&so_far, client.address);
+        set(headers, X_FORWARDED_FOR, value);
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value)),
+        None => drop(headers.remove(name)),
+    }
+}
+
+fn forwarded_for(so_far: &[&[u8]], address: IpAddr) -> Option<HeaderValue> {
+    let mut list = so_far.join(&b", "[..]);
+    if !list.is_empty() {
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(address.to_string().as_bytes());
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).ok()
+}
+
+/// The scheme by which the client came, as far as it or its proxy can be believed.
+pub fn client_scheme(headers: &HeaderMap, client: Client) -> &'static str {
+    let said = headers.get(X_FORWARDED_PROTO).filter(|_| client.is_trusted);
+    match said {
+        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
+        _ => "http",
+    }
+}
+
+/// The protocol that a request asks to switch to (RFC 9110 §7.8); HTTP/1.1 only.
+pub fn upgrade_of(parts: &request::Parts) -> Option<&HeaderValue> {
+    let asked = parts.version == Version::HTTP_11
+        && fields::has_member(&parts.headers, CONNECTION, "upgrade");
+    parts.headers.get(UPGRADE).filter(|_| asked)
+}
+
+/// The fields that a route lets through, and those without which the message has no meaning.
+fn only(headers: &HeaderMap, allowed: &[HeaderName]) -> HeaderMap {
+    const FRAMING: [HeaderName; 5] = [
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        header::CONTENT_ENCODING,
+        CONNECTION,
+        X_FORWARDED_FOR,
+    ];
+    let kept = headers
+        .iter()
+        .filter(|(name, _)| allowed.contains(name) || FRAMING.contains(name));
+    kept.map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn apply(conditions: Conditions<'_>, headers: &mut HeaderMap) {
+    if matches!(conditions, Conditions::Pass) {
+        return;
+    }
+    headers.remove(IF_NONE_MATCH);
+    headers.remove(IF_MODIFIED_SINCE);
+    if let Conditions::Validate {
+        etag,
+        last_modified,
+    } = conditions
+    {
+        set(headers, IF_NONE_MATCH, etag.cloned());
+        set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
+    }
+}
+
+/// The origin-form target, with the part of the query that the route lets through.
+fn target(uri: &Uri, route: Option<&Route>) -> Result<Uri, Failure> {
+    let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let target = match route {
+        Some(route) => match select_query(uri.query(), &route.query, false) {
+            Some(query) if Some(&*query) == uri.query() => whole.parse(),
+            Some(query) => format!("{}?{query}", uri.path()).parse(),
+            None => uri.path().parse(),
+        },
+        None => whole.parse(),
+    };
+    target.map_err(|_| Failure::new(FailureKind::BadRequest, "the request target is not a path"))
+}
+
+/// Names us in `Via` (RFC 9110 §7.6.3).
+fn append_via(headers: &mut HeaderMap, version: Version) {
+    let received = match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{received} {VIA_US}")) {
+        headers.append(VIA, value);
+    }
+}
+
+/// What every response from an origin goes through before anybody sees or stores it.
+pub fn clean_response(headers: &mut HeaderMap, version: Version) {
+    fields::strip_hop_by_hop(headers);
+    append_via(headers, version);
+    headers.remove(super::deliver::X_CACHE);
+}
+
+/// Whether a request has a body that an origin may need.
+pub fn has_body(parts: &request::Parts, is_end_stream: bool) -> bool {
+    !is_end_stream && !matches!(parts.method, Method::TRACE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::empty;
+
+    fn forwarded(config: &str, client: Client, lines: &[(&str, &str)]) -> HeaderMap {
+        let config = Config::parse("test", config, &|_| None).unwrap();
+        let mut request = Request::builder().uri("/p?a=1&b=2");
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let route = config.routes.list().first().map(|route| &**route);
+        let host = parts.headers.get(HOST).map(|value| value.to_str().unwrap());
+        let forwarding = Forwarding::new(&config);
+        let request = forwarding.request(&parts, host, client, route, Conditions::Pass, empty());
+        request.unwrap().headers().clone()
+    }
+
+    const STRANGER: Client = Client {
+        address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)),
+        is_trusted: false,
+    };
+
+    const KEEP: &str = "[upstream]\nurl = \"http://up.example:81\"\n";
+
+    #[test]
+    fn a_strangers_forwarding_fields_are_replaced_by_ours() {
+        let theirs = [
+            ("host", "a.example"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil.example"),
+            ("x-original-url", "/admin"),
+            ("forwarded", "for=1"),
+        ];
+        let headers = forwarded(KEEP, STRANGER, &theirs);
+        assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7");
+        assert_eq!(headers[X_FORWARDED_PROTO], "http");
+        assert_eq!(headers[X_FORWARDED_HOST], "a.example");
+        assert_eq!(headers[HOST], "a.example");
+        assert_eq!(headers[VIA], "1.1 iris-sidecar");
+        assert!(!headers.contains_key("x-original-url") && !headers.contains_key(FORWARDED));
+    }
+
+    #[test]
+    fn a_trusted_proxys_word_is_kept_and_extended() {
+        let trusted = Client {
+            is_trusted: true,
+            ..STRANGER
+        };
+        let theirs = [
+            ("host", "a"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+        ];
+        let headers = forwarded(KEEP, trusted, &theirs);
+        assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 192.0.2.7");
+        assert_eq!(headers[X_FORWARDED_PROTO], "https");
+    }
+
+    #[test]
+    fn a_rewritten_host_carries_only_what_was_configured() {
+        let config = format!("{KEEP}host = \"rewrite\"\nforwarded_host = \"api.example\"\n");
+        let headers = forwarded(&config, STRANGER, &[("host", "a.example")]);
+        assert_eq!(headers[HOST], "up.example:81");
+        assert_eq!(headers[X_FORWARDED_HOST], "api.example");
+        assert!(!headers.contains_key(X_FORWARDED_PROTO));
+    }
+
+    #[test]
+    fn a_route_can_name_the_only_fields_that_pass() {
+        let config = format!("{KEEP}[[route]]\npath = \"/p\"\nforward_headers = [\"accept\"]\n");
+        let theirs = [
+            ("host", "a"),
+            ("accept", "x/y"),
+            ("user-agent", "z"),
+            ("cookie", "c"),
+        ];
+        let headers = forwarded(&config, STRANGER, &theirs);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "accept",
+                "host",
+                "via",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_query_rule_leaves_out_is_not_forwarded() {
+        let config = format!("{KEEP}[[route]]\npath = \"/p\"\nquery = [\"b\"]\n");
+        let config = Config::parse("test", &config, &|_| None).unwrap();
+        let uri = Uri::from_static("/p?a=1&b=2");
+        let route = config.routes.list().first().map(|route| &**route);
+        assert_eq!(target(&uri, route).unwrap(), "/p?b=2");
+        assert_eq!(target(&uri, None).unwrap(), "/p?a=1&b=2");
+    }
+}

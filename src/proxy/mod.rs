@@ -1,0 +1,91 @@
+//! The way of a request: routed, keyed, looked up, and answered from the store or by the origin.
+//!
+//! Two machines that never mix. The client's side is in [`request`]: `Received → Routed → Keyed →
+//! Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes through it without waiting once.
+//! The origin's side is in [`fetch`]: `Requested → Headed → Streaming → Complete | Failed`, a task
+//! of its own, so that a client that leaves kills neither the fetch nor the waiters. [`forward`]
+//! turns a client's request into the origin's, [`deliver`] a stored or fetched head into the
+//! client's response.
+
+pub mod deliver;
+mod fetch;
+mod forward;
+mod received;
+pub mod request;
+mod tunnel;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::flight::Flights;
+use crate::metrics::{Metrics, Readings};
+use crate::store::Memory;
+use crate::upstream::Origin;
+
+pub use deliver::Body;
+pub use request::Handled;
+
+/// Everything that answering a request needs. One per process, shared by all workers.
+pub struct Proxy {
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    clock: Clock,
+    memory: Memory,
+    flights: Arc<Flights>,
+    origin: Arc<dyn Origin>,
+    forwarding: forward::Forwarding,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    /// Its `X-Forwarded-*` fields are believed.
+    pub is_trusted: bool,
+}
+
+impl Proxy {
+    pub fn new(
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        origin: Arc<dyn Origin>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Memory::new(config.cache.memory, config.cache.max_object),
+            flights: Flights::new(config.cache.max_flights),
+            forwarding: forward::Forwarding::new(&config),
+            config,
+            metrics,
+            clock,
+            origin,
+        })
+    }
+
+    /// Whether `address` is one of the configured trusted proxies.
+    pub fn client(&self, address: IpAddr) -> Client {
+        let address = address.to_canonical();
+        let trusted = &self.config.listen.trusted_proxies;
+        Client {
+            address,
+            is_trusted: trusted.iter().any(|network| network.contains(&address)),
+        }
+    }
+
+    /// What the gauges of the admin port show now.
+    pub fn readings(&self) -> Readings {
+        let (upstream_connections, breaker_is_open) = self.origin.readings();
+        let stored_bytes = self.memory.stored_bytes();
+        Readings {
+            stored_bytes,
+            stored_entries: self.memory.stored_entries(),
+            in_flight_bytes: self.memory.held_bytes().saturating_sub(stored_bytes),
+            flights: self.flights.count() as u64,
+            evictions: self.memory.evictions(),
+            upstream_connections,
+            breaker_is_open,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Received: what is checked before anything else is believed of a request, and the words that
+//! the later steps use for it.
+
+use std::borrow::Cow;
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::Authority;
+use http::{HeaderMap, Method, Uri, Version, request};
+
+use crate::error::{Failure, FailureKind};
+use crate::http::fields;
+
+/// Refuses what is ambiguous or not for us; else gives the host that the client means, as it
+/// wrote it, or nothing for an HTTP/1.0 request without one.
+pub fn check(parts: &request::Parts, body_limit: u64) -> Result<Option<Cow<'_, str>>, Failure> {
+    if parts.method == Method::CONNECT {
+        let message = "CONNECT is refused: this is a proxy of one API, not of the world";
+        return Err(Failure::new(FailureKind::MethodNotAllowed, message));
+    }
+    transfer_coding(&parts.headers)?;
+    let declared = parts.headers.get(CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > body_limit) {
+        return Err(body_too_large(body_limit));
+    }
+    host(parts)
+}
+
+pub fn body_too_large(limit: u64) -> Failure {
+    let message = format!("the request body is larger than {limit} bytes (limits.request_body)");
+    Failure::new(FailureKind::BodyTooLarge, message)
+}
+
+/// `chunked`, once, is the only transfer coding that we understand (RFC 9112 §6.1, §7).
+fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = fields::members(headers, TRANSFER_ENCODING);
+    let mut chunked = 0;
+    if codings.any(|coding| {
+        let known = coding.eq_ignore_ascii_case(b"chunked");
+        chunked += u32::from(known);
+        !known
+    }) {
+        let message = "a transfer coding other than chunked is not implemented";
+        return Err(Failure::new(FailureKind::NotImplemented, message));
+    }
+    if chunked > 1 {
+        let message = "the body is chunked more than once";
+        return Err(Failure::new(FailureKind::BadRequest, message));
+    }
+    Ok(())
+}
+
+/// The host of the target URI (RFC 9110 §7.1, RFC 9112 §3.2.2): from the request target where it
+/// has one, from `Host` otherwise; the two must agree.
+fn host(parts: &request::Parts) -> Result<Option<Cow<'_, str>>, Failure> {
+    let bad = |message: &str| Err(Failure::new(FailureKind::BadRequest, message));
+    let Ok(field) = fields::single(&parts.headers, &HOST) else {
+        return bad("the request has more than one Host");
+    };
+    let field = match field.map(|value| value.to_str()) {
+        Some(Err(_)) => return bad("Host is not ASCII"),
+        Some(Ok(text)) if !is_host(text) => return bad("Host is not a host"),
+        Some(Ok(text)) => Some(text),
+        None => None,
+    };
+    match (parts.uri.authority(), field) {
+        (Some(authority), _) if authority.as_str().contains('@') => {
+            bad("the request target holds user information")
+        }
+        (Some(authority), Some(text)) if !same_host(&parts.uri, authority, text) => {
+            bad("Host does not agree with the request target")
+        }
+        (Some(authority), _) => Ok(Some(lower_case(authority.as_str()))),
+        (None, Some(text)) => Ok(Some(lower_case(text))),
+        (None, None) if parts.version == Version::HTTP_10 => Ok(None),
+        (None, None) => bad("the request has no Host"),
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    // An empty Host is right where the target has no authority (RFC 9112 §3.2).
+    text.is_empty() || (!text.contains('@') && text.parse::<Authority>().is_ok())
+}
+
+fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
+    let default = match uri.scheme_str() {
+        Some("https") => 443,
+        _ => 80,
+    };
+    let Ok(other) = field.parse::<Authority>() else {
+        return false;
+    };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
+    authority.host().eq_ignore_ascii_case(other.host()) && port(authority) == port(&other)
+}
+
+fn lower_case(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+/// A host without its port.
+pub fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        // Not a colon inside an IPv6 address.
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn checked(target: &str, lines: &[(&str, &str)]) -> Result<Option<String>, FailureKind> {
+        let mut request = Request::builder().uri(target);
+        for (name, value) in lines {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let host = check(&parts, 100);
+        host.map(|host| host.map(Cow::into_owned))
+            .map_err(|failure| failure.kind)
+    }
+
+    #[test]
+    fn target_and_host_must_agree() {
+        let ok = |host: &str| Ok(Some(host.to_owned()));
+        assert_eq!(checked("/", &[("host", "A.example")]), ok("a.example"));
+        assert_eq!(
+            checked("http://a.example/", &[("host", "a.example:80")]),
+            ok("a.example")
+        );
+        let bad = Err(FailureKind::BadRequest);
+        assert_eq!(checked("http://a.example/", &[("host", "b.example")]), bad);
+        assert_eq!(
+            checked("http://a.example:81/", &[("host", "a.example")]),
+            bad
+        );
+        assert_eq!(checked("/", &[]), bad);
+        assert_eq!(checked("/", &[("host", "a"), ("host", "a")]), bad);
+        assert_eq!(checked("/", &[("host", "u@a")]), bad);
+        assert_eq!(checked("/", &[("host", "a/b")]), bad);
+    }
+
+    #[test]
+    fn only_one_chunked_is_understood() {
+        let with = |value| checked("/", &[("host", "a"), ("transfer-encoding", value)]);
+        assert!(with("Chunked").is_ok());
+        assert_eq!(with("gzip, chunked"), Err(FailureKind::NotImplemented));
+        assert_eq!(with("chunked, chunked"), Err(FailureKind::BadRequest));
+    }
+
+    #[test]
+    fn a_declared_length_over_the_limit_is_refused_at_once() {
+        let with = |value| checked("/", &[("host", "a"), ("content-length", value)]);
+        assert!(with("100").is_ok());
+        assert_eq!(with("101"), Err(FailureKind::BodyTooLarge));
+    }
+
+    #[test]
+    fn ports_are_told_from_addresses() {
+        assert_eq!(without_port("a:80"), "a");
+        assert_eq!(without_port("[::1]"), "[::1]");
+        assert_eq!(without_port("[::1]:80"), "[::1]");
+    }
+}
