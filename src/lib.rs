@@ -1,10 +1,63 @@
+//! iris-sidecar: a reverse caching proxy that runs beside an HTTP API and makes it fast without
+//! touching it. This page is the map of the house.
+//!
+//! # The way of a request
+//!
+//! One direction, two machines. The client's side ([`proxy::request`]):
+//! `Received → Routed → Keyed → looked up: Hit | StaleHit | Miss | Bypass → Delivered`.
+//! The origin's side (`proxy::fetch`), a task of its own:
+//! `Requested → Headed (storable? shareable?) → Streaming → Complete | Failed`.
+//! Between them stands a flight ([`flight`]): one fetch and those who wait for it. What caching
+//! *means* is decided in one place, [`policy`], by pure functions with `now` as a parameter; every
+//! decision carries a [`policy::Reason`], and the same codes stand in `Cache-Status` and metrics.
+//!
+//! # The rooms
+//!
+//! A room imports only from rooms on floors below its own; `tests/house.rs` holds this.
+//!
+//! | floor | room | holds |
+//! |---|---|---|
+//! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
+//! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics and health |
+//! | 6 | [`proxy`] | request, fetch, forward, deliver |
+//! | 5 | [`origin`] | the built-in origin |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget · coalescing · pool, breaker, TLS · SQL |
+//! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
+//! | 2 | [`policy`] | RFC 9110, 9111 and 5861 as pure functions |
+//! | 1 | [`mod@http`] | wire vocabulary without policy |
+//! | 0 | [`clock`], [`error`] | time as a value · failures, and the one function that makes a response of one |
+//!
+//! One trait so far, [`upstream::Origin`]: whatever answers a request behind the cache. Everything
+//! else is enums and plain functions.
+//!
+//! # Threads
+//!
+//! One worker a core, each a current-thread runtime with a listener of its own on the same address;
+//! they share the store, the flights and the upstream's pool. One more thread, the background,
+//! runs the admin port and the database.
+//!
+//! # What a hit costs
+//!
+//! No lock is held across an await, nothing waits, and nothing is looked up by label: the key is
+//! written on the stack, the memory tier gives a counted reference, the head's fields are unpacked
+//! from one block whose values are shared, and the body is the stored bytes themselves.
+//! `tests/allocations.rs` states the number of allocations.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod database;
 pub mod error;
 pub mod flight;
 pub mod http;
 pub mod metrics;
+pub mod origin;
 pub mod policy;
+pub mod process;
 pub mod proxy;
+pub mod server;
 pub mod store;
 pub mod upstream;

@@ -1,0 +1,335 @@
+//! The command line: arguments → one function a subcommand → exit status.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use comfy_table::{ContentArrangement, Table, TableStyle};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Mistake, Route, units};
+use crate::policy::key::QueryRule;
+use crate::policy::{Cookies, Share};
+use crate::process::Sidecar;
+use crate::server::cores;
+
+/// A reverse caching proxy that runs beside an HTTP API and makes it fast without touching it.
+///
+/// Without a command it serves, and without a file it serves its built-in demo API on
+/// 127.0.0.1:8080 with metrics on 127.0.0.1:9180.
+#[derive(Debug, Parser)]
+#[command(name = "iris-sidecar", version, args_conflicts_with_subcommands = true)]
+#[command(
+    after_help = "Exit status: 0 done, 1 failed while running, 2 bad arguments or configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT
+    Serve(ServeArguments),
+    /// Check a configuration and print its routes as they take effect
+    Check {
+        /// The configuration to check
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ServeArguments {
+    /// The configuration; see config/reference.toml for every key
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look on stderr; RUST_LOG sets what is logged
+    #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Human,
+    Json,
+}
+
+/// How a run ended, and so the exit status.
+enum Ending {
+    Done,
+    /// Failed while running.
+    Failed(anyhow::Error),
+    /// The configuration has mistakes.
+    Refused(Vec<Mistake>),
+    /// The file could not be read.
+    Unreadable(anyhow::Error),
+}
+
+/// Runs the command that the arguments name. Bad arguments end the process with status 2.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let ending = match arguments.command {
+        None => serve(&arguments.serve),
+        Some(Command::Serve(arguments)) => serve(&arguments),
+        Some(Command::Check { file }) => check(&file),
+    };
+    match ending {
+        Ending::Done => ExitCode::SUCCESS,
+        Ending::Failed(error) => {
+            error!("{error:#}");
+            ExitCode::from(1)
+        }
+        Ending::Unreadable(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+        Ending::Refused(mistakes) => {
+            for mistake in &mistakes {
+                eprintln!("{mistake}");
+            }
+            let (count, plural) = (mistakes.len(), if mistakes.len() == 1 { "" } else { "s" });
+            eprintln!("{count} mistake{plural}: nothing was started");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn load(file: &Path) -> Result<Config, Ending> {
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{shown} cannot be read"))
+        .map_err(Ending::Unreadable)?;
+    Config::parse(&shown, &text, &environment).map_err(Ending::Refused)
+}
+
+fn serve(arguments: &ServeArguments) -> Ending {
+    start_logging(arguments.log_format);
+    let config = match &arguments.config {
+        Some(file) => load(file),
+        None => Config::built_in(&environment).map_err(Ending::Refused),
+    };
+    match config {
+        Err(ending) => ending,
+        Ok(config) => match run(config) {
+            Ok(()) => Ending::Done,
+            Err(error) => Ending::Failed(error),
+        },
+    }
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Human => lines
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// Starts, waits for a signal, drains.
+fn run(config: Config) -> anyhow::Result<()> {
+    let upstream = config
+        .upstream
+        .as_ref()
+        .map(|upstream| format!("{}://{}", upstream.scheme, upstream.authority()));
+    let (workers, routes) = (
+        config.listen.workers.unwrap_or_else(cores),
+        config.routes.list().len(),
+    );
+    let (drain_timeout, memory) = (
+        config.listen.drain_timeout,
+        units::show_size(config.cache.memory),
+    );
+    let sidecar = Sidecar::start(config)?;
+    let (address, admin) = (sidecar.address, sidecar.admin_address);
+    match upstream {
+        Some(upstream) => info!(%address, %admin, upstream, workers, routes, memory, "serving"),
+        None => {
+            info!(%address, %admin, upstream = "the built-in origin", workers, routes, memory, "serving");
+            info!("try it twice:  curl -i http://{address}/api/iris/overview");
+            info!("then:          curl http://{admin}/api/metrics");
+        }
+    }
+    let name = wait_for_signal()?;
+    info!(signal = name, deadline = %units::show_duration(drain_timeout), "draining");
+    sidecar.drain();
+    sidecar.join();
+    info!("done");
+    Ok(())
+}
+
+fn wait_for_signal() -> anyhow::Result<&'static str> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        Ok(tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        })
+    })
+}
+
+fn check(file: &Path) -> Ending {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(ending) => return ending,
+    };
+    let upstream = config.upstream.as_ref();
+    let upstream = upstream.map_or("the built-in origin".to_owned(), |upstream| {
+        format!("{}://{}", upstream.scheme, upstream.authority())
+    });
+    let text = format!(
+        "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n",
+        file.display(),
+        config.listen.address,
+        config.admin.address,
+        upstream,
+        units::show_size(config.cache.memory),
+        routes_table(&config),
+    );
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A pager that was closed early has seen enough.
+        Ok(()) | Err(_) => Ending::Done,
+    }
+}
+
+/// The routes as they take effect: in the order in which they are tried.
+fn routes_table(config: &Config) -> Table {
+    let mut routes: Vec<&Route> = config.routes.list().iter().map(|route| &**route).collect();
+    routes.sort_by_key(|route| specificity(route));
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new())
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "path", "host", "methods", "lifetime", "stale", "share", "query", "cookies",
+    ]);
+    for route in routes {
+        let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+        table.add_row([
+            route.path.clone(),
+            route.host.clone().unwrap_or_else(|| "any".to_owned()),
+            methods.join(" "),
+            lifetime(route),
+            stale(route),
+            match route.options.share {
+                Share::Standard => "standard".to_owned(),
+                Share::PerKey => "per-key".to_owned(),
+            },
+            match &route.query {
+                QueryRule::All => "all".to_owned(),
+                QueryRule::None => "none".to_owned(),
+                QueryRule::Names(names) => names.join(" "),
+            },
+            match route.options.cookies {
+                Cookies::Bypass => "bypass",
+                Cookies::Ignore => "ignore",
+                Cookies::Key => "key",
+                Cookies::Store => "store",
+            }
+            .to_owned(),
+        ]);
+    }
+    table
+}
+
+/// Hosts before none, named before wildcard; then literal path segments before patterns.
+fn specificity(route: &Route) -> (u8, Vec<(u8, &str)>) {
+    let host = match &route.host {
+        Some(host) if host.starts_with("*.") => 1,
+        Some(_) => 0,
+        None => 2,
+    };
+    let segments = route.path.split('/').map(|segment| match segment {
+        segment if segment.contains("{*") => (2, segment),
+        segment if segment.contains('{') => (1, segment),
+        segment => (0, segment),
+    });
+    (host, segments.collect())
+}
+
+fn lifetime(route: &Route) -> String {
+    let options = &route.options;
+    let parts = [
+        options
+            .force_ttl
+            .map(|ttl| format!("{} forced", units::show_duration(ttl))),
+        options
+            .ttl
+            .filter(|_| options.force_ttl.is_none())
+            .map(|ttl| format!("origin's, else {}", units::show_duration(ttl))),
+        options
+            .max_ttl
+            .map(|ttl| format!("at most {}", units::show_duration(ttl))),
+        options
+            .error_ttl
+            .map(|ttl| format!("errors {}", units::show_duration(ttl))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        "origin's".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+fn stale(route: &Route) -> String {
+    let options = &route.options;
+    let parts = [
+        options
+            .stale_while_revalidate
+            .map(|window| format!("{} refreshing", units::show_duration(window))),
+        options
+            .stale_if_error
+            .map(|window| format!("{} on error", units::show_duration(window))),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        "origin's".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_table_lists_routes_in_the_order_in_which_they_are_tried() {
+        let text = "[[route]]\npath = \"/{*rest}\"\n[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/b\"\nttl = \"30s\"\n[[route]]\npath = \"/{*rest}\"\nhost = \"h.example\"\n";
+        let config = Config::parse("t", text, &|_| None).unwrap();
+        let table = routes_table(&config).to_string();
+        let first: Vec<&str> = table
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        assert_eq!(first, ["/{*rest}", "/a/b", "/a/{x}", "/{*rest}"], "{table}");
+        assert!(table.contains("origin's, else 30s"), "{table}");
+    }
+}

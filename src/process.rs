@@ -1,0 +1,159 @@
+//! The whole process, put together: configuration → origin → proxy → server and admin → drain.
+//!
+//! Tests start and stop it as `main` does, with a clock and an origin of their own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::admin::Admin;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::database::Database;
+use crate::metrics::Metrics;
+use crate::origin::BuiltIn;
+use crate::proxy::Proxy;
+use crate::server::Server;
+use crate::upstream::{Origin, Upstream};
+
+/// A running sidecar.
+pub struct Sidecar {
+    pub address: SocketAddr,
+    pub admin_address: SocketAddr,
+    pub proxy: Arc<Proxy>,
+    server: Server,
+    draining: Arc<AtomicBool>,
+    background: Background,
+}
+
+impl Sidecar {
+    /// Starts everything and returns when it is ready to serve.
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        Self::start_with(config, Clock::System, None)
+    }
+
+    /// As [`Sidecar::start`], with this clock, and with `origin` in the place of the configured one.
+    pub fn start_with(
+        config: Config,
+        clock: Clock,
+        origin: Option<Arc<dyn Origin>>,
+    ) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new(
+            config.routes.list().iter().map(|route| route.path.as_str()),
+        ));
+        let background = Background::start()?;
+        let origin = match origin {
+            Some(origin) => origin,
+            None => background.wait_for(configured_origin(
+                Arc::clone(&config),
+                Arc::clone(&metrics),
+                clock.clone(),
+            ))??,
+        };
+        let proxy = Proxy::new(Arc::clone(&config), metrics, origin, clock);
+        let draining = Arc::new(AtomicBool::new(false));
+
+        // The admin port first: whoever sees the service port open may ask for its health.
+        let wanted = config.admin.address;
+        let listener = background.wait_for(TcpListener::bind(wanted))?;
+        let listener = listener.with_context(|| in_use("admin", wanted))?;
+        let admin_address = listener.local_addr()?;
+        let admin = Admin::new(Arc::clone(&proxy), Arc::clone(&draining));
+        background.handle.spawn(admin.serve(listener));
+
+        let wanted = config.listen.address;
+        let server = Server::start(&proxy).with_context(|| in_use("listen", wanted))?;
+        Ok(Self {
+            address: server.address,
+            admin_address,
+            proxy,
+            server,
+            draining,
+            background,
+        })
+    }
+
+    /// Begins the drain: readiness turns false, and no new connection is accepted.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.server.drain();
+    }
+
+    /// Waits until the drain has ended. Blocks; the admin port answers until then.
+    pub fn join(self) {
+        self.server.join();
+        self.background.stop();
+    }
+}
+
+fn in_use(section: &str, address: SocketAddr) -> String {
+    format!(
+        "{address} cannot be listened on: stop what uses it, or set another address in [{section}]"
+    )
+}
+
+async fn configured_origin(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+) -> anyhow::Result<Arc<dyn Origin>> {
+    if let Some(upstream) = &config.upstream {
+        let upstream =
+            Upstream::new(upstream, metrics).map_err(|message| anyhow!("[upstream]: {message}"))?;
+        tokio::spawn(Upstream::reap_idle(Arc::downgrade(&upstream)));
+        return Ok(upstream);
+    }
+    let database = Database::open(&config.origin.database, metrics).await?;
+    let origin = BuiltIn::new(database, clock)
+        .await
+        .context("the demo data could not be written")?;
+    Ok(origin)
+}
+
+/// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.
+struct Background {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Background {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("background".to_owned());
+        let thread = thread.spawn(move || drop(runtime.block_on(stopped)))?;
+        Ok(Self {
+            handle,
+            stop,
+            thread,
+        })
+    }
+
+    /// Runs `future` there and blocks until it is done.
+    fn wait_for<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.handle.spawn(async move {
+            let _ = sender.send(future.await);
+        });
+        receiver.recv().context("the background runtime ended")
+    }
+
+    fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}

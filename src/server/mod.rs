@@ -1,0 +1,125 @@
+//! The server: one worker per core, each a current-thread runtime with a listener of its own on
+//! the same address, and the drain that ends them.
+
+mod connection;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::watch;
+
+use crate::proxy::Proxy;
+
+/// Connections that may wait in the kernel while a worker is busy.
+const BACKLOG: i32 = 4096;
+
+/// A running server. Dropping it does not stop it: [`Server::drain`] does.
+pub struct Server {
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Binds `listen.address` and starts the workers.
+    pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
+        let listen = &proxy.config.listen;
+        let workers = listen.workers.unwrap_or_else(cores);
+        let listeners = bind(listen.address, workers)?;
+        let address = listeners[0].local_addr()?;
+        let (stop, stopped) = watch::channel(false);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut threads = Vec::new();
+        for (number, listener) in listeners.into_iter().enumerate() {
+            let worker = worker::Worker {
+                number,
+                proxy: Arc::clone(proxy),
+                connections: Arc::clone(&connections),
+                stopped: stopped.clone(),
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+            threads.push(thread.spawn(move || worker.run(listener))?);
+        }
+        Ok(Self {
+            address,
+            stop,
+            workers: threads,
+        })
+    }
+
+    /// Begins the drain: what waits in the backlog is still accepted, then nothing more; requests
+    /// in flight finish, or are cut at the deadline.
+    pub fn drain(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until all workers have ended.
+    pub fn join(self) {
+        for worker in self.workers {
+            // A worker that panicked has said so on its way out.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Cores that this process may use: affinity and quota respected.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// One listener a worker, all on one address.
+///
+/// The first bind is without `SO_REUSEPORT`: a second process on the same address fails here,
+/// instead of silently taking a share of the connections.
+fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    let probe = socket(address, false)?;
+    probe.bind(&address.into())?;
+    let taken = probe.local_addr()?.as_socket();
+    drop(probe);
+    let address = taken.unwrap_or(address);
+    (0..count)
+        .map(|_| {
+            let socket = socket(address, true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // Connections of a former process that linger in TIME_WAIT do not keep this one from starting.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// How long a worker pauses when the system has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_on_the_same_address_fails_to_start() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let address = first[0].local_addr().unwrap();
+        let error = bind(address, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        bind(address, 1).unwrap();
+    }
+}

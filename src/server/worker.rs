@@ -1,0 +1,171 @@
+//! One worker: accepts, serves, and at the end drains.
+
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use crate::metrics::latency;
+use crate::proxy::Proxy;
+
+use super::connection::Acceptor;
+
+/// What a worker thread is given.
+pub struct Worker {
+    pub number: usize,
+    pub proxy: Arc<Proxy>,
+    /// Open connections of all workers.
+    pub connections: Arc<AtomicUsize>,
+    pub stopped: watch::Receiver<bool>,
+}
+
+/// What a client gets that is one too many. Sent without reading its request.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 102\r\n\
+    proxy-status: iris-sidecar; error=connection_limit_reached\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections (limits.connections)\",\"code\":\"OVERLOADED\",\"statusCode\":503}}";
+
+/// One open connection, counted until it is dropped.
+struct Seat {
+    connections: Arc<AtomicUsize>,
+    own: Arc<AtomicUsize>,
+    empty: Arc<Notify>,
+    proxy: Arc<Proxy>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.proxy.metrics.connections.dec();
+        if self.own.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.empty.notify_one();
+        }
+    }
+}
+
+impl Worker {
+    /// Runs until the drain has ended. Blocks its thread.
+    pub fn run(self, listener: StdListener) {
+        latency::use_shard(self.number);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.serve(listener)),
+            Err(error) => error!(%error, worker = self.number, "a worker could not start"),
+        }
+    }
+
+    async fn serve(mut self, listener: StdListener) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return error!(%error, worker = self.number, "a worker could not listen"),
+        };
+        let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.stopped.clone()));
+        let (own, empty) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream, &acceptor, &own, &empty),
+                Err(error) => {
+                    warn!(%error, "a connection could not be accepted");
+                    // Out of descriptors, most likely: trying again at once would only spin.
+                    if error
+                        .raw_os_error()
+                        .is_some_and(|code| code == 23 || code == 24)
+                    {
+                        tokio::time::sleep(super::ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        // The backlog: these clients saw their connection established.
+        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+            self.admit(stream, &acceptor, &own, &empty);
+        }
+        drop(listener);
+        self.drain(&own, &empty).await;
+    }
+
+    fn admit(
+        &self,
+        stream: TcpStream,
+        acceptor: &Arc<Acceptor>,
+        own: &Arc<AtomicUsize>,
+        empty: &Arc<Notify>,
+    ) {
+        let metrics = &self.proxy.metrics;
+        let limit = self.proxy.config.limits.connections;
+        metrics.connections_accepted.inc();
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            metrics.connections_refused.inc();
+            tokio::spawn(refuse(stream));
+            return;
+        }
+        metrics.connections.inc();
+        own.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat {
+            connections: Arc::clone(&self.connections),
+            own: Arc::clone(own),
+            empty: Arc::clone(empty),
+            proxy: Arc::clone(&self.proxy),
+        };
+        let acceptor = Arc::clone(acceptor);
+        tokio::spawn(async move {
+            acceptor.serve(stream).await;
+            drop(seat);
+        });
+    }
+
+    async fn drain(&self, own: &AtomicUsize, empty: &Notify) {
+        let deadline = self.proxy.config.listen.drain_timeout;
+        let emptied = async {
+            while own.load(Ordering::Relaxed) > 0 {
+                empty.notified().await;
+            }
+        };
+        if timeout(deadline, emptied).await.is_err() {
+            let left = own.load(Ordering::Relaxed);
+            info!(
+                worker = self.number,
+                left, "connections were cut at the drain deadline"
+            );
+        }
+    }
+}
+
+async fn refuse(mut stream: TcpStream) {
+    let _ = timeout(std::time::Duration::from_secs(1), async {
+        stream.write_all(TOO_MANY).await?;
+        stream.shutdown().await
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(TOO_MANY).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+}
