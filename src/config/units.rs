@@ -27,7 +27,8 @@ pub fn show_duration(duration: Duration) -> String {
 
 /// A size in the spelling that [`size`] reads, rounded to what a person wants to see.
 pub fn show_size(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string().replace(' ', "")
+    let shown = ByteSize(bytes).display().iec().to_string();
+    shown.replace(".0 ", "").replace(' ', "")
 }
 
 #[cfg(test)]
@@ -40,6 +41,8 @@ mod tests {
         assert_eq!(duration("1h 30m"), Some(Duration::from_secs(5400)));
         assert_eq!(size("256MiB"), Some(256 << 20));
         assert_eq!(size("1kB"), Some(1000));
+        assert_eq!(show_size(256 << 20), "256MiB");
+        assert_eq!(size(&show_size(100)), Some(100));
     }
 
     #[test]

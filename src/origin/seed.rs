@@ -1,7 +1,6 @@
 //! Demo data: 8 projects, 60 experts, 20,000 runs, the same on every machine but for their dates.
 //!
-//! The database makes the rows itself. `pick(n, prime, m)` below stands for `n * prime % m`: cheap
-//! numbers that look unrelated.
+//! The database makes the rows itself; `n * prime % m` gives cheap numbers that look unrelated.
 
 use crate::database::{Database, DatabaseError};
 
@@ -52,7 +51,7 @@ const TELEMETRY: &str = "
         round(0.6 + n * 23 % 40 / 100.0, 2), 80 + n * 53 % 900, iif(n * 29 % 100 < quality * 100, 'success', 'failure'),
         CASE n * 11 % 5 WHEN 0 THEN 'drift' WHEN 1 THEN 'evaluation' ELSE 'telemetry' END,
         CASE n * 19 % 10 WHEN 0 THEN 'critical' WHEN 1 THEN 'warning' WHEN 2 THEN 'warning' ELSE 'info' END,
-        'Run of expert ' || n % 60 || ' in ' || name, json_object('batch', n / 50),
+        printf('Run of expert %d in %s', n % 60, name), json_object('batch', n / 50),
         strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d seconds', n * 190))
     FROM row JOIN demo_project ON number = n % 8";
 

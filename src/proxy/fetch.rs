@@ -155,7 +155,7 @@ impl Asked {
     /// Headed: what may be done with the response?
     async fn headed(self, mut response: Response<OriginBody>, validation: Option<Validation>) {
         let version = response.version();
-        clean_response(response.headers_mut(), version);
+        clean_response(response.headers_mut(), version, self.received);
         if let Some(validation) = &validation {
             if response.status() == StatusCode::NOT_MODIFIED && validation.asks() {
                 return self.confirmed(response.headers(), validation);

@@ -10,9 +10,10 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 
+use crate::clock::Timestamp;
 use crate::config::{Config, HostRule, Route};
 use crate::error::{Failure, FailureKind};
-use crate::http::fields;
+use crate::http::{dates, fields};
 use crate::policy::Cookies;
 use crate::policy::key::select_query;
 use crate::upstream::OriginBody;
@@ -274,8 +275,12 @@ fn append_via(headers: &mut HeaderMap, version: Version) {
 }
 
 /// What every response from an origin goes through before anybody sees or stores it.
-pub fn clean_response(headers: &mut HeaderMap, version: Version) {
+pub fn clean_response(headers: &mut HeaderMap, version: Version, received: Timestamp) {
     fields::strip_hop_by_hop(headers);
+    // RFC 9110 §6.6.1: who receives a response without a date writes the time it came.
+    if !headers.contains_key(header::DATE) {
+        headers.insert(header::DATE, dates::format(received));
+    }
     append_via(headers, version);
     headers.remove(super::deliver::X_CACHE);
 }

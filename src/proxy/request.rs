@@ -675,7 +675,7 @@ impl Proxy {
                     };
                 }
                 let version = response.version();
-                forward::clean_response(response.headers_mut(), version);
+                forward::clean_response(response.headers_mut(), version, self.clock.now());
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
             }
