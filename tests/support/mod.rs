@@ -1,0 +1,186 @@
+//! What the behaviour tests share: the real sidecar on free loopback ports, a scripted origin that
+//! can misbehave, and a client that sees every byte.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+pub mod client;
+pub mod origin;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use iris_sidecar::clock::{Clock, Timestamp};
+use iris_sidecar::config::Config;
+use iris_sidecar::process::Sidecar;
+
+pub use client::{Client, Received};
+pub use origin::{Gate, Origin, Reply, Seen, Step, ok, reply};
+
+/// Nothing a test waits for takes as long as this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A sidecar in front of an origin, and the clock that both live by.
+pub struct Fixture {
+    pub origin: Origin,
+    pub clock: Clock,
+    sidecar: Option<Sidecar>,
+}
+
+/// The configuration of a sidecar in front of `upstream`, on free ports; `{…}` of `extra` follow.
+pub fn config(upstream: &str, extra: &str) -> Config {
+    let mut text = String::new();
+    for (section, keys) in [
+        (
+            "listen",
+            "address = \"127.0.0.1:0\"\nworkers = 2\ndrain_timeout = \"200ms\"\n",
+        ),
+        ("admin", "address = \"127.0.0.1:0\"\n"),
+        ("upstream", &format!("url = \"{upstream}\"\n")),
+    ] {
+        // Keys of the same section in `extra` join it.
+        let (mine, _) = split(extra, section);
+        text.push_str(&format!("[{section}]\n{keys}{mine}\n"));
+    }
+    let rest = ["listen", "admin", "upstream"]
+        .iter()
+        .fold(extra.to_owned(), |rest, section| split(&rest, section).1);
+    text.push_str(&rest);
+    Config::parse("test.toml", &text, &|_| None).unwrap_or_else(|mistakes| {
+        panic!(
+            "{}",
+            mistakes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")
+        )
+    })
+}
+
+/// The lines of one section, and the text without it.
+fn split(text: &str, section: &str) -> (String, String) {
+    let (mut inside, mut own, mut rest) = (false, String::new(), String::new());
+    for line in text.lines() {
+        if line.trim_start().starts_with('[') {
+            inside = line.trim() == format!("[{section}]");
+            if inside {
+                continue;
+            }
+        }
+        let part = if inside { &mut own } else { &mut rest };
+        part.push_str(line);
+        part.push('\n');
+    }
+    (own, rest)
+}
+
+/// One route for everything, with these keys.
+pub fn route(keys: &str) -> String {
+    format!("[[route]]\npath = \"/{{*rest}}\"\n{keys}\n")
+}
+
+impl Fixture {
+    /// A sidecar with `extra` configuration before an origin that answers by `script`.
+    pub async fn start(
+        extra: &str,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::in_front_of(Origin::start(script).await, extra)
+    }
+
+    pub fn in_front_of(origin: Origin, extra: &str) -> Self {
+        let clock = Clock::manual(Timestamp::from(SystemTime::now()));
+        let config = config(&origin.url(), extra);
+        let sidecar = Sidecar::start_with(config, clock.clone(), None).expect("the sidecar starts");
+        Self {
+            origin,
+            clock,
+            sidecar: Some(sidecar),
+        }
+    }
+
+    pub fn sidecar(&self) -> &Sidecar {
+        self.sidecar
+            .as_ref()
+            .expect("it runs until the end of the test")
+    }
+
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.sidecar().address).await
+    }
+
+    /// One GET on a connection of its own.
+    pub async fn get(&self, target: &str) -> Received {
+        self.get_with(target, &[]).await
+    }
+
+    pub async fn get_with(&self, target: &str, fields: &[(&str, &str)]) -> Received {
+        self.connect().await.ask("GET", target, fields).await
+    }
+
+    pub fn advance(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    pub async fn admin(&self, target: &str) -> Received {
+        Client::connect(self.sidecar().admin_address)
+            .await
+            .ask("GET", target, &[])
+            .await
+    }
+
+    /// The value of one sample on the admin port.
+    pub async fn metric(&self, sample: &str) -> f64 {
+        let text = self.admin("/metrics").await.text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no sample {sample} in\n{text}"))
+            .parse()
+            .expect("a number")
+    }
+
+    /// Waits until a sample has reached a value: for what happens behind an answer.
+    pub async fn metric_reaches(&self, sample: &str, value: f64) {
+        let reached = async {
+            while self.metric(sample).await < value {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .unwrap_or_else(|_| panic!("{sample} never reached {value}"));
+    }
+
+    /// Takes the sidecar out, to be drained by the test itself.
+    pub fn take(&mut self) -> Sidecar {
+        self.sidecar
+            .take()
+            .expect("it runs until the end of the test")
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if let Some(sidecar) = self.sidecar.take() {
+            sidecar.drain();
+            sidecar.join();
+        }
+    }
+}
+
+/// Runs `count` futures at once and collects what they give.
+pub async fn all<T: Send + 'static>(
+    futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let tasks: Vec<_> = futures.into_iter().map(tokio::spawn).collect();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.expect("no task panics"));
+    }
+    results
+}
+
+/// Shared by reference among tasks of one test.
+pub type Shared = Arc<Fixture>;
