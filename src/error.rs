@@ -23,6 +23,11 @@ pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub enum FailureKind {
     /// The request cannot be understood, or means two things at once.
     BadRequest,
+    /// The request head is not HTTP.
+    InvalidHead,
+    /// The request head has too many bytes or fields.
+    HeadTooLarge,
+    TargetTooLong,
     /// A transfer coding or method that this proxy does not implement.
     NotImplemented,
     MethodNotAllowed,
@@ -59,8 +64,11 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::BadRequest,
+        Self::InvalidHead,
+        Self::HeadTooLarge,
+        Self::TargetTooLong,
         Self::NotImplemented,
         Self::MethodNotAllowed,
         Self::BodyTooLarge,
@@ -84,7 +92,9 @@ impl FailureKind {
 
     pub fn status(self) -> StatusCode {
         match self {
-            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::BadRequest | Self::InvalidHead => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -111,6 +121,9 @@ impl FailureKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::InvalidHead => "invalid_head",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TargetTooLong => "target_too_long",
             Self::NotImplemented => "not_implemented",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BodyTooLarge => "body_too_large",
@@ -136,9 +149,13 @@ impl FailureKind {
     /// The registered error type (RFC 9209 §2.3).
     fn proxy_error(self) -> &'static str {
         match self {
-            Self::BadRequest | Self::NotImplemented | Self::BodyTooLarge | Self::RequestTimeout => {
-                "http_request_error"
-            }
+            Self::BadRequest
+            | Self::InvalidHead
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
+            | Self::NotImplemented
+            | Self::BodyTooLarge
+            | Self::RequestTimeout => "http_request_error",
             Self::MethodNotAllowed => "http_request_denied",
             Self::Overloaded | Self::QueueFull => "connection_limit_reached",
             Self::DnsFailed => "dns_error",
@@ -161,6 +178,9 @@ impl FailureKind {
         !matches!(
             self,
             Self::BadRequest
+                | Self::InvalidHead
+                | Self::HeadTooLarge
+                | Self::TargetTooLong
                 | Self::NotImplemented
                 | Self::MethodNotAllowed
                 | Self::BodyTooLarge
@@ -225,6 +245,9 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
     if matches!(
         failure.kind,
         FailureKind::BadRequest
+            | FailureKind::InvalidHead
+            | FailureKind::HeadTooLarge
+            | FailureKind::TargetTooLong
             | FailureKind::NotImplemented
             | FailureKind::BodyTooLarge
             | FailureKind::RequestTimeout

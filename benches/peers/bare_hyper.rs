@@ -58,9 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 async move { Ok::<_, Infallible>(response) }
             });
-            let serving = http1::Builder::new()
-                .pipeline_flush(true)
-                .serve_connection(TokioIo::new(stream), service);
+            let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
             tokio::spawn(serving);
         }
     })

@@ -171,7 +171,7 @@ impl Asked {
             headers: response.headers(),
         };
         match policy::storable(self.view(), view, &self.options, self.received) {
-            Ok(lifetimes) => self.store(response, lifetimes).await,
+            Ok(lifetimes) => self.store(response, lifetimes, validation).await,
             Err(reason) => self.own(response, reason),
         }
     }
@@ -256,7 +256,12 @@ impl Asked {
     }
 
     /// Streaming: to the waiters and into the store.
-    async fn store(mut self, response: Response<OriginBody>, lifetimes: Lifetimes) {
+    async fn store(
+        mut self,
+        response: Response<OriginBody>,
+        lifetimes: Lifetimes,
+        validation: Option<Validation>,
+    ) {
         let length = content_length(response.headers());
         let limit = self.proxy.config.cache.max_object;
         if length.is_some_and(|length| length > limit) {
@@ -272,7 +277,9 @@ impl Asked {
             && !head.record.has_validator
             && length.is_some_and(|length| length <= self.proxy.config.cache.etag_up_to);
         if wants_etag {
-            return self.store_whole(&parts.headers, head, body, charge).await;
+            return self
+                .store_whole(&parts.headers, head, body, charge, validation)
+                .await;
         }
         let is_reusable = head.record.is_reusable(self.received);
         let leader = Led::Streaming {
@@ -354,6 +361,7 @@ impl Asked {
         head: Arc<Head>,
         mut body: OriginBody,
         charge: Charge,
+        validation: Option<Validation>,
     ) {
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -362,7 +370,7 @@ impl Asked {
                 Ok(Err(_)) => {}
                 Err(failure) => {
                     self.proxy.metrics.upstream_failed(failure.kind);
-                    return self.failed(failure, None);
+                    return self.failed(failure, validation.as_ref());
                 }
             }
         }

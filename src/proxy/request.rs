@@ -692,6 +692,31 @@ impl Proxy {
         }
     }
 
+    /// The response to what is not even a request head.
+    pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
+        let limits = &self.config.limits;
+        let message = match kind {
+            FailureKind::HeadTooLarge => format!(
+                "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
+                limits.header_bytes, limits.header_count
+            ),
+            FailureKind::TargetTooLong => "the request target is too long".to_owned(),
+            _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
+        };
+        // No method was read: counted under "OTHER".
+        let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
+        self.metrics.failed(None, &method, kind);
+        self.metrics
+            .answered(None, &method, kind.status(), Duration::ZERO);
+        self.metrics
+            .cache_result(CacheResult::Bypass, Reason::Refused);
+        error::response(
+            &Failure::new(kind, message),
+            self.clock.now(),
+            &self.config.error_headers,
+        )
+    }
+
     /// The response to a failed request.
     fn failure(&self, failure: &Failure, note: Note) -> Response<Body> {
         let response = error::response(failure, self.clock.now(), &self.config.error_headers);

@@ -1,7 +1,9 @@
 //! The server: one worker per core, each a current-thread runtime with a listener of its own on
 //! the same address, and the drain that ends them.
 
+mod activity;
 mod connection;
+mod stream;
 mod worker;
 
 use std::io;

@@ -32,7 +32,7 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     {\"error\":{\"message\":\"too many connections (limits.connections)\",\"code\":\"OVERLOADED\",\"statusCode\":503}}";
 
 /// One open connection, counted until it is dropped.
-struct Seat {
+pub struct Seat {
     connections: Arc<AtomicUsize>,
     own: Arc<AtomicUsize>,
     empty: Arc<Notify>,
@@ -122,10 +122,7 @@ impl Worker {
             proxy: Arc::clone(&self.proxy),
         };
         let acceptor = Arc::clone(acceptor);
-        tokio::spawn(async move {
-            acceptor.serve(stream).await;
-            drop(seat);
-        });
+        tokio::spawn(async move { acceptor.serve(stream, seat).await });
     }
 
     async fn drain(&self, own: &AtomicUsize, empty: &Notify) {

@@ -33,7 +33,7 @@ pub fn config(upstream: &str, extra: &str) -> Config {
     for (section, keys) in [
         (
             "listen",
-            "address = \"127.0.0.1:0\"\nworkers = 2\ndrain_timeout = \"200ms\"\n",
+            "address = \"127.0.0.1:0\"\ndrain_timeout = \"200ms\"\n",
         ),
         ("admin", "address = \"127.0.0.1:0\"\n"),
         ("upstream", &format!("url = \"{upstream}\"\n")),

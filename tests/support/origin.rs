@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::PATIENCE;
@@ -119,12 +119,14 @@ impl Origin {
         );
         let listening = tokio::spawn(async move {
             let (seen, arrived, connections) = state;
+            // Connections end with the listener.
+            let mut serving = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.expect("accept");
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (script, seen, arrived) =
                     (Arc::clone(&script), Arc::clone(&seen), Arc::clone(&arrived));
-                tokio::spawn(async move { drop(serve(stream, &*script, &seen, &arrived).await) });
+                serving.spawn(async move { drop(serve(stream, &*script, &seen, &arrived).await) });
             }
         });
         Self {
@@ -172,7 +174,7 @@ impl Origin {
             .unwrap_or_else(|_| panic!("the origin was asked {} times, not {count}", self.count()));
     }
 
-    /// Stops listening: the next connection is refused.
+    /// Stops: connections end, and the next one is refused.
     pub async fn stop(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();

@@ -1,0 +1,158 @@
+//! What happens on one connection, and what its timer makes of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Limits;
+
+/// What happened on a connection, for its timer to judge. Times are milliseconds since accept.
+#[derive(Debug)]
+pub struct Activity {
+    pub accepted: Instant,
+    heads: AtomicU64,
+    in_flight: AtomicU32,
+    last: AtomicU64,
+    /// Since when a write waits for the client to read; `u64::MAX` when none does.
+    blocked: AtomicU64,
+    /// Its end is ours, and not to be lingered over.
+    is_cut: AtomicBool,
+}
+
+/// What a connection's timer finds.
+pub enum Verdict {
+    WaitUntil(Instant),
+    /// Nothing is asked and nothing under way: close in good order.
+    Idle,
+    /// The client holds the connection without using it: cut.
+    Cut(&'static str),
+}
+
+impl Activity {
+    /// A connection accepted just now.
+    pub fn new() -> Self {
+        Self {
+            accepted: Instant::now(),
+            heads: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            last: AtomicU64::new(0),
+            blocked: AtomicU64::new(u64::MAX),
+            is_cut: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes whether the client takes what is written to it.
+    pub fn wrote(&self, is_ready: bool) {
+        let was_blocked = self.blocked.load(Ordering::Relaxed) != u64::MAX;
+        if is_ready && was_blocked {
+            self.blocked.store(u64::MAX, Ordering::Relaxed);
+        } else if !is_ready && !was_blocked {
+            self.blocked.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    pub fn now(&self) -> u64 {
+        self.accepted.elapsed().as_millis() as u64
+    }
+
+    pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
+    pub fn begin(&self) {
+        self.heads.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.last.store(self.now(), Ordering::Relaxed);
+    }
+
+    pub fn verdict(&self, limits: &Limits) -> Verdict {
+        let now = self.now();
+        let at = |since: u64, limit: Duration| since.saturating_add(limit.as_millis() as u64);
+        let wait = |until: u64| Verdict::WaitUntil(self.accepted + Duration::from_millis(until));
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if blocked != u64::MAX {
+            let until = at(blocked, limits.body_timeout);
+            return if until <= now {
+                Verdict::Cut("the client does not read")
+            } else {
+                wait(until)
+            };
+        }
+        if self.heads.load(Ordering::Relaxed) == 0 {
+            let until = at(0, limits.head_timeout);
+            return if until <= now {
+                Verdict::Cut("no request head in time")
+            } else {
+                wait(until)
+            };
+        }
+        // While a request is under way its own deadlines count: look again later.
+        let idle_since = match self.in_flight.load(Ordering::Relaxed) {
+            0 => self.last.load(Ordering::Relaxed),
+            _ => now,
+        };
+        let until = at(idle_since, limits.idle_timeout);
+        if until <= now {
+            return Verdict::Idle;
+        }
+        // A write that begins to block now must be noticed in its own time.
+        wait(until.min(at(now, limits.body_timeout)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            ..Limits::default()
+        }
+    }
+
+    /// Seconds after accept at which the timer looks again, or what it does at once.
+    async fn after(activity: &Activity, seconds: u64) -> Result<u64, &'static str> {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        match activity.verdict(&limits()) {
+            Verdict::WaitUntil(until) => Ok((until - activity.accepted).as_secs()),
+            Verdict::Idle => Err("idle"),
+            Verdict::Cut(why) => Err(why),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_asks_is_told_from_one_that_is_idle() {
+        let silent = Activity::new();
+        assert_eq!(after(&silent, 9).await, Ok(10));
+        assert_eq!(after(&silent, 1).await, Err("no request head in time"));
+        let idle = Activity::new();
+        idle.begin();
+        idle.end();
+        assert_eq!(after(&idle, 30).await, Ok(75));
+        assert_eq!(after(&idle, 45).await, Err("idle"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_under_way_is_never_idle_but_a_client_that_does_not_read_is_cut() {
+        let activity = Activity::new();
+        activity.begin();
+        assert_eq!(after(&activity, 1000).await, Ok(1060));
+        activity.wrote(false);
+        assert_eq!(after(&activity, 30).await, Ok(1060));
+        activity.wrote(true);
+        activity.wrote(false);
+        assert_eq!(after(&activity, 60).await, Err("the client does not read"));
+    }
+}

@@ -1,0 +1,185 @@
+//! The byte stream of one connection: notes when the client does not read, says in our words what
+//! hyper refuses in its own, and closes so that the last response arrives.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::error::FailureKind;
+use crate::proxy::Proxy;
+
+use super::activity::Activity;
+use super::worker::Seat;
+
+/// How long, and over how many bytes, a closed connection is still read.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// What hyper writes by itself, without a body, for a head that it cannot parse.
+const CANNED: [(&[u8], FailureKind); 3] = [
+    (b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n", FailureKind::InvalidHead),
+    (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n",
+        FailureKind::HeadTooLarge,
+    ),
+    (b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n", FailureKind::TargetTooLong),
+];
+
+/// A client's stream.
+pub struct Watched {
+    /// Taken out when this is dropped.
+    stream: Option<TokioIo<TcpStream>>,
+    activity: Arc<Activity>,
+    proxy: Arc<Proxy>,
+    seat: Option<Seat>,
+    /// hyper refused the head: said by us when the stream is let go.
+    refused: Option<FailureKind>,
+}
+
+impl Watched {
+    pub fn new(stream: TcpStream, activity: Arc<Activity>, proxy: Arc<Proxy>, seat: Seat) -> Self {
+        Self {
+            stream: Some(TokioIo::new(stream)),
+            activity,
+            proxy,
+            seat: Some(seat),
+            refused: None,
+        }
+    }
+
+    fn with_stream<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut TokioIo<TcpStream>>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match &mut self.stream {
+            Some(stream) => poll(Pin::new(stream)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Whether `bytes` are hyper's own refusal, which is kept back for ours.
+    fn keeps_back(&mut self, bytes: &[u8]) -> bool {
+        // Every response of ours has more fields before these.
+        let found = CANNED.iter().find(|(text, _)| bytes.starts_with(text));
+        if let Some((_, kind)) = found {
+            self.refused = Some(*kind);
+        }
+        found.is_some()
+    }
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.with_stream(|stream| stream.poll_read(context, buffer))
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.keeps_back(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = self.with_stream(|stream| stream.poll_write(context, bytes));
+        self.activity.wrote(written.is_ready());
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_stream(|stream| stream.poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        self.with_stream(|stream| stream.poll_shutdown(context))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if buffers.first().is_some_and(|first| self.keeps_back(first)) {
+            return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
+        }
+        let written = self.with_stream(|stream| stream.poll_write_vectored(context, buffers));
+        self.activity.wrote(written.is_ready());
+        written
+    }
+}
+
+impl Drop for Watched {
+    /// Closing a socket whose input was not read to its end makes the kernel reset it, and the
+    /// reset can overtake the last response (RFC 9112 §9.6): so close our half, and read on a
+    /// little before closing the rest.
+    fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else {
+            return;
+        };
+        let (refused, seat) = (self.refused, self.seat.take());
+        let stream = stream.into_inner();
+        let client_left = matches!(stream.try_read(&mut [0]), Ok(0));
+        if refused.is_none() && (client_left || self.activity.is_cut()) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let proxy = Arc::clone(&self.proxy);
+        runtime.spawn(async move {
+            let response = refused.map(|kind| serialise(&proxy.refuse_head(kind)));
+            let lingering = linger(stream, response.unwrap_or_default());
+            let _ = timeout(LINGER, lingering).await;
+            drop(seat);
+        });
+    }
+}
+
+async fn linger(mut stream: TcpStream, last: Vec<u8>) -> io::Result<()> {
+    stream.write_all(&last).await?;
+    stream.shutdown().await?;
+    let (mut left, mut buffer) = (LINGER_BYTES, vec![0; 4096]);
+    while left > 0 {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            read => left = left.saturating_sub(read),
+        }
+    }
+    Ok(())
+}
+
+fn serialise(response: &Response<Bytes>) -> Vec<u8> {
+    let mut out = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(format!("content-length: {}\r\n\r\n", response.body().len()).as_bytes());
+    out.extend_from_slice(response.body());
+    out
+}

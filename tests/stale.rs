@@ -1,0 +1,180 @@
+//! Stale responses: served at once while one refresh runs, and in the place of a failed origin.
+
+mod support;
+
+use support::{Fixture, Gate, Step, ok, reply, route};
+
+const WINDOWS: &str = "ttl = \"10s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"";
+
+#[tokio::test]
+async fn a_stale_hit_inside_the_window_never_waits_for_the_origin() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&route(WINDOWS), move |seen| {
+        let mut steps = if seen.number > 1 {
+            vec![Step::Wait(held.clone())]
+        } else {
+            Vec::new()
+        };
+        steps.extend(ok(format!("{}", seen.number), &[]));
+        steps
+    })
+    .await;
+    fixture.get("/a").await;
+    fixture.advance(15);
+    for _ in 0..20 {
+        let stale = fixture.get("/a").await;
+        assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "1"));
+        assert_eq!(
+            stale.cache_status(),
+            "iris-sidecar; hit; ttl=-5; detail=stale-while-revalidate"
+        );
+    }
+    fixture.origin.asked(2).await;
+    assert_eq!(fixture.origin.count(), 2, "one refresh for all of them");
+    gate.open();
+    fixture
+        .metric_reaches("cache_background_refreshes_total{result=\"replaced\"}", 1.0)
+        .await;
+    let fresh = fixture.get("/a").await;
+    assert_eq!((fresh.cache(), fresh.text().as_str()), ("HIT", "2"));
+}
+
+#[tokio::test]
+async fn a_refresh_is_conditional_and_a_304_confirms_what_is_stored() {
+    let fixture = Fixture::start(&route(WINDOWS), |seen| match seen.header("if-none-match") {
+        Some(_) => reply(304, "", &[("etag", "\"v\"")]),
+        None => ok("body", &[("etag", "\"v\"")]),
+    })
+    .await;
+    fixture.get("/a").await;
+    fixture.advance(15);
+    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    fixture
+        .metric_reaches(
+            "cache_background_refreshes_total{result=\"confirmed\"}",
+            1.0,
+        )
+        .await;
+    let hit = fixture.get("/a").await;
+    assert_eq!(
+        (hit.cache(), hit.header("age"), hit.text().as_str()),
+        ("HIT", Some("0"), "body")
+    );
+}
+
+#[tokio::test]
+async fn a_refresh_carries_the_credential_that_set_it_off() {
+    let fixture = Fixture::start(&route(&format!("{WINDOWS}\nshare = \"per-key\"")), |_| {
+        ok("x", &[])
+    })
+    .await;
+    let key = [("authorization", "Bearer k")];
+    fixture.get_with("/a", &key).await;
+    fixture.advance(15);
+    assert_eq!(fixture.get_with("/a", &key).await.cache(), "STALE");
+    fixture.origin.asked(2).await;
+    assert_eq!(
+        fixture.origin.last().header("authorization"),
+        Some("Bearer k")
+    );
+}
+
+#[tokio::test]
+async fn stale_stands_in_for_an_origin_that_fails_in_any_way() {
+    for failure in ["500", "close", "reset", "garbage", "cut", "429"] {
+        let fixture = Fixture::start(
+            &route("ttl = \"10s\"\nstale_if_error = \"1h\""),
+            move |seen| match seen.number {
+                1 => ok("good", &[]),
+                _ => match failure {
+                    "500" => reply(500, "bad", &[]),
+                    "429" => reply(429, "slow down", &[("retry-after", "30")]),
+                    "close" => vec![Step::Close],
+                    "reset" => vec![Step::Reset],
+                    "garbage" => vec![Step::Send(b"not http at all\r\n\r\n".to_vec()), Step::Close],
+                    // A small body of known length is awaited whole, so that its loss can be covered.
+                    _ => vec![
+                        Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()),
+                        Step::Close,
+                    ],
+                },
+            },
+        )
+        .await;
+        fixture.get("/a").await;
+        fixture.advance(60);
+        let stale = fixture.get("/a").await;
+        assert_eq!(
+            (stale.status, stale.cache(), stale.text().as_str()),
+            (200, "STALE", "good"),
+            "{failure}"
+        );
+        assert_eq!(
+            stale.cache_status(),
+            "iris-sidecar; hit; ttl=-50; detail=stale-if-error",
+            "{failure}"
+        );
+        // The origin is left alone for a moment.
+        let asked = fixture.origin.count();
+        assert_eq!(fixture.get("/a").await.cache(), "STALE", "{failure}");
+        assert_eq!(fixture.origin.count(), asked, "{failure}");
+        fixture.advance(if failure == "429" { 31 } else { 2 });
+        fixture.get("/a").await;
+        assert!(fixture.origin.count() > asked, "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn past_its_window_stale_is_not_served() {
+    let fixture =
+        Fixture::start(
+            &route("ttl = \"10s\"\nstale_if_error = \"60s\""),
+            |seen| match seen.number {
+                1 => ok("good", &[]),
+                _ => vec![Step::Close],
+            },
+        )
+        .await;
+    fixture.get("/a").await;
+    fixture.advance(80);
+    let failed = fixture.get("/a").await;
+    assert_eq!((failed.status, failed.cache()), (502, "MISS"));
+}
+
+#[tokio::test]
+async fn must_revalidate_forbids_stale() {
+    let fixture = Fixture::start(
+        &route("stale_if_error = \"1h\"\nstale_while_revalidate = \"1h\""),
+        |seen| match seen.number {
+            1 => ok("good", &[("cache-control", "max-age=10, must-revalidate")]),
+            _ => vec![Step::Close],
+        },
+    )
+    .await;
+    fixture.get("/a").await;
+    fixture.advance(20);
+    assert_eq!(fixture.get("/a").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_failed_refresh_leaves_stale_in_its_place() {
+    let fixture = Fixture::start(&route(WINDOWS), |seen| match seen.number {
+        1 => ok("good", &[]),
+        _ => reply(503, "down", &[("retry-after", "20")]),
+    })
+    .await;
+    fixture.get("/a").await;
+    fixture.advance(15);
+    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    fixture
+        .metric_reaches("cache_background_refreshes_total{result=\"failed\"}", 1.0)
+        .await;
+    for _ in 0..5 {
+        assert_eq!(fixture.get("/a").await.text(), "good");
+    }
+    assert_eq!(fixture.origin.count(), 2, "Retry-After is honoured");
+    fixture.advance(21);
+    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    fixture.origin.asked(3).await;
+}
