@@ -77,9 +77,11 @@ impl Acceptor {
             .serve_connection_with_upgrades(stream, service);
         let mut connection = std::pin::pin!(connection);
         let limits = &self.proxy.config.limits;
-        let mut timer = std::pin::pin!(sleep_until(
-            activity.accepted + limits.head_timeout.min(limits.body_timeout)
-        ));
+        let first = limits
+            .head_timeout
+            .min(limits.idle_timeout)
+            .min(limits.body_timeout);
+        let mut timer = std::pin::pin!(sleep_until(activity.accepted + first));
         let mut stopped = self.stopped.clone();
         let mut draining = std::pin::pin!(async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;

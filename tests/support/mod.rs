@@ -14,7 +14,9 @@ use iris_sidecar::clock::{Clock, Timestamp};
 use iris_sidecar::config::Config;
 use iris_sidecar::process::Sidecar;
 
+#[allow(unused_imports)]
 pub use client::{Client, Received};
+#[allow(unused_imports)]
 pub use origin::{Gate, Origin, Reply, Seen, Step, ok, reply};
 
 /// Nothing a test waits for takes as long as this.
@@ -27,34 +29,34 @@ pub struct Fixture {
     sidecar: Option<Sidecar>,
 }
 
-/// The configuration of a sidecar in front of `upstream`, on free ports; `{…}` of `extra` follow.
+/// The configuration of a sidecar in front of `upstream`, on free ports. `extra` may add keys to
+/// the sections that stand here already.
 pub fn config(upstream: &str, extra: &str) -> Config {
-    let mut text = String::new();
-    for (section, keys) in [
+    let url = format!("url = \"{upstream}\"");
+    let sections = [
         (
             "listen",
-            "address = \"127.0.0.1:0\"\ndrain_timeout = \"200ms\"\n",
+            vec!["address = \"127.0.0.1:0\"", "drain_timeout = \"200ms\""],
         ),
-        ("admin", "address = \"127.0.0.1:0\"\n"),
-        ("upstream", &format!("url = \"{upstream}\"\n")),
-    ] {
-        // Keys of the same section in `extra` join it.
-        let (mine, _) = split(extra, section);
-        text.push_str(&format!("[{section}]\n{keys}{mine}\n"));
+        ("admin", vec!["address = \"127.0.0.1:0\""]),
+        ("upstream", vec![&url]),
+    ];
+    let (mut text, mut rest) = (String::new(), extra.to_owned());
+    for (section, keys) in sections {
+        let (own, left) = split(&rest, section);
+        rest = left;
+        let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+        let replaced: Vec<String> = own.lines().map(name).collect();
+        let kept = keys
+            .into_iter()
+            .filter(|key| !replaced.contains(&name(key)));
+        let kept: Vec<&str> = kept.collect();
+        text.push_str(&format!("[{section}]\n{}\n{own}\n", kept.join("\n")));
     }
-    let rest = ["listen", "admin", "upstream"]
-        .iter()
-        .fold(extra.to_owned(), |rest, section| split(&rest, section).1);
     text.push_str(&rest);
     Config::parse("test.toml", &text, &|_| None).unwrap_or_else(|mistakes| {
-        panic!(
-            "{}",
-            mistakes
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        )
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        panic!("{}\nin\n{text}", lines.join("\n"))
     })
 }
 

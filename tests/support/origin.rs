@@ -107,6 +107,18 @@ pub struct Origin {
 
 impl Origin {
     pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(true, script).await
+    }
+
+    /// An origin that does not remember what it was asked: for very many requests.
+    pub async fn unrecorded(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(false, script).await
+    }
+
+    async fn listen(
+        records: bool,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (seen, arrived) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::new(Notify::new()));
@@ -126,7 +138,9 @@ impl Origin {
                 connections.fetch_add(1, Ordering::SeqCst);
                 let (script, seen, arrived) =
                     (Arc::clone(&script), Arc::clone(&seen), Arc::clone(&arrived));
-                serving.spawn(async move { drop(serve(stream, &*script, &seen, &arrived).await) });
+                serving.spawn(async move {
+                    drop(serve(stream, &*script, records.then_some(&*seen), &arrived).await)
+                });
             }
         });
         Self {
@@ -194,7 +208,7 @@ impl Drop for Origin {
 async fn serve(
     mut stream: TcpStream,
     script: &Script,
-    seen: &Mutex<Vec<Seen>>,
+    seen: Option<&Mutex<Vec<Seen>>>,
     arrived: &Notify,
 ) -> std::io::Result<()> {
     let mut buffer = Vec::new();
@@ -203,7 +217,7 @@ async fn serve(
             return Ok(());
         };
         request.on_connection = on_connection;
-        {
+        if let Some(seen) = seen {
             let mut seen = seen.lock().expect("not poisoned");
             request.number = seen.len() + 1;
             seen.push(request.clone());

@@ -1,0 +1,128 @@
+//! The admin port: metrics with bounded labels, the summary, health, and its token.
+
+mod support;
+
+use support::{Client, Fixture, Step, ok, route};
+
+#[tokio::test]
+async fn metrics_carry_the_operators_names_with_route_patterns_as_paths() {
+    let text = "[[route]]\npath = \"/api/iris/{project}\"\nttl = \"60s\"\n";
+    let fixture = Fixture::start(text, |seen| {
+        if seen.target.contains("broken") {
+            vec![Step::Close]
+        } else {
+            ok("x", &[])
+        }
+    })
+    .await;
+    for project in ["a", "a", "b", "broken"] {
+        fixture.get(&format!("/api/iris/{project}")).await;
+    }
+    fixture.connect().await.ask("POST", "/elsewhere", &[]).await;
+    let path = "path=\"/api/iris/{project}\"";
+    for (sample, value) in [
+        (
+            format!("http_requests_total{{method=\"GET\",{path},status=\"200\"}}"),
+            3.0,
+        ),
+        (
+            format!("http_requests_total{{method=\"GET\",{path},status=\"502\"}}"),
+            1.0,
+        ),
+        (
+            "http_requests_total{method=\"POST\",path=\"(no route)\",status=\"200\"}".to_owned(),
+            1.0,
+        ),
+        (
+            format!("http_request_duration_ms_count{{method=\"GET\",{path}}}"),
+            4.0,
+        ),
+        (
+            format!("http_errors_total{{method=\"GET\",{path},error_type=\"connection_closed\"}}"),
+            1.0,
+        ),
+        (
+            "cache_requests_total{cache=\"query\",result=\"hit\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "cache_requests_total{cache=\"query\",result=\"miss\"}".to_owned(),
+            3.0,
+        ),
+        (
+            "cache_results_total{result=\"HIT\",reason=\"fresh\"}".to_owned(),
+            1.0,
+        ),
+        (
+            "cache_results_total{result=\"BYPASS\",reason=\"no-route\"}".to_owned(),
+            1.0,
+        ),
+        ("cache_stored_entries".to_owned(), 2.0),
+    ] {
+        assert_eq!(fixture.metric(&sample).await, value, "{sample}");
+    }
+    assert!(fixture.metric("memory_rss_bytes").await > 1e6);
+    let scraped = fixture.admin("/metrics").await;
+    assert!(
+        scraped
+            .header("content-type")
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
+}
+
+#[tokio::test]
+async fn the_summary_is_the_one_of_the_requirements() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |_| ok("x", &[])).await;
+    for _ in 0..10 {
+        fixture.get("/a").await;
+    }
+    let summary = fixture.admin("/api/metrics").await.json();
+    assert_eq!(summary["requests"]["total"], 10);
+    assert_eq!(summary["requests"]["errorRate"], 0.0);
+    assert_eq!(summary["cache"]["hitRate"], 0.9);
+    assert_eq!(summary["rateLimit"]["blockRate"], 0.0);
+    assert!(summary["requests"]["p99Latency"].as_f64().unwrap() > 0.0);
+    assert_eq!(summary["database"]["totalQueries"], 0);
+}
+
+#[tokio::test]
+async fn health_needs_no_token_and_everything_else_does() {
+    let fixture = Fixture::start("[admin]\ntoken = \"secret\"\n", |_| ok("x", &[])).await;
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(fixture.admin(path).await.status, 200);
+    }
+    let refused = fixture.admin("/metrics").await;
+    assert_eq!(
+        (refused.status, refused.header("www-authenticate")),
+        (401, Some("Bearer"))
+    );
+    for (token, status) in [
+        ("Bearer secret", 200),
+        ("Bearer wrong", 401),
+        ("secret", 401),
+    ] {
+        let mut client = Client::connect(fixture.sidecar().admin_address).await;
+        assert_eq!(
+            client
+                .ask("GET", "/metrics", &[("authorization", token)])
+                .await
+                .status,
+            status,
+            "{token}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_says_what_is() {
+    let fixture = Fixture::start("", |_| ok("x", &[])).await;
+    let missing = fixture.admin("/metric").await;
+    assert_eq!(missing.status, 404);
+    assert!(missing.text().contains("/metrics"));
+    let mut client = Client::connect(fixture.sidecar().admin_address).await;
+    assert_eq!(
+        client.ask("POST", "/metrics", &[]).await.header("allow"),
+        Some("GET, HEAD")
+    );
+}

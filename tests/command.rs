@@ -1,0 +1,279 @@
+//! The binary itself: arguments, exit statuses, signals, and the README's own commands.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use support::{Client, Origin, ok};
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = binary().args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn file(folder: &Path, text: &str) -> String {
+    let path = folder.join("iris.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// A sidecar process, killed at the end of its test if it still runs.
+struct Running {
+    child: Child,
+    lines: Box<dyn Iterator<Item = String> + Send>,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = binary()
+            .args(arguments)
+            .args(["--log-format", "json"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = Box::new(stderr.lines().map_while(Result::ok));
+        let first = lines
+            .find(|line| line.contains("serving"))
+            .expect("it says that it serves");
+        let fields: serde_json::Value =
+            serde_json::from_str(&first).expect("each log line is JSON");
+        let address = |name: &str| fields["fields"][name].as_str().unwrap().parse().unwrap();
+        Self {
+            address: address("address"),
+            admin: address("admin"),
+            child,
+            lines,
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_reads_well_and_bad_arguments_are_status_2() {
+    let (status, out, _) = run(&["--help"]);
+    assert_eq!(status, Some(0));
+    for word in ["serve", "check", "--config", "--log-format", "Exit status"] {
+        assert!(out.contains(word), "{word} is not in\n{out}");
+    }
+    let (status, _, error) = run(&["--no-such"]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("--no-such"), "{error}");
+}
+
+#[test]
+fn check_prints_the_effective_routes_or_all_mistakes() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = file(
+        folder.path(),
+        "[upstream]\nurl = \"http://127.0.0.1:3000\"\n[[route]]\npath = \"/api/{*rest}\"\nttl = \"30s\"\nshare = \"per-key\"\n",
+    );
+    let (status, out, error) = run(&["check", &good]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    for word in [
+        "/api/{*rest}",
+        "GET HEAD",
+        "origin's, else 30s",
+        "per-key",
+        "http://127.0.0.1:3000",
+    ] {
+        assert!(out.contains(word), "{word} is not in\n{out}");
+    }
+    let bad = file(
+        folder.path(),
+        "[cache]\nmemory = \"much\"\n[[route]]\nttl = \"1s\"\n",
+    );
+    for arguments in [&["check", &bad][..], &["serve", "--config", &bad][..]] {
+        let (status, out, error) = run(arguments);
+        assert_eq!((status, out.as_str()), (Some(2), ""));
+        assert!(
+            error.contains("iris.toml:2:10: cache.memory = \"much\": expected a size"),
+            "{error}"
+        );
+        assert!(
+            error.contains("iris.toml:3:1: [[route]] has no path"),
+            "{error}"
+        );
+        assert!(error.contains("2 mistakes"), "{error}");
+    }
+    let (status, _, error) = run(&["check", "/no/such/file.toml"]);
+    assert_eq!(status, Some(2));
+    assert!(
+        error.contains("/no/such/file.toml cannot be read"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn the_shipped_configurations_are_valid() {
+    for name in ["default.toml", "reference.toml"] {
+        let path = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
+        let (status, _, error) = run(&["check", &path]);
+        assert_eq!(status, Some(0), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
+    let origin = Origin::start(|_| ok("through", &[])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(
+        folder.path(),
+        &format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
+            origin.url()
+        ),
+    );
+    for signal in ["TERM", "INT"] {
+        let mut running = Running::start(&["serve", "--config", &config]);
+        let received = Client::connect(running.address)
+            .await
+            .ask("GET", "/a", &[])
+            .await;
+        assert_eq!(
+            (received.status, received.text().as_str()),
+            (200, "through")
+        );
+        assert_eq!(
+            Client::connect(running.admin)
+                .await
+                .ask("GET", "/readyz", &[])
+                .await
+                .status,
+            200
+        );
+        running.signal(signal);
+        assert_eq!(running.child.wait().unwrap().code(), Some(0));
+        let rest: Vec<String> = running.lines.by_ref().collect();
+        assert!(
+            rest.iter()
+                .any(|line| line.contains("draining") && line.contains(signal)),
+            "{rest:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_address_fails_with_status_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Running::start(&[
+        "serve",
+        "--config",
+        &file(
+            folder.path(),
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+        ),
+    ]);
+    let config = file(
+        folder.path(),
+        &format!(
+            "[listen]\naddress = \"{}\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+            first.address
+        ),
+    );
+    let (status, _, error) = run(&["serve", "--config", &config]);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("cannot be listened on"), "{error}");
+}
+
+#[tokio::test]
+async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("iris.db");
+    let routes = std::fs::read_to_string(format!(
+        "{}/config/default.toml",
+        env!("CARGO_MANIFEST_DIR")
+    ))
+    .unwrap();
+    let text = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[origin]\ndatabase = \"sqlite:{}\"\n{routes}",
+        database.display()
+    );
+    let config = file(folder.path(), &text);
+    let mut etag = String::new();
+    // The second process finds the data that the first one left.
+    for start in 0..2 {
+        let running = Running::start(&["serve", "--config", &config]);
+        let mut client = Client::connect(running.address).await;
+        for expected in ["MISS", "HIT"] {
+            let received = client.ask("GET", "/api/iris/overview", &[]).await;
+            assert_eq!((received.status, received.cache()), (200, expected));
+            assert_eq!(received.json()["metrics"]["total_projects"], 8);
+            if start == 0 {
+                etag = received.header("etag").unwrap().to_owned();
+            }
+        }
+        let again = client
+            .ask("GET", "/api/iris/overview", &[("if-none-match", &etag)])
+            .await;
+        assert_eq!(again.status, 304);
+        for key in ["one", "two"] {
+            let received = client
+                .ask("GET", "/api/iris/analytics", &[("authorization", key)])
+                .await;
+            assert_eq!((received.status, received.cache()), (200, "MISS"));
+        }
+        let metrics = Client::connect(running.admin)
+            .await
+            .ask("GET", "/metrics", &[])
+            .await
+            .text();
+        assert!(
+            metrics.contains("db_queries_total{table=\"model_run_log\",operation=\"select\"} 2"),
+            "{metrics}"
+        );
+    }
+}
+
+#[test]
+fn a_database_that_cannot_be_opened_is_status_1_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = file(
+        folder.path(),
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[origin]\ndatabase = \"sqlite:/no/such/folder/iris.db\"\n",
+    );
+    let mut child = binary()
+        .args(["serve", "--config", &config])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut error = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut error)
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(error.contains("/no/such/folder/iris.db"), "{error}");
+}
