@@ -1,6 +1,7 @@
 //! A TOML text with its places: every mistake is collected, none ends the reading.
 
 use std::cell::RefCell;
+#[cfg(test)]
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -42,6 +43,7 @@ pub struct Source<'a> {
     text: &'a str,
     environment: Environment<'a>,
     mistakes: RefCell<Vec<Mistake>>,
+    #[cfg(test)]
     asked: RefCell<BTreeSet<String>>,
 }
 
@@ -52,6 +54,7 @@ impl<'a> Source<'a> {
             text,
             environment,
             mistakes: RefCell::default(),
+            #[cfg(test)]
             asked: RefCell::default(),
         }
     }
@@ -93,6 +96,7 @@ impl<'a> Source<'a> {
     }
 
     /// The dotted names of all keys that the reader knows of.
+    #[cfg(test)]
     pub fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
     }
@@ -196,6 +200,7 @@ impl<'s, 'a> Section<'s, 'a> {
 
     fn value(&mut self, key: &'static str) -> Option<Value<'s, 'a>> {
         self.known.push(key);
+        #[cfg(test)]
         self.source.asked.borrow_mut().insert(self.path(key));
         self.table?.get(key)
     }

@@ -5,10 +5,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// The members of a comma-separated list over all lines of one field, empty members dropped.
 ///
 /// A comma inside a quoted string does not separate (RFC 9110 §5.6.4).
-pub fn members<'a>(
-    headers: &'a HeaderMap,
+pub fn members(
+    headers: &HeaderMap,
     name: impl header::AsHeaderName,
-) -> impl Iterator<Item = &'a [u8]> {
+) -> impl Iterator<Item = &[u8]> {
     headers
         .get_all(name)
         .iter()
@@ -112,15 +112,19 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
-/// The value of a field that must stand on one line at most; `Err` where it repeats.
+/// A field that must stand on one line at most stands on several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated;
+
+/// The value of a field that must stand on one line at most.
 pub fn single<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
-) -> Result<Option<&'a HeaderValue>, ()> {
+) -> Result<Option<&'a HeaderValue>, Repeated> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next();
     if lines.next().is_some() {
-        return Err(());
+        return Err(Repeated);
     }
     Ok(first)
 }

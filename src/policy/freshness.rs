@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::http::{CacheControl, dates, fields};
 
 use super::Options;
-use super::storable::takes_operator_lifetime;
+use super::storable::{has_validator, takes_operator_lifetime};
 use crate::http::cache_control::Scope;
 
 /// The three windows of a stored response.
@@ -75,6 +75,29 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record of a response asked for at `requested` and come at `received`.
+    ///
+    /// What an operator grants counts from the moment the response came in: an origin whose clock
+    /// is behind, or a cache before ours, does not use it up. The age that clients see stays the
+    /// RFC's.
+    pub fn new(
+        mut lifetimes: Lifetimes,
+        headers: &HeaderMap,
+        requested: Timestamp,
+        received: Timestamp,
+    ) -> Self {
+        let initial_age = initial_age(headers, requested, received);
+        if lifetimes.granted_by_operator {
+            lifetimes.fresh = lifetimes.fresh.saturating_add(initial_age);
+        }
+        Self {
+            lifetimes,
+            received,
+            initial_age,
+            has_validator: has_validator(headers),
+        }
+    }
+
     /// current_age (§4.2.3).
     pub fn age(&self, now: Timestamp) -> Duration {
         self.initial_age + now.since(self.received)
@@ -94,7 +117,7 @@ impl Record {
 }
 
 /// corrected_initial_age (§4.2.3) of a response asked for at `requested` and come at `received`.
-pub fn initial_age(headers: &HeaderMap, requested: Timestamp, received: Timestamp) -> Duration {
+fn initial_age(headers: &HeaderMap, requested: Timestamp, received: Timestamp) -> Duration {
     let apparent = headers
         .get(DATE)
         .and_then(dates::parse)
@@ -313,6 +336,27 @@ mod tests {
         let found = found.unwrap();
         assert_eq!(found.stale_while_revalidate, seconds(120));
         assert_eq!(found.stale_if_error, Duration::ZERO);
+    }
+
+    #[test]
+    fn what_an_operator_grants_counts_from_receipt() {
+        let late = headers(&[("date", "Sun, 06 Nov 1994 08:44:37 GMT")]);
+        let granted = Lifetimes {
+            fresh: seconds(30),
+            granted_by_operator: true,
+            ..Lifetimes::default()
+        };
+        let record = Record::new(granted, &late, NOW, NOW);
+        assert_eq!(record.age(NOW), seconds(300));
+        assert_eq!(record.standing(NOW), Standing::Fresh { left: seconds(30) });
+        let stated = Lifetimes {
+            fresh: seconds(30),
+            ..Lifetimes::default()
+        };
+        assert_eq!(
+            Record::new(stated, &late, NOW, NOW).standing(NOW),
+            Standing::Expired
+        );
     }
 
     #[test]

@@ -18,12 +18,11 @@ use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Outcome, Reader, Ticket};
 use crate::metrics::Refresh;
-use crate::policy::freshness::initial_age;
 use crate::policy::key::KeyBytes;
-use crate::policy::storable::{ResponseView, has_validator};
+use crate::policy::storable::ResponseView;
 use crate::policy::vary::{append_selecting, nominated};
 use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, update};
-use crate::store::{Charge, Entry, Fields, Head};
+use crate::store::{Charge, Entry, Fields, Head, Selecting};
 use crate::upstream::OriginBody;
 
 use super::Proxy;
@@ -204,8 +203,7 @@ impl Asked {
             ..head
         };
         let charge = self.proxy.memory.charge();
-        let Some(entry) = Entry::assemble(&head, std::slice::from_ref(&stored.body), None, charge)
-        else {
+        let Some(entry) = Entry::assemble(&head, &[stored.body()], None, charge) else {
             // No room for the update: the old one still answers this once.
             return self.tell_stored(
                 Arc::clone(stored),
@@ -238,20 +236,17 @@ impl Asked {
     }
 
     fn head(&self, status: StatusCode, headers: &HeaderMap, lifetimes: Lifetimes) -> Head {
-        let varies_by = nominated(headers);
-        let mut selected_by = Vec::new();
-        append_selecting(&varies_by, &self.client_headers, &mut selected_by);
+        let names = nominated(headers);
+        let selecting = (!names.is_empty()).then(|| {
+            let mut values = Vec::new();
+            append_selecting(&names, &self.client_headers, &mut values);
+            Box::new(Selecting { names, values })
+        });
         Head {
             status,
             fields: Fields::pack(headers),
-            record: Record {
-                lifetimes,
-                received: self.received,
-                initial_age: initial_age(headers, self.requested, self.received),
-                has_validator: has_validator(headers),
-            },
-            varies_by: varies_by.into(),
-            selected_by: selected_by.into(),
+            record: Record::new(lifetimes, headers, self.requested, self.received),
+            selecting,
         }
     }
 

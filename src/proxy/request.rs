@@ -278,7 +278,7 @@ impl Proxy {
             }
             Decision::Miss { .. } => return None,
         };
-        let body = Body::Whole(entry.body.clone());
+        let body = Body::Whole(entry.body());
         Some((
             deliver::deliver(&parts.method, &parts.headers, &entry.head, age, body, note),
             note,
@@ -415,7 +415,7 @@ impl Proxy {
                         }
                         Outcome::Stored(entry) => {
                             if self.is_for(&asked, &options, &entry.head) {
-                                let body = Body::Whole(entry.body.clone());
+                                let body = Body::Whole(entry.body());
                                 return self.collapsed(&asked, &entry.head, body, note);
                             }
                             alone = Some(reason);
@@ -452,9 +452,12 @@ impl Proxy {
     fn is_for(&self, asked: &Asked, options: &Options, head: &Head) -> bool {
         let decision = policy::decide(asked.view(), Some(&head.record), options, self.clock.now());
         let is_usable = matches!(decision, Decision::Hit { .. } | Decision::StaleHit { .. });
-        let mut selecting = Vec::new();
-        append_selecting(&head.varies_by, &asked.parts.headers, &mut selecting);
-        is_usable && selecting == *head.selected_by
+        let is_selected = head.selecting.as_ref().is_none_or(|selecting| {
+            let mut values = Vec::new();
+            append_selecting(&selecting.names, &asked.parts.headers, &mut values);
+            values == selecting.values
+        });
+        is_usable && is_selected
     }
 
     fn collapsed(
@@ -539,7 +542,7 @@ impl Proxy {
                     forward_status: Some(status),
                     ..note
                 };
-                let body = Body::Whole(entry.body.clone());
+                let body = Body::Whole(entry.body());
                 (
                     deliver::deliver(
                         method,
@@ -616,7 +619,7 @@ impl Proxy {
             entry.head.record.age(now),
         );
         let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age);
-        let body = Body::Whole(entry.body.clone());
+        let body = Body::Whole(entry.body());
         (
             deliver::deliver(
                 &asked.parts.method,

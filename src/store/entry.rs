@@ -1,9 +1,10 @@
 //! One stored response: its head in a compact form, its body, and what policy remembers of it.
 
+use std::sync::atomic::AtomicU64;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{AGE, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use smallvec::SmallVec;
 
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::Record;
@@ -15,7 +16,11 @@ use super::ledger::Charge;
 ///
 /// Each field is `name length: u16, value length: u32, name, value`, big-endian.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(Bytes);
+pub struct Fields {
+    /// Begins with the fields; a stored response's body follows in the same allocation.
+    block: Bytes,
+    length: u32,
+}
 
 impl Fields {
     /// Packs the fields that may be stored (RFC 9111 §3.1). `Age` is not: it is reckoned anew for
@@ -27,13 +32,22 @@ impl Fields {
                 push_field(&mut block, name, value);
             }
         }
-        Self(block.freeze())
+        // hyper and `header_bytes` bound a whole head far below this type.
+        let length = u32::try_from(block.len()).unwrap_or(0);
+        Self {
+            block: block.freeze(),
+            length,
+        }
+    }
+
+    fn block(&self) -> &[u8] {
+        &self.block[..self.len()]
     }
 
     /// The fields as a map with room for `spare` more.
     pub fn unpack(&self, spare: usize) -> HeaderMap {
         // A field takes 30 bytes or more as good as always; a map that must grow still works.
-        let mut headers = HeaderMap::with_capacity(self.0.len() / 30 + spare);
+        let mut headers = HeaderMap::with_capacity(self.len() / 30 + spare);
         for (name, value) in self.iter() {
             headers.append(name, value);
         }
@@ -44,25 +58,26 @@ impl Fields {
     pub fn iter(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         let mut at = 0;
         std::iter::from_fn(move || {
-            let block = &self.0;
+            let block = self.block();
             let lengths = block.get(at..at + 6)?;
             let name_length = usize::from(u16::from_be_bytes([lengths[0], lengths[1]]));
             let value_length = u32::from_be_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]);
             let name_end = at + 6 + name_length;
             let value_end = name_end + value_length as usize;
             let name = HeaderName::from_bytes(block.get(at + 6..name_end)?).ok()?;
-            let value = HeaderValue::from_maybe_shared(block.slice(name_end..value_end)).ok()?;
+            let value =
+                HeaderValue::from_maybe_shared(self.block.slice(name_end..value_end)).ok()?;
             at = value_end;
             Some((name, value))
         })
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.length as usize
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.length == 0
     }
 }
 
@@ -80,29 +95,37 @@ fn push_field(block: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
     block.put_slice(value);
 }
 
+/// What `Vary` makes of a response: the request fields that select it, and what its own request
+/// said in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selecting {
+    /// Sorted.
+    pub names: Vec<HeaderName>,
+    /// As [`append_selecting`](crate::policy::vary::append_selecting) writes it.
+    pub values: Vec<u8>,
+}
+
 /// A response head that may be shared, stored or still streaming.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub status: StatusCode,
     pub fields: Fields,
     pub record: Record,
-    /// The request fields that select this response (`Vary`), sorted.
-    pub varies_by: SmallVec<[HeaderName; 1]>,
-    /// What the request said in those fields; see [`append_selecting`].
-    ///
-    /// [`append_selecting`]: crate::policy::vary::append_selecting
-    pub selected_by: Box<[u8]>,
+    /// `None` without a `Vary`. Boxed: most responses have none, and each byte here counts once
+    /// for every stored one.
+    pub selecting: Option<Box<Selecting>>,
 }
 
 /// A whole stored response. Head block and body are one allocation.
 #[derive(Debug)]
 pub struct Entry {
     pub head: Head,
-    pub body: Bytes,
     /// Unix milliseconds before which a failed background refresh is not tried again.
-    pub refresh_after: std::sync::atomic::AtomicU64,
+    pub refresh_after: AtomicU64,
+    /// Where the body begins in the allocation that `head.fields` begins.
+    body_start: u32,
     weight: u32,
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Entry {
@@ -126,31 +149,40 @@ impl Entry {
         }
         let head_length = head.fields.len() + extra.len();
         let total = head_length + body_length;
-        let weight = u32::try_from(total).ok()?;
+        let (weight, body_start) = (u32::try_from(total).ok()?, u32::try_from(head_length).ok()?);
         if !charge.grow(u64::from(weight)) {
             return None;
         }
         let mut block = Vec::with_capacity(total);
-        block.extend_from_slice(&head.fields.0);
+        block.extend_from_slice(head.fields.block());
         block.extend_from_slice(&extra);
         for piece in body {
             block.extend_from_slice(piece);
         }
-        let block = Bytes::from(block);
+        let fields = Fields {
+            block: Bytes::from(block),
+            length: body_start,
+        };
         Some(Self {
             head: Head {
-                fields: Fields(block.slice(..head_length)),
+                fields,
                 ..head.clone()
             },
-            body: block.slice(head_length..),
-            refresh_after: std::sync::atomic::AtomicU64::new(0),
+            refresh_after: AtomicU64::new(0),
+            body_start,
             weight,
-            _charge: charge,
+            charge,
         })
+    }
+
+    /// The body; shares the entry's allocation.
+    pub fn body(&self) -> Bytes {
+        self.head.fields.block.slice(self.body_start as usize..)
     }
 
     /// Bytes of head and body.
     pub fn weight(&self) -> u32 {
+        debug_assert!(self.charge.bytes() >= u64::from(self.weight));
         self.weight
     }
 }
@@ -158,17 +190,13 @@ impl Entry {
 impl Head {
     /// The value of `Content-Length`, where there is one.
     pub fn content_length(&self) -> Option<u64> {
-        let (_, value) = self
-            .fields
-            .iter()
-            .find(|(name, _)| *name == CONTENT_LENGTH)?;
-        value.to_str().ok()?.parse().ok()
+        self.field(&CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
 
     /// The first value of a field.
     pub fn field(&self, wanted: &HeaderName) -> Option<HeaderValue> {
-        self.fields
-            .iter()
+        let mut fields = self.fields.iter();
+        fields
             .find(|(name, _)| name == wanted)
             .map(|(_, value)| value)
     }
@@ -188,8 +216,7 @@ mod tests {
             status: StatusCode::OK,
             fields: Fields::pack(&headers),
             record: Record::default(),
-            varies_by: SmallVec::new(),
-            selected_by: Box::default(),
+            selecting: None,
         }
     }
 
@@ -215,7 +242,7 @@ mod tests {
         let ledger = Ledger::new(1000);
         let pieces = [Bytes::from_static(b"ab"), Bytes::from_static(b"cde")];
         let entry = Entry::assemble(&head(&[("x-a", "1")]), &pieces, None, ledger.open()).unwrap();
-        assert_eq!(&entry.body[..], b"abcde");
+        assert_eq!(&entry.body()[..], b"abcde");
         assert_eq!(entry.head.content_length(), Some(5));
         assert_eq!(ledger.held(), u64::from(entry.weight()));
         drop(entry);

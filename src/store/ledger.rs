@@ -63,6 +63,10 @@ impl Charge {
         self.bytes += more;
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn shrink(&mut self, less: u64) {
         let less = less.min(self.bytes);
         self.ledger.held.fetch_sub(less, Ordering::Relaxed);
