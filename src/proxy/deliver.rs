@@ -1,5 +1,6 @@
 //! Delivered: a head and a body become the client's response, with the fields that say how.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -72,6 +73,42 @@ impl http_body::Body for Body {
     }
 }
 
+thread_local! {
+    static AGES: RefCell<Numbered> = const { RefCell::new(Numbered::new()) };
+    static HIT_STATUS: RefCell<Numbered> = const { RefCell::new(Numbered::new()) };
+}
+
+fn age_value(age: Duration) -> HeaderValue {
+    let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    AGES.with_borrow_mut(|values| values.get(seconds, HeaderValue::from))
+}
+
+/// Field values that differ in one number, kept for the next hit that needs the same one: within
+/// one second all hits on a hot response do.
+struct Numbered {
+    slots: [Option<(i64, HeaderValue)>; 256],
+}
+
+impl Numbered {
+    const fn new() -> Self {
+        Self {
+            slots: [const { None }; 256],
+        }
+    }
+
+    fn get(&mut self, number: i64, make: impl FnOnce(i64) -> HeaderValue) -> HeaderValue {
+        let slot = &mut self.slots[number.rem_euclid(256) as usize];
+        match slot {
+            Some((known, value)) if *known == number => value.clone(),
+            _ => {
+                let value = make(number);
+                *slot = Some((number, value.clone()));
+                value
+            }
+        }
+    }
+}
+
 /// How a response came to be: `Cache-Status` (RFC 9211), `X-Cache` and the metrics say it alike.
 #[derive(Clone, Copy, Debug)]
 pub struct Note {
@@ -118,6 +155,15 @@ impl Note {
     }
 
     fn cache_status(&self) -> HeaderValue {
+        match (self.result, self.reason, self.ttl) {
+            (CacheResult::Hit, Reason::Fresh, Some(ttl)) => {
+                HIT_STATUS.with_borrow_mut(|values| values.get(ttl, |_| self.format_status()))
+            }
+            _ => self.format_status(),
+        }
+    }
+
+    fn format_status(&self) -> HeaderValue {
         let mut out = BytesMut::with_capacity(96);
         out.put_slice(b"iris-sidecar");
         let is_hit = self.forward_status.is_none()
@@ -169,7 +215,7 @@ pub fn deliver(
     if note.result == CacheResult::Hit || note.result == CacheResult::Stale {
         remove_named_by_no_cache(&mut headers);
     }
-    headers.insert(AGE, HeaderValue::from(age.as_secs()));
+    headers.insert(AGE, age_value(age));
     note.write(&mut headers);
 
     let mut response = Response::new(Body::Empty);

@@ -35,8 +35,10 @@ use super::{Client, Proxy, received, tunnel};
 const ELECTIONS: u32 = 2;
 
 /// A request on its way to its response: hits are ready at once.
+// A box for the larger variant would be an allocation for each hit.
+#[allow(clippy::large_enum_variant)]
 pub enum Handled {
-    Ready(Option<Box<Response<Body>>>),
+    Ready(Option<Response<Body>>),
     Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
 }
 
@@ -46,7 +48,7 @@ impl Future for Handled {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
             Self::Ready(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(*response)),
+                Some(response) => Poll::Ready(Ok(response)),
                 // Polled again after it was ready, which no caller of futures may do.
                 None => Poll::Pending,
             },
@@ -180,7 +182,7 @@ impl Proxy {
         response: Response<Body>,
     ) -> Handled {
         self.count(route, method, started, note, response.status());
-        Handled::Ready(Some(Box::new(response)))
+        Handled::Ready(Some(response))
     }
 
     /// Runs the waiting part of a request, bounded by the deadline for a response head.
