@@ -1,6 +1,131 @@
-//! The hit path, from a parsed request to the response's bytes.
+//! The hit path from end to end inside the process: the bytes of a request go in, the bytes of its
+//! response come out, through hyper's parser and encoder over an in-memory pipe.
 
-use criterion::{Criterion, criterion_group, criterion_main};
-fn nothing(_: &mut Criterion) {}
-criterion_group!(benches, nothing);
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use http::{HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use iris_sidecar::clock::Clock;
+use iris_sidecar::config::Config;
+use iris_sidecar::metrics::Metrics;
+use iris_sidecar::proxy::{Handled, Proxy};
+use iris_sidecar::upstream::{Answer, Origin, OriginBody};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::runtime::Runtime;
+
+const REQUEST: &[u8] =
+    b"GET /1k.json HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
+
+/// An origin with the head of a file server.
+struct Files(usize);
+
+impl Origin for Files {
+    fn answer(&self, _: Request<OriginBody>) -> Answer<'_> {
+        let body = Full::new(Bytes::from(vec![b'x'; self.0]));
+        let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("server", "nginx/1.22.1"),
+            ("content-type", "application/json"),
+            ("last-modified", "Mon, 23 Nov 2026 12:00:00 GMT"),
+            ("etag", "\"6921a2b0-400\""),
+            ("cache-control", "public, max-age=3600"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        headers.insert("content-length", HeaderValue::from(self.0));
+        Box::pin(async { Ok(response) })
+    }
+}
+
+fn proxy(size: usize) -> Arc<Proxy> {
+    let config = Config::parse("bench", "[[route]]\npath = \"/{*rest}\"\n", &|_| None)
+        .expect("a valid configuration");
+    let metrics = Arc::new(Metrics::new(["/{*rest}"].into_iter()));
+    Proxy::new(
+        Arc::new(config),
+        metrics,
+        Arc::new(Files(size)),
+        Clock::System,
+    )
+}
+
+/// Sends one request over the pipe and reads until `length` bytes have come back.
+async fn ask(pipe: &mut DuplexStream, length: usize, buffer: &mut Vec<u8>) {
+    pipe.write_all(REQUEST).await.expect("the server reads");
+    buffer.clear();
+    while buffer.len() < length {
+        assert!(pipe.read_buf(buffer).await.expect("the server writes") > 0);
+    }
+}
+
+fn parse_to_bytes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("hit, parse to bytes");
+    for size in [1 << 10, 16 << 10] {
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("{} KiB", size >> 10), |bencher| {
+            let runtime = Runtime::new().expect("a runtime");
+            let proxy = proxy(size);
+            let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
+            runtime.spawn(async move {
+                let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let service = service_fn(move |request| proxy.handle(request, client));
+                http1::Builder::new()
+                    .serve_connection(TokioIo::new(theirs), service)
+                    .await
+            });
+            let mut buffer = Vec::with_capacity(1 << 20);
+            // The miss, then one hit to learn how long a hit is.
+            runtime.block_on(async {
+                for _ in 0..2 {
+                    pipe.write_all(REQUEST).await.expect("the server reads");
+                    buffer.clear();
+                    while buffer.iter().filter(|byte| **byte == b'x').count() < size {
+                        pipe.read_buf(&mut buffer).await.expect("the server writes");
+                    }
+                }
+            });
+            let length = buffer.len();
+            bencher.iter(|| runtime.block_on(ask(&mut pipe, length, &mut buffer)));
+        });
+    }
+    group.finish();
+}
+
+fn handle_alone(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let proxy = proxy(1 << 10);
+    let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let request = || {
+        let request = Request::builder()
+            .uri("/1k.json")
+            .header("host", "127.0.0.1:8080");
+        let request = request
+            .header("user-agent", "bench")
+            .header("accept", "*/*");
+        request.body(Full::new(Bytes::new())).expect("a request")
+    };
+    runtime.block_on(async {
+        let response = proxy.handle(request(), client).await.expect("infallible");
+        response.into_body().collect().await.expect("a body");
+    });
+    criterion.bench_function("hit, request to response", |bencher| {
+        bencher.iter_batched(
+            request,
+            |request| match proxy.handle(request, client) {
+                Handled::Ready(response) => response,
+                Handled::Later(_) => panic!("a hit waits for nothing"),
+            },
+            criterion::BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, parse_to_bytes, handle_alone);
 criterion_main!(benches);
