@@ -5,24 +5,28 @@
 //! the pattern of its route. Handles are resolved when the process starts, so that the hit path
 //! never looks a metric up by label.
 
+mod families;
 pub mod latency;
+mod summary;
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
 
 use crate::error::FailureKind;
 use crate::policy::Reason;
 
-use latency::{Counts, Latency};
+use families::{
+    ErrorLabels, OutcomeLabels, PathLabels, QueryErrorLabels, QueryLabels, ReasonLabels,
+    RequestLabels, TypeLabels,
+};
+use latency::Latency;
 
 /// How a request was answered: the value of `X-Cache`, and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,72 +56,6 @@ impl CacheResult {
             Self::Bypass => "BYPASS",
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    method: &'static str,
-    path: String,
-    status: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PathLabels {
-    method: &'static str,
-    path: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ErrorLabels {
-    method: &'static str,
-    path: String,
-    error_type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CacheLabels {
-    cache: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    key: &'static str,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueryLabels {
-    table: &'static str,
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueryErrorLabels {
-    table: &'static str,
-    operation: &'static str,
-    error_type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TypeLabels {
-    error_type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
-    result: &'static str,
 }
 
 /// How a refresh behind a stale answer ended.
@@ -251,260 +189,6 @@ impl Metrics {
         metrics.register_origin(&mut registry);
         metrics.registry = registry;
         metrics
-    }
-
-    fn register_http<'a>(&mut self, registry: &mut Registry, paths: impl Iterator<Item = &'a str>) {
-        registry.register(
-            "http_requests",
-            "Requests answered, by route pattern",
-            self.http_requests.clone(),
-        );
-        registry.register(
-            "http_request_duration_ms",
-            "Milliseconds from request head to response head, by route pattern",
-            self.http_duration.clone(),
-        );
-        registry.register(
-            "http_errors",
-            "Requests that ended in an error of ours or of the upstream",
-            self.http_errors.clone(),
-        );
-        registry.register(
-            "server_connections",
-            "Client connections open now",
-            self.connections.clone(),
-        );
-        registry.register(
-            "server_connections_accepted",
-            "Client connections accepted",
-            self.connections_accepted.clone(),
-        );
-        registry.register(
-            "server_connections_refused",
-            "Client connections answered 503 because limits.connections was reached",
-            self.connections_refused.clone(),
-        );
-        registry.register(
-            "memory_rss_bytes",
-            "Resident memory of this process",
-            self.gauges.resident.clone(),
-        );
-        registry.register(
-            "memory_virtual_bytes",
-            "Virtual memory of this process",
-            self.gauges.virtual_size.clone(),
-        );
-        for path in paths.chain([NO_ROUTE]) {
-            let labels = |status| RequestLabels {
-                method: "GET",
-                path: path.to_owned(),
-                status,
-            };
-            let path_labels = PathLabels {
-                method: "GET",
-                path: path.to_owned(),
-            };
-            self.routes.push(RouteMetrics {
-                path: path.to_owned(),
-                get_ok: self.http_requests.get_or_create_owned(&labels(200)),
-                get_not_modified: self.http_requests.get_or_create_owned(&labels(304)),
-                get_duration: self.http_duration.get_or_create_owned(&path_labels),
-            });
-            let error_type = FailureKind::ConnectFailed.as_str();
-            touch(
-                &self.http_errors,
-                &ErrorLabels {
-                    method: "GET",
-                    path: path.to_owned(),
-                    error_type,
-                },
-            );
-        }
-    }
-
-    fn register_cache(&mut self, registry: &mut Registry) {
-        let requests = Family::<CacheLabels, Counter>::default();
-        registry.register(
-            "cache_requests",
-            "Look-ups by cache: query is the response cache",
-            requests.clone(),
-        );
-        for cache in ["auth", "rateLimit", "query"] {
-            for result in ["hit", "miss"] {
-                touch(&requests, &CacheLabels { cache, result });
-            }
-        }
-        self.cache_hit = requests.get_or_create_owned(&CacheLabels {
-            cache: "query",
-            result: "hit",
-        });
-        self.cache_miss = requests.get_or_create_owned(&CacheLabels {
-            cache: "query",
-            result: "miss",
-        });
-
-        let results = Family::<ResultLabels, Counter>::default();
-        registry.register(
-            "cache_results",
-            "Requests by how they were answered (X-Cache) and why (the detail of Cache-Status)",
-            results.clone(),
-        );
-        for result in CacheResult::ALL {
-            for reason in Reason::ALL {
-                let labels = ResultLabels {
-                    result: result.as_str(),
-                    reason: reason.as_str(),
-                };
-                // Most pairs never occur: those show up when they do, the likely ones at once.
-                self.results.push(if likely(result, reason) {
-                    results.get_or_create_owned(&labels)
-                } else {
-                    Counter::default()
-                });
-            }
-        }
-        registry.register(
-            "cache_not_stored",
-            "Responses that were not stored, by reason",
-            self.not_stored.clone(),
-        );
-        for reason in Reason::ALL
-            .into_iter()
-            .filter(|reason| reason.is_of_the_response())
-        {
-            touch(
-                &self.not_stored,
-                &ReasonLabels {
-                    reason: reason.as_str(),
-                },
-            );
-        }
-        registry.register(
-            "cache_coalesced_waiters",
-            "Requests answered by another request's fetch",
-            self.coalesced_waiters.clone(),
-        );
-        registry.register(
-            "cache_background_refreshes",
-            "Refreshes behind a stale answer, by how they ended",
-            self.refreshes.clone(),
-        );
-        for (_, result) in REFRESHES {
-            touch(&self.refreshes, &OutcomeLabels { result });
-        }
-        registry.register(
-            "cache_flights",
-            "Fetches that other requests can wait for, now",
-            self.gauges.flights.clone(),
-        );
-        registry.register(
-            "cache_stored_bytes",
-            "Bytes of the stored responses, by their weight",
-            self.gauges.stored_bytes.clone(),
-        );
-        registry.register(
-            "cache_stored_entries",
-            "Stored responses and markers",
-            self.gauges.stored_entries.clone(),
-        );
-        registry.register("cache_in_flight_bytes", "Bytes held beside the store: bodies in flight, and evicted ones that are still being sent", self.gauges.in_flight_bytes.clone());
-        registry.register(
-            "cache_evictions",
-            "Stored responses dropped to stay within the budget",
-            self.gauges.evictions.clone(),
-        );
-        let limits = Family::<LimitLabels, Counter>::default();
-        registry.register(
-            "rate_limit_requests",
-            "Requests by the kind of limit that judged them",
-            limits.clone(),
-        );
-        for key in ["ip", "apikey"] {
-            for result in ["allowed", "blocked"] {
-                touch(&limits, &LimitLabels { key, result });
-            }
-        }
-        self.allowed = limits.get_or_create_owned(&LimitLabels {
-            key: "ip",
-            result: "allowed",
-        });
-        self.blocked = limits.get_or_create_owned(&LimitLabels {
-            key: "ip",
-            result: "blocked",
-        });
-    }
-
-    fn register_upstream(&mut self, registry: &mut Registry) {
-        registry.register(
-            "upstream_request_duration_ms",
-            "Milliseconds from a request sent to the origin to its response head",
-            self.upstream_duration.clone(),
-        );
-        registry.register(
-            "upstream_errors",
-            "Failed exchanges with the origin, by type",
-            self.upstream_errors.clone(),
-        );
-        for kind in FailureKind::ALL
-            .into_iter()
-            .filter(|kind| kind.is_origins())
-        {
-            touch(
-                &self.upstream_errors,
-                &TypeLabels {
-                    error_type: kind.as_str(),
-                },
-            );
-        }
-        registry.register(
-            "upstream_retries",
-            "Requests sent again because a kept connection turned out dead",
-            self.upstream_retries.clone(),
-        );
-        registry.register(
-            "upstream_connections",
-            "Connections to the upstream, idle ones included",
-            self.gauges.upstream_connections.clone(),
-        );
-        registry.register(
-            "upstream_breaker_open",
-            "1 while the breaker answers instead of the upstream",
-            self.gauges.breaker_open.clone(),
-        );
-    }
-
-    fn register_origin(&mut self, registry: &mut Registry) {
-        registry.register(
-            "db_queries",
-            "Queries of the built-in origin",
-            self.db_queries.clone(),
-        );
-        registry.register(
-            "db_query_duration_ms",
-            "Milliseconds a query of the built-in origin took",
-            self.db_duration.clone(),
-        );
-        registry.register(
-            "db_errors",
-            "Failed queries of the built-in origin",
-            self.db_errors.clone(),
-        );
-        for table in TABLES {
-            let labels = QueryLabels {
-                table,
-                operation: "select",
-            };
-            touch(&self.db_queries, &labels);
-            touch(&self.db_duration, &labels);
-            touch(
-                &self.db_errors,
-                &QueryErrorLabels {
-                    table,
-                    operation: "select",
-                    error_type: "query",
-                },
-            );
-        }
     }
 
     /// Counts one answered request. `route` is the place of its route, `None` without one.
@@ -651,72 +335,6 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
     }
-
-    /// The summary of the requirements, "Example Response".
-    pub fn summary(&self) -> Value {
-        let mut requests = Counts::default();
-        for (_, latency) in self.durations() {
-            requests.add(&latency);
-        }
-        let mut queries = Counts::default();
-        for table in TABLES {
-            let labels = QueryLabels {
-                table,
-                operation: "select",
-            };
-            queries.add(&self.db_duration.get_or_create(&labels).counts());
-        }
-        let errors = self.errors.load(std::sync::atomic::Ordering::Relaxed);
-        json!({
-            "requests": {
-                "total": requests.total(),
-                "errorRate": ratio(errors, requests.total()),
-                "p50Latency": rounded(requests.quantile_ms(0.50)),
-                "p95Latency": rounded(requests.quantile_ms(0.95)),
-                "p99Latency": rounded(requests.quantile_ms(0.99)),
-            },
-            "cache": { "hitRate": ratio(self.cache_hit.get(), self.cache_hit.get() + self.cache_miss.get()) },
-            "rateLimit": { "blockRate": ratio(self.blocked.get(), self.blocked.get() + self.allowed.get()) },
-            "database": { "totalQueries": queries.total(), "p95Latency": rounded(queries.quantile_ms(0.95)) },
-        })
-    }
-
-    fn durations(&self) -> impl Iterator<Item = (PathLabels, Counts)> {
-        self.routes.iter().flat_map(|route| {
-            METHODS.iter().chain([&"OTHER"]).filter_map(|method| {
-                let labels = PathLabels {
-                    method,
-                    path: route.path.clone(),
-                };
-                let counts = self.http_duration.get(&labels)?.counts();
-                Some((labels, counts))
-            })
-        })
-    }
-}
-
-/// Makes a zero sample.
-fn touch<L, M>(family: &Family<L, M>, labels: &L)
-where
-    L: Clone + std::hash::Hash + Eq,
-    M: Default,
-{
-    drop(family.get_or_create(labels));
-}
-
-/// Pairs of result and reason that every deployment meets.
-fn likely(result: CacheResult, reason: Reason) -> bool {
-    use Reason::*;
-    match result {
-        CacheResult::Hit => matches!(reason, Fresh | Cold | VaryMiss | Expired),
-        CacheResult::Stale => matches!(reason, StaleWhileRevalidate | StaleIfError),
-        CacheResult::Revalidated => reason == Revalidated,
-        CacheResult::Miss => !matches!(
-            reason,
-            Fresh | StaleWhileRevalidate | StaleIfError | Revalidated
-        ),
-        CacheResult::Bypass => true,
-    }
 }
 
 const METHODS: [&str; 8] = [
@@ -726,18 +344,6 @@ const METHODS: [&str; 8] = [
 fn method_label(method: &Method) -> &'static str {
     let known = METHODS.iter().find(|known| **known == method.as_str());
     known.copied().unwrap_or("OTHER")
-}
-
-fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        (part as f64 / whole as f64 * 1e4).round() / 1e4
-    }
-}
-
-fn rounded(millis: f64) -> f64 {
-    (millis * 1000.0).round() / 1000.0
 }
 
 /// Virtual and resident memory in bytes; zero where the system does not tell.

@@ -27,7 +27,7 @@ use crate::upstream::OriginBody;
 
 use super::Proxy;
 use super::forward::{Conditions, clean_response};
-use super::request::pause;
+use super::miss::pause;
 
 /// What the request that leads a fetch is told.
 pub(super) enum Led {

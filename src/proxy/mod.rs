@@ -10,6 +10,8 @@
 pub mod deliver;
 mod fetch;
 mod forward;
+mod miss;
+mod pass;
 mod received;
 pub mod request;
 mod tunnel;

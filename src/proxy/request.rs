@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, request};
@@ -17,22 +17,18 @@ use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::config::Route;
-use crate::error::{self, Failure, FailureKind};
-use crate::flight::{Boarding, Outcome, Ticket};
+use crate::error::{Failure, FailureKind};
+use crate::flight::{Boarding, Ticket};
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
-use crate::policy::vary::append_selecting;
 use crate::policy::{self, Cookies, Decision, Options, Reason, RequestView, Share};
-use crate::store::{Entry, Found, Head};
-use crate::upstream::{OriginBody, empty};
+use crate::store::{Entry, Found};
+use crate::upstream::empty;
 
 use super::deliver::{self, Body, Note};
 use super::fetch::{Fetch, Led, Validation};
 use super::forward::{self, Conditions, client_scheme};
-use super::{Client, Proxy, received, tunnel};
-
-/// Elections of a leader that one request takes part in; after that it fetches alone.
-const ELECTIONS: u32 = 2;
+use super::{Client, Proxy, received};
 
 /// A request on its way to its response: hits are ready at once.
 // A box for the larger variant would be an allocation for each hit.
@@ -66,7 +62,7 @@ pub(super) struct Asked {
     pub primary: KeyBytes,
     /// The primary key, or that of a variant where there are known ones.
     pub key: KeyBytes,
-    started: Instant,
+    pub started: Instant,
 }
 
 impl Asked {
@@ -74,7 +70,7 @@ impl Asked {
         self.route.as_ref().map(|(_, route)| &route.options)
     }
 
-    fn view(&self) -> RequestView<'_> {
+    pub(super) fn view(&self) -> RequestView<'_> {
         view(&self.parts, false)
     }
 }
@@ -254,7 +250,7 @@ impl Proxy {
     }
 
     /// The response to a request from what is stored, if the decision allows it.
-    fn reuse(
+    pub(super) fn reuse(
         &self,
         entry: &Arc<Entry>,
         decision: Decision,
@@ -288,7 +284,7 @@ impl Proxy {
     }
 
     /// Whether the origin may be asked about a stored response again after a failure.
-    fn may_refresh(&self, entry: &Entry, now: Timestamp) -> bool {
+    pub(super) fn may_refresh(&self, entry: &Entry, now: Timestamp) -> bool {
         now.as_millis() >= entry.refresh_after.load(Ordering::Relaxed)
     }
 
@@ -306,7 +302,7 @@ impl Proxy {
         }
     }
 
-    fn fetch(
+    pub(super) fn fetch(
         self: &Arc<Self>,
         asked: &Asked,
         ticket: Ticket,
@@ -337,410 +333,6 @@ impl Proxy {
             leader,
         })
     }
-
-    /// Miss: joins the fetch of this key or leads it.
-    async fn miss(self: Arc<Self>, asked: Asked, found: Found) -> (Response<Body>, Note) {
-        let stored = match &found {
-            Found::Entry(entry) => Some(Arc::clone(entry)),
-            _ => None,
-        };
-        let options = asked.options().cloned().unwrap_or_default();
-        let now = self.clock.now();
-        let decision = policy::decide(
-            asked.view(),
-            stored.as_deref().map(|entry| &entry.head.record),
-            &options,
-            now,
-        );
-        let reason = match (&found, decision) {
-            (Found::NotShared(_), _) => Reason::HitForMiss,
-            (Found::NoVariant, _) => Reason::VaryMiss,
-            (_, Decision::Miss { reason, .. }) => reason,
-            (_, Decision::Hit { .. } | Decision::StaleHit { .. }) => Reason::Cold,
-        };
-        let note = Note::new(CacheResult::Miss, reason);
-        if asked.parts.method == Method::HEAD {
-            return self.pass(asked, empty(), note).await;
-        }
-        let validation = match decision {
-            Decision::Miss { validate: true, .. } => stored.clone().map(Validation::of),
-            _ => stored.clone().map(Validation::only_stale),
-        };
-        let flight_key = flight_key(&asked);
-        let by_cookie = options.cookies == Cookies::Bypass
-            && options.grants_lifetime()
-            && asked.parts.headers.contains_key(http::header::COOKIE);
-        let marked = flight_key.len() > asked.key.len()
-            && matches!(
-                self.memory
-                    .get(&mut flight_key.clone(), &HeaderMap::new(), now),
-                Found::NotShared(_)
-            );
-        let mut alone = if marked {
-            Some(Reason::HitForMiss)
-        } else {
-            None
-        };
-        if by_cookie || matches!(reason, Reason::HitForMiss | Reason::MustValidate) {
-            alone = Some(reason);
-        }
-
-        for _ in 0..ELECTIONS {
-            if alone.is_some() {
-                break;
-            }
-            match self
-                .flights
-                .board(&flight_key, || self.stored_meanwhile(&asked, &options))
-            {
-                Err(served) => return served,
-                Ok(Boarding::Lead(ticket)) => {
-                    return self.lead(asked, ticket, validation, note).await;
-                }
-                Ok(Boarding::Full) => alone = Some(Reason::FlightsFull),
-                Ok(Boarding::Wait(waiter)) => {
-                    let limit = self.config.cache.wait_timeout;
-                    let Ok(outcome) = timeout(limit, waiter.outcome()).await else {
-                        alone = Some(Reason::WaitTimeout);
-                        continue;
-                    };
-                    match outcome {
-                        Outcome::Streaming(head) => {
-                            let reader = waiter
-                                .reader()
-                                .filter(|_| self.is_for(&asked, &options, &head));
-                            if let Some(reader) = reader {
-                                return self.collapsed(&asked, &head, Body::Flight(reader), note);
-                            }
-                            // Another variant, or another cookie: whatever it is now, it is not this one.
-                            alone = Some(reason);
-                        }
-                        Outcome::Stored(entry) => {
-                            if self.is_for(&asked, &options, &entry.head) {
-                                let body = Body::Whole(entry.body());
-                                return self.collapsed(&asked, &entry.head, body, note);
-                            }
-                            alone = Some(reason);
-                        }
-                        Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
-                        Outcome::Failed(failure) => {
-                            return self.stale_or_failure(&asked, stored.as_ref(), &failure, note);
-                        }
-                        Outcome::Abandoned => {}
-                    }
-                }
-            }
-        }
-        let note = Note {
-            reason: alone.unwrap_or(reason),
-            ..note
-        };
-        let ticket = self.flights.solo(&flight_key);
-        self.lead(asked, ticket, validation, note).await
-    }
-
-    /// What a flight stored between this request's look-up and its boarding.
-    fn stored_meanwhile(&self, asked: &Asked, options: &Options) -> Option<(Response<Body>, Note)> {
-        let now = self.clock.now();
-        let mut key = asked.primary.clone();
-        let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
-            return None;
-        };
-        let decision = policy::decide(asked.view(), Some(&entry.head.record), options, now);
-        self.reuse(&entry, decision, &asked.parts, now)
-    }
-
-    /// Whether a response that another request fetched answers this one too.
-    fn is_for(&self, asked: &Asked, options: &Options, head: &Head) -> bool {
-        let decision = policy::decide(asked.view(), Some(&head.record), options, self.clock.now());
-        let is_usable = matches!(decision, Decision::Hit { .. } | Decision::StaleHit { .. });
-        let is_selected = head.selecting.as_ref().is_none_or(|selecting| {
-            let mut values = Vec::new();
-            append_selecting(&selecting.names, &asked.parts.headers, &mut values);
-            values == selecting.values
-        });
-        is_usable && is_selected
-    }
-
-    fn collapsed(
-        &self,
-        asked: &Asked,
-        head: &Head,
-        body: Body,
-        note: Note,
-    ) -> (Response<Body>, Note) {
-        self.metrics.coalesced_waiters.inc();
-        let note = Note {
-            collapsed: true,
-            ..note
-        };
-        let age = head.record.age(self.clock.now());
-        (
-            deliver::deliver(
-                &asked.parts.method,
-                &asked.parts.headers,
-                head,
-                age,
-                body,
-                note,
-            ),
-            note,
-        )
-    }
-
-    /// Leads a fetch and waits for its head.
-    async fn lead(
-        self: &Arc<Self>,
-        asked: Asked,
-        ticket: Ticket,
-        validation: Option<Validation>,
-        note: Note,
-    ) -> (Response<Body>, Note) {
-        let stored = validation
-            .as_ref()
-            .map(|validation| Arc::clone(&validation.entry));
-        let (sender, answered) = oneshot::channel();
-        match self.fetch(&asked, ticket, validation, Some(sender)) {
-            Ok(fetch) => drop(tokio::spawn(fetch.run())),
-            Err(failure) => return self.stale_or_failure(&asked, None, &failure, note),
-        }
-        let led = answered.await.unwrap_or_else(|_| {
-            Led::Failed(Failure::new(
-                FailureKind::Internal,
-                "the fetch ended without an answer",
-            ))
-        });
-        let (method, headers) = (&asked.parts.method, &asked.parts.headers);
-        let now = self.clock.now();
-        match led {
-            Led::Streaming { head, reader } => {
-                let note = Note {
-                    stored: true,
-                    forward_status: Some(head.status),
-                    ..note
-                };
-                let age = head.record.age(now);
-                (
-                    deliver::deliver(method, headers, &head, age, Body::Flight(reader), note),
-                    note,
-                )
-            }
-            Led::Stored { entry, status } => {
-                let revalidated = status == StatusCode::NOT_MODIFIED;
-                let result = if revalidated {
-                    CacheResult::Revalidated
-                } else {
-                    note.result
-                };
-                let reason = if revalidated {
-                    Reason::Revalidated
-                } else {
-                    note.reason
-                };
-                let note = Note {
-                    result,
-                    reason,
-                    stored: true,
-                    forward_status: Some(status),
-                    ..note
-                };
-                let body = Body::Whole(entry.body());
-                (
-                    deliver::deliver(
-                        method,
-                        headers,
-                        &entry.head,
-                        entry.head.record.age(now),
-                        body,
-                        note,
-                    ),
-                    note,
-                )
-            }
-            Led::Own { response, reason } => {
-                let note = Note {
-                    forward_status: Some(response.status()),
-                    detail: Some(reason),
-                    ..note
-                };
-                (self.own(&asked, response, note), note)
-            }
-            Led::Failed(failure) => self.stale_or_failure(&asked, stored.as_ref(), &failure, note),
-        }
-    }
-
-    /// A response for this client alone; its own condition is still answered by us, for the
-    /// origin was asked without it.
-    fn own(&self, asked: &Asked, response: Response<OriginBody>, note: Note) -> Response<Body> {
-        let (mut parts, body) = response.into_parts();
-        note.write(&mut parts.headers);
-        let conditional = policy::conditional::is_conditional(&asked.parts.headers);
-        if conditional
-            && parts.status == StatusCode::OK
-            && policy::conditional::is_not_modified(&asked.parts.headers, &parts.headers)
-        {
-            let mut short = Response::new(Body::Empty);
-            *short.status_mut() = StatusCode::NOT_MODIFIED;
-            let kept = parts
-                .headers
-                .iter()
-                .filter(|(name, _)| policy::conditional::belongs_in_304(name));
-            *short.headers_mut() = kept
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
-            return short;
-        }
-        Response::from_parts(parts, Body::Origin(body))
-    }
-
-    /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.
-    fn stale_or_failure(
-        &self,
-        asked: &Asked,
-        stored: Option<&Arc<Entry>>,
-        failure: &Failure,
-        note: Note,
-    ) -> (Response<Body>, Note) {
-        let now = self.clock.now();
-        let usable = stored.filter(|entry| {
-            failure.kind.is_origins() && policy::decide::usable_on_error(&entry.head.record, now)
-        });
-        let Some(entry) = usable else {
-            let note = Note {
-                detail: Some(Reason::OriginFailed),
-                ..note
-            };
-            let index = asked.route.as_ref().map(|(index, _)| *index);
-            return (
-                self.failure_on(index, &asked.parts.method, failure, note),
-                note,
-            );
-        };
-        let (fresh, age) = (
-            entry.head.record.lifetimes.fresh,
-            entry.head.record.age(now),
-        );
-        let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age);
-        let body = Body::Whole(entry.body());
-        (
-            deliver::deliver(
-                &asked.parts.method,
-                &asked.parts.headers,
-                &entry.head,
-                age,
-                body,
-                note,
-            ),
-            note,
-        )
-    }
-
-    /// Bypass: to the origin and back, streamed both ways and never stored.
-    async fn pass<B>(
-        self: Arc<Self>,
-        mut asked: Asked,
-        body: B,
-        note: Note,
-    ) -> (Response<Body>, Note)
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: std::fmt::Display,
-    {
-        let index = asked.route.as_ref().map(|(index, _)| *index);
-        let route = asked.route.as_ref().map(|(_, route)| &**route);
-        let upgrade = forward::upgrade_of(&asked.parts).cloned();
-        let limits = &self.config.limits;
-        let body = tunnel::client_body(body, limits.request_body, limits.body_timeout);
-        let request = self.forwarding.request(
-            &asked.parts,
-            asked.host.as_deref(),
-            asked.client,
-            route,
-            Conditions::Pass,
-            body,
-        );
-        let answer = match request {
-            Ok(request) => self.origin.answer(request).await,
-            Err(failure) => Err(failure),
-        };
-        match answer {
-            Ok(mut response) => {
-                let note = Note {
-                    forward_status: Some(response.status()),
-                    ..note
-                };
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    let switched = tunnel::switch(&mut asked.parts, &mut response, upgrade);
-                    return match switched {
-                        Ok(response) => (response, note),
-                        Err(failure) => (
-                            self.failure_on(index, &asked.parts.method, &failure, note),
-                            note,
-                        ),
-                    };
-                }
-                let version = response.version();
-                forward::clean_response(response.headers_mut(), version, self.clock.now());
-                note.write(response.headers_mut());
-                (response.map(Body::Origin), note)
-            }
-            Err(failure) => {
-                let note = Note {
-                    detail: Some(Reason::OriginFailed),
-                    ..note
-                };
-                (
-                    self.failure_on(index, &asked.parts.method, &failure, note),
-                    note,
-                )
-            }
-        }
-    }
-
-    /// The response to what is not even a request head.
-    pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
-        let limits = &self.config.limits;
-        let message = match kind {
-            FailureKind::HeadTooLarge => format!(
-                "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
-                limits.header_bytes, limits.header_count
-            ),
-            FailureKind::TargetTooLong => "the request target is too long".to_owned(),
-            _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
-        };
-        // No method was read: counted under "OTHER".
-        let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
-        self.metrics.failed(None, &method, kind);
-        self.metrics
-            .answered(None, &method, kind.status(), Duration::ZERO);
-        self.metrics
-            .cache_result(CacheResult::Bypass, Reason::Refused);
-        error::response(
-            &Failure::new(kind, message),
-            self.clock.now(),
-            &self.config.error_headers,
-        )
-    }
-
-    /// The response to a failed request.
-    fn failure(&self, failure: &Failure, note: Note) -> Response<Body> {
-        let response = error::response(failure, self.clock.now(), &self.config.error_headers);
-        let mut response = response.map(Body::Whole);
-        note.write(response.headers_mut());
-        response
-    }
-
-    fn failure_on(
-        &self,
-        route: Option<usize>,
-        method: &Method,
-        failure: &Failure,
-        note: Note,
-    ) -> Response<Body> {
-        self.metrics.failed(route, method, failure.kind);
-        tracing::debug!(%failure, "a request failed");
-        self.failure(failure, note)
-    }
 }
 
 /// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`).
@@ -768,7 +360,7 @@ fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
 
 /// Requests with a credential do not wait for ones without, nor the other way round, where the
 /// answer may only be shared among those without (RFC 9111 §3.5).
-fn flight_key(asked: &Asked) -> KeyBytes {
+pub(super) fn flight_key(asked: &Asked) -> KeyBytes {
     let mut key = asked.key.clone();
     let apart = asked.options().is_some_and(|options| {
         options.share == Share::Standard && options.has_credential(&asked.parts.headers)
@@ -786,10 +378,4 @@ fn copy_of(parts: &request::Parts) -> request::Parts {
     *request.version_mut() = parts.version;
     *request.headers_mut() = parts.headers.clone();
     request.into_parts().0
-}
-
-/// How long a failed origin is left alone about one stored response.
-pub(super) fn pause(failure: &Failure) -> Duration {
-    let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
-    asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
 }

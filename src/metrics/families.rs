@@ -1,0 +1,361 @@
+//! The families: their labels, help texts and zero samples.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use crate::error::FailureKind;
+use crate::policy::Reason;
+
+use super::{CacheResult, Metrics, NO_ROUTE, REFRESHES, RouteMetrics, TABLES};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub method: &'static str,
+    pub path: String,
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PathLabels {
+    pub method: &'static str,
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorLabels {
+    pub method: &'static str,
+    pub path: String,
+    pub error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CacheLabels {
+    pub cache: &'static str,
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    pub result: &'static str,
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    pub key: &'static str,
+    pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueryLabels {
+    pub table: &'static str,
+    pub operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct QueryErrorLabels {
+    pub table: &'static str,
+    pub operation: &'static str,
+    pub error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    pub reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TypeLabels {
+    pub error_type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    pub result: &'static str,
+}
+
+impl Metrics {
+    pub(super) fn register_http<'a>(
+        &mut self,
+        registry: &mut Registry,
+        paths: impl Iterator<Item = &'a str>,
+    ) {
+        registry.register(
+            "http_requests",
+            "Requests answered, by route pattern",
+            self.http_requests.clone(),
+        );
+        registry.register(
+            "http_request_duration_ms",
+            "Milliseconds from request head to response head, by route pattern",
+            self.http_duration.clone(),
+        );
+        registry.register(
+            "http_errors",
+            "Requests that ended in an error of ours or of the upstream",
+            self.http_errors.clone(),
+        );
+        registry.register(
+            "server_connections",
+            "Client connections open now",
+            self.connections.clone(),
+        );
+        registry.register(
+            "server_connections_accepted",
+            "Client connections accepted",
+            self.connections_accepted.clone(),
+        );
+        registry.register(
+            "server_connections_refused",
+            "Client connections answered 503 because limits.connections was reached",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "memory_rss_bytes",
+            "Resident memory of this process",
+            self.gauges.resident.clone(),
+        );
+        registry.register(
+            "memory_virtual_bytes",
+            "Virtual memory of this process",
+            self.gauges.virtual_size.clone(),
+        );
+        for path in paths.chain([NO_ROUTE]) {
+            let labels = |status| RequestLabels {
+                method: "GET",
+                path: path.to_owned(),
+                status,
+            };
+            let path_labels = PathLabels {
+                method: "GET",
+                path: path.to_owned(),
+            };
+            self.routes.push(RouteMetrics {
+                path: path.to_owned(),
+                get_ok: self.http_requests.get_or_create_owned(&labels(200)),
+                get_not_modified: self.http_requests.get_or_create_owned(&labels(304)),
+                get_duration: self.http_duration.get_or_create_owned(&path_labels),
+            });
+            let error_type = FailureKind::ConnectFailed.as_str();
+            touch(
+                &self.http_errors,
+                &ErrorLabels {
+                    method: "GET",
+                    path: path.to_owned(),
+                    error_type,
+                },
+            );
+        }
+    }
+
+    pub(super) fn register_cache(&mut self, registry: &mut Registry) {
+        let requests = Family::<CacheLabels, Counter>::default();
+        registry.register(
+            "cache_requests",
+            "Look-ups by cache: query is the response cache",
+            requests.clone(),
+        );
+        for cache in ["auth", "rateLimit", "query"] {
+            for result in ["hit", "miss"] {
+                touch(&requests, &CacheLabels { cache, result });
+            }
+        }
+        self.cache_hit = requests.get_or_create_owned(&CacheLabels {
+            cache: "query",
+            result: "hit",
+        });
+        self.cache_miss = requests.get_or_create_owned(&CacheLabels {
+            cache: "query",
+            result: "miss",
+        });
+
+        let results = Family::<ResultLabels, Counter>::default();
+        registry.register(
+            "cache_results",
+            "Requests by how they were answered (X-Cache) and why (the detail of Cache-Status)",
+            results.clone(),
+        );
+        for result in CacheResult::ALL {
+            for reason in Reason::ALL {
+                let labels = ResultLabels {
+                    result: result.as_str(),
+                    reason: reason.as_str(),
+                };
+                // Most pairs never occur: those show up when they do, the likely ones at once.
+                self.results.push(if likely(result, reason) {
+                    results.get_or_create_owned(&labels)
+                } else {
+                    Counter::default()
+                });
+            }
+        }
+        registry.register(
+            "cache_not_stored",
+            "Responses that were not stored, by reason",
+            self.not_stored.clone(),
+        );
+        for reason in Reason::ALL
+            .into_iter()
+            .filter(|reason| reason.is_of_the_response())
+        {
+            touch(
+                &self.not_stored,
+                &ReasonLabels {
+                    reason: reason.as_str(),
+                },
+            );
+        }
+        registry.register(
+            "cache_coalesced_waiters",
+            "Requests answered by another request's fetch",
+            self.coalesced_waiters.clone(),
+        );
+        registry.register(
+            "cache_background_refreshes",
+            "Refreshes behind a stale answer, by how they ended",
+            self.refreshes.clone(),
+        );
+        for (_, result) in REFRESHES {
+            touch(&self.refreshes, &OutcomeLabels { result });
+        }
+        registry.register(
+            "cache_flights",
+            "Fetches that other requests can wait for, now",
+            self.gauges.flights.clone(),
+        );
+        registry.register(
+            "cache_stored_bytes",
+            "Bytes of the stored responses, by their weight",
+            self.gauges.stored_bytes.clone(),
+        );
+        registry.register(
+            "cache_stored_entries",
+            "Stored responses and markers",
+            self.gauges.stored_entries.clone(),
+        );
+        registry.register("cache_in_flight_bytes", "Bytes held beside the store: bodies in flight, and evicted ones that are still being sent", self.gauges.in_flight_bytes.clone());
+        registry.register(
+            "cache_evictions",
+            "Stored responses dropped to stay within the budget",
+            self.gauges.evictions.clone(),
+        );
+        let limits = Family::<LimitLabels, Counter>::default();
+        registry.register(
+            "rate_limit_requests",
+            "Requests by the kind of limit that judged them",
+            limits.clone(),
+        );
+        for key in ["ip", "apikey"] {
+            for result in ["allowed", "blocked"] {
+                touch(&limits, &LimitLabels { key, result });
+            }
+        }
+        self.allowed = limits.get_or_create_owned(&LimitLabels {
+            key: "ip",
+            result: "allowed",
+        });
+        self.blocked = limits.get_or_create_owned(&LimitLabels {
+            key: "ip",
+            result: "blocked",
+        });
+    }
+
+    pub(super) fn register_upstream(&mut self, registry: &mut Registry) {
+        registry.register(
+            "upstream_request_duration_ms",
+            "Milliseconds from a request sent to the origin to its response head",
+            self.upstream_duration.clone(),
+        );
+        registry.register(
+            "upstream_errors",
+            "Failed exchanges with the origin, by type",
+            self.upstream_errors.clone(),
+        );
+        for kind in FailureKind::ALL
+            .into_iter()
+            .filter(|kind| kind.is_origins())
+        {
+            touch(
+                &self.upstream_errors,
+                &TypeLabels {
+                    error_type: kind.as_str(),
+                },
+            );
+        }
+        registry.register(
+            "upstream_retries",
+            "Requests sent again because a kept connection turned out dead",
+            self.upstream_retries.clone(),
+        );
+        registry.register(
+            "upstream_connections",
+            "Connections to the upstream, idle ones included",
+            self.gauges.upstream_connections.clone(),
+        );
+        registry.register(
+            "upstream_breaker_open",
+            "1 while the breaker answers instead of the upstream",
+            self.gauges.breaker_open.clone(),
+        );
+    }
+
+    pub(super) fn register_origin(&mut self, registry: &mut Registry) {
+        registry.register(
+            "db_queries",
+            "Queries of the built-in origin",
+            self.db_queries.clone(),
+        );
+        registry.register(
+            "db_query_duration_ms",
+            "Milliseconds a query of the built-in origin took",
+            self.db_duration.clone(),
+        );
+        registry.register(
+            "db_errors",
+            "Failed queries of the built-in origin",
+            self.db_errors.clone(),
+        );
+        for table in TABLES {
+            let labels = QueryLabels {
+                table,
+                operation: "select",
+            };
+            touch(&self.db_queries, &labels);
+            touch(&self.db_duration, &labels);
+            touch(
+                &self.db_errors,
+                &QueryErrorLabels {
+                    table,
+                    operation: "select",
+                    error_type: "query",
+                },
+            );
+        }
+    }
+}
+
+/// Makes a zero sample.
+fn touch<L, M>(family: &Family<L, M>, labels: &L)
+where
+    L: Clone + std::hash::Hash + Eq,
+    M: Default,
+{
+    drop(family.get_or_create(labels));
+}
+
+/// Pairs of result and reason that every deployment meets.
+fn likely(result: CacheResult, reason: Reason) -> bool {
+    use Reason::*;
+    match result {
+        CacheResult::Hit => matches!(reason, Fresh | Cold | VaryMiss | Expired),
+        CacheResult::Stale => matches!(reason, StaleWhileRevalidate | StaleIfError),
+        CacheResult::Revalidated => reason == Revalidated,
+        CacheResult::Miss => !matches!(
+            reason,
+            Fresh | StaleWhileRevalidate | StaleIfError | Revalidated
+        ),
+        CacheResult::Bypass => true,
+    }
+}

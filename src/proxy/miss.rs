@@ -1,0 +1,335 @@
+//! Miss: the request joins the fetch of its key, leads it, or fetches alone, and is answered from
+//! what comes of it: the response, what another fetched, or stale in the place of a failure.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::COOKIE;
+use http::{HeaderMap, Method, Response, StatusCode};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::error::{Failure, FailureKind};
+use crate::flight::{Boarding, Outcome, Ticket};
+use crate::metrics::CacheResult;
+use crate::policy::vary::append_selecting;
+use crate::policy::{self, Cookies, Decision, Options, Reason};
+use crate::store::{Entry, Found, Head};
+use crate::upstream::{OriginBody, empty};
+
+use super::Proxy;
+use super::deliver::{self, Body, Note};
+use super::fetch::{Led, Validation};
+use super::request::{Asked, flight_key};
+
+/// Elections of a leader that one request takes part in; after that it fetches alone.
+const ELECTIONS: u32 = 2;
+
+impl Proxy {
+    /// Miss: joins the fetch of this key or leads it.
+    pub(super) async fn miss(
+        self: Arc<Self>,
+        asked: Asked,
+        found: Found,
+    ) -> (Response<Body>, Note) {
+        let stored = match &found {
+            Found::Entry(entry) => Some(Arc::clone(entry)),
+            _ => None,
+        };
+        let options = asked.options().cloned().unwrap_or_default();
+        let now = self.clock.now();
+        let decision = policy::decide(
+            asked.view(),
+            stored.as_deref().map(|entry| &entry.head.record),
+            &options,
+            now,
+        );
+        let reason = match (&found, decision) {
+            (Found::NotShared(_), _) => Reason::HitForMiss,
+            (Found::NoVariant, _) => Reason::VaryMiss,
+            (_, Decision::Miss { reason, .. }) => reason,
+            (_, Decision::Hit { .. } | Decision::StaleHit { .. }) => Reason::Cold,
+        };
+        let note = Note::new(CacheResult::Miss, reason);
+        if asked.parts.method == Method::HEAD {
+            return self.pass(asked, empty(), note).await;
+        }
+        let validation = match decision {
+            Decision::Miss { validate: true, .. } => stored.clone().map(Validation::of),
+            _ => stored.clone().map(Validation::only_stale),
+        };
+        let flight_key = flight_key(&asked);
+        let by_cookie = options.cookies == Cookies::Bypass
+            && options.grants_lifetime()
+            && asked.parts.headers.contains_key(COOKIE);
+        let marked = flight_key.len() > asked.key.len()
+            && matches!(
+                self.memory
+                    .get(&mut flight_key.clone(), &HeaderMap::new(), now),
+                Found::NotShared(_)
+            );
+        let mut alone = if marked {
+            Some(Reason::HitForMiss)
+        } else {
+            None
+        };
+        if by_cookie || matches!(reason, Reason::HitForMiss | Reason::MustValidate) {
+            alone = Some(reason);
+        }
+
+        for _ in 0..ELECTIONS {
+            if alone.is_some() {
+                break;
+            }
+            match self
+                .flights
+                .board(&flight_key, || self.stored_meanwhile(&asked, &options))
+            {
+                Err(served) => return served,
+                Ok(Boarding::Lead(ticket)) => {
+                    return self.lead(asked, ticket, validation, note).await;
+                }
+                Ok(Boarding::Full) => alone = Some(Reason::FlightsFull),
+                Ok(Boarding::Wait(waiter)) => {
+                    let limit = self.config.cache.wait_timeout;
+                    let Ok(outcome) = timeout(limit, waiter.outcome()).await else {
+                        alone = Some(Reason::WaitTimeout);
+                        continue;
+                    };
+                    match outcome {
+                        Outcome::Streaming(head) => {
+                            let reader = waiter
+                                .reader()
+                                .filter(|_| self.is_for(&asked, &options, &head));
+                            if let Some(reader) = reader {
+                                return self.collapsed(&asked, &head, Body::Flight(reader), note);
+                            }
+                            // Another variant, or another cookie: whatever it is now, it is not this one.
+                            alone = Some(reason);
+                        }
+                        Outcome::Stored(entry) => {
+                            if self.is_for(&asked, &options, &entry.head) {
+                                let body = Body::Whole(entry.body());
+                                return self.collapsed(&asked, &entry.head, body, note);
+                            }
+                            alone = Some(reason);
+                        }
+                        Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
+                        Outcome::Failed(failure) => {
+                            return self.stale_or_failure(&asked, stored.as_ref(), &failure, note);
+                        }
+                        Outcome::Abandoned => {}
+                    }
+                }
+            }
+        }
+        let note = Note {
+            reason: alone.unwrap_or(reason),
+            ..note
+        };
+        let ticket = self.flights.solo(&flight_key);
+        self.lead(asked, ticket, validation, note).await
+    }
+
+    /// What a flight stored between this request's look-up and its boarding.
+    fn stored_meanwhile(&self, asked: &Asked, options: &Options) -> Option<(Response<Body>, Note)> {
+        let now = self.clock.now();
+        let mut key = asked.primary.clone();
+        let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
+            return None;
+        };
+        let decision = policy::decide(asked.view(), Some(&entry.head.record), options, now);
+        self.reuse(&entry, decision, &asked.parts, now)
+    }
+
+    /// Whether a response that another request fetched answers this one too.
+    fn is_for(&self, asked: &Asked, options: &Options, head: &Head) -> bool {
+        let decision = policy::decide(asked.view(), Some(&head.record), options, self.clock.now());
+        let is_usable = matches!(decision, Decision::Hit { .. } | Decision::StaleHit { .. });
+        let is_selected = head.selecting.as_ref().is_none_or(|selecting| {
+            let mut values = Vec::new();
+            append_selecting(&selecting.names, &asked.parts.headers, &mut values);
+            values == selecting.values
+        });
+        is_usable && is_selected
+    }
+
+    fn collapsed(
+        &self,
+        asked: &Asked,
+        head: &Head,
+        body: Body,
+        note: Note,
+    ) -> (Response<Body>, Note) {
+        self.metrics.coalesced_waiters.inc();
+        let note = Note {
+            collapsed: true,
+            ..note
+        };
+        let age = head.record.age(self.clock.now());
+        (
+            deliver::deliver(
+                &asked.parts.method,
+                &asked.parts.headers,
+                head,
+                age,
+                body,
+                note,
+            ),
+            note,
+        )
+    }
+
+    /// Leads a fetch and waits for its head.
+    async fn lead(
+        self: &Arc<Self>,
+        asked: Asked,
+        ticket: Ticket,
+        validation: Option<Validation>,
+        note: Note,
+    ) -> (Response<Body>, Note) {
+        let stored = validation
+            .as_ref()
+            .map(|validation| Arc::clone(&validation.entry));
+        let (sender, answered) = oneshot::channel();
+        match self.fetch(&asked, ticket, validation, Some(sender)) {
+            Ok(fetch) => drop(tokio::spawn(fetch.run())),
+            Err(failure) => return self.stale_or_failure(&asked, None, &failure, note),
+        }
+        let led = answered.await.unwrap_or_else(|_| {
+            Led::Failed(Failure::new(
+                FailureKind::Internal,
+                "the fetch ended without an answer",
+            ))
+        });
+        let (method, headers) = (&asked.parts.method, &asked.parts.headers);
+        let now = self.clock.now();
+        match led {
+            Led::Streaming { head, reader } => {
+                let note = Note {
+                    stored: true,
+                    forward_status: Some(head.status),
+                    ..note
+                };
+                let age = head.record.age(now);
+                (
+                    deliver::deliver(method, headers, &head, age, Body::Flight(reader), note),
+                    note,
+                )
+            }
+            Led::Stored { entry, status } => {
+                let revalidated = status == StatusCode::NOT_MODIFIED;
+                let result = if revalidated {
+                    CacheResult::Revalidated
+                } else {
+                    note.result
+                };
+                let reason = if revalidated {
+                    Reason::Revalidated
+                } else {
+                    note.reason
+                };
+                let note = Note {
+                    result,
+                    reason,
+                    stored: true,
+                    forward_status: Some(status),
+                    ..note
+                };
+                let body = Body::Whole(entry.body());
+                (
+                    deliver::deliver(
+                        method,
+                        headers,
+                        &entry.head,
+                        entry.head.record.age(now),
+                        body,
+                        note,
+                    ),
+                    note,
+                )
+            }
+            Led::Own { response, reason } => {
+                let note = Note {
+                    forward_status: Some(response.status()),
+                    detail: Some(reason),
+                    ..note
+                };
+                (self.own(&asked, response, note), note)
+            }
+            Led::Failed(failure) => self.stale_or_failure(&asked, stored.as_ref(), &failure, note),
+        }
+    }
+
+    /// A response for this client alone; its own condition is still answered by us, for the
+    /// origin was asked without it.
+    fn own(&self, asked: &Asked, response: Response<OriginBody>, note: Note) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        note.write(&mut parts.headers);
+        let conditional = policy::conditional::is_conditional(&asked.parts.headers);
+        if conditional
+            && parts.status == StatusCode::OK
+            && policy::conditional::is_not_modified(&asked.parts.headers, &parts.headers)
+        {
+            let mut short = Response::new(Body::Empty);
+            *short.status_mut() = StatusCode::NOT_MODIFIED;
+            let kept = parts
+                .headers
+                .iter()
+                .filter(|(name, _)| policy::conditional::belongs_in_304(name));
+            *short.headers_mut() = kept
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            return short;
+        }
+        Response::from_parts(parts, Body::Origin(body))
+    }
+
+    /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.
+    fn stale_or_failure(
+        &self,
+        asked: &Asked,
+        stored: Option<&Arc<Entry>>,
+        failure: &Failure,
+        note: Note,
+    ) -> (Response<Body>, Note) {
+        let now = self.clock.now();
+        let usable = stored.filter(|entry| {
+            failure.kind.is_origins() && policy::decide::usable_on_error(&entry.head.record, now)
+        });
+        let Some(entry) = usable else {
+            let note = Note {
+                detail: Some(Reason::OriginFailed),
+                ..note
+            };
+            let index = asked.route.as_ref().map(|(index, _)| *index);
+            return (
+                self.failure_on(index, &asked.parts.method, failure, note),
+                note,
+            );
+        };
+        let (fresh, age) = (
+            entry.head.record.lifetimes.fresh,
+            entry.head.record.age(now),
+        );
+        let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age);
+        let body = Body::Whole(entry.body());
+        (
+            deliver::deliver(
+                &asked.parts.method,
+                &asked.parts.headers,
+                &entry.head,
+                age,
+                body,
+                note,
+            ),
+            note,
+        )
+    }
+}
+
+/// How long a failed origin is left alone about one stored response.
+pub(super) fn pause(failure: &Failure) -> Duration {
+    let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
+    asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
+}
