@@ -17,7 +17,7 @@ use iris_sidecar::metrics::Metrics;
 use iris_sidecar::proxy::{Handled, Proxy};
 use iris_sidecar::upstream::{Answer, Origin, OriginBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 const REQUEST: &[u8] =
     b"GET /1k.json HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n";
@@ -65,12 +65,20 @@ async fn ask(pipe: &mut DuplexStream, length: usize, buffer: &mut Vec<u8>) {
     }
 }
 
+/// One thread, as a worker is.
+fn runtime() -> Runtime {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 fn parse_to_bytes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hit, parse to bytes");
     for size in [1 << 10, 16 << 10] {
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{} KiB", size >> 10), |bencher| {
-            let runtime = Runtime::new().expect("a runtime");
+            let runtime = runtime();
             let proxy = proxy(size);
             let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
             runtime.spawn(async move {
@@ -99,7 +107,7 @@ fn parse_to_bytes(criterion: &mut Criterion) {
 }
 
 fn handle_alone(criterion: &mut Criterion) {
-    let runtime = Runtime::new().expect("a runtime");
+    let runtime = runtime();
     let proxy = proxy(1 << 10);
     let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let request = || {

@@ -134,8 +134,24 @@ fn check_prints_the_effective_routes_or_all_mistakes() {
     );
 }
 
-#[tokio::test]
-async fn the_shipped_configurations_are_valid() {
+#[test]
+fn the_readmes_configuration_is_ten_lines_and_valid() {
+    let readme =
+        std::fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let text = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    assert!(text.lines().count() <= 10, "{text}");
+    let folder = tempfile::tempdir().unwrap();
+    let (status, out, error) = run(&["check", &file(folder.path(), text)]);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.contains("/api/{*rest}"), "{out}");
+}
+
+#[test]
+fn the_shipped_configurations_are_valid() {
     for name in ["default.toml", "reference.toml"] {
         let path = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
         let (status, _, error) = run(&["check", &path]);

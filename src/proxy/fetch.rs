@@ -218,7 +218,7 @@ impl Asked {
                     .memory
                     .insert(&self.primary, &self.client_headers, Arc::clone(&entry))
             }
-            Err(_) => self.proxy.memory.remove(self.ticket.key(), stored),
+            Err(_) => self.proxy.memory.remove(&self.primary, stored),
         }
         self.refreshed(Refresh::Confirmed);
         self.tell_stored(entry, StatusCode::NOT_MODIFIED, lifetimes.map(drop));

@@ -129,6 +129,7 @@ impl Forwarding {
         if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
             headers.remove(COOKIE);
         }
+        join_cookies(&mut headers);
         self.say_who_forwards(&mut headers, &parts.headers, host, client);
         append_via(&mut headers, parts.version);
         if wants_trailers {
@@ -181,6 +182,20 @@ impl Forwarding {
         let so_far: Vec<&[u8]> = so_far.map(HeaderValue::as_bytes).collect();
         let value = forwarded_for(&so_far, client.address);
         set(headers, X_FORWARDED_FOR, value);
+    }
+}
+
+/// HTTP/2 lets a client split its cookies over several lines; HTTP/1.1 does not
+/// (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if lines.len() > 1 {
+        let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(lines.join(&b"; "[..])));
+        set(headers, COOKIE, joined.ok());
     }
 }
 
@@ -349,6 +364,17 @@ mod tests {
         let headers = forwarded(KEEP, trusted, &theirs);
         assert_eq!(headers[X_FORWARDED_FOR], "10.0.0.1, 192.0.2.7");
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
+    }
+
+    #[test]
+    fn cookies_on_several_lines_become_one() {
+        let headers = forwarded(
+            KEEP,
+            STRANGER,
+            &[("host", "a"), ("cookie", "a=1"), ("cookie", "b=2")],
+        );
+        let lines: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(lines, ["a=1; b=2"]);
     }
 
     #[test]

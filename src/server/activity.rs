@@ -16,6 +16,8 @@ pub struct Activity {
     last: AtomicU64,
     /// Since when a write waits for the client to read; `u64::MAX` when none does.
     blocked: AtomicU64,
+    /// The process ends: the next response is the last.
+    is_draining: AtomicBool,
     /// Its end is ours, and not to be lingered over.
     is_cut: AtomicBool,
 }
@@ -38,6 +40,7 @@ impl Activity {
             in_flight: AtomicU32::new(0),
             last: AtomicU64::new(0),
             blocked: AtomicU64::new(u64::MAX),
+            is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
         }
     }
@@ -54,6 +57,19 @@ impl Activity {
 
     pub fn now(&self) -> u64 {
         self.accepted.elapsed().as_millis() as u64
+    }
+
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether any request head has come.
+    pub fn has_asked(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) > 0
     }
 
     pub fn cut(&self) {

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -30,6 +31,9 @@ use super::worker::Seat;
 
 /// How long a connection may take to close after it was asked to.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a drain waits for the first request of a connection.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// Serves connections with the protocol settings of this process.
 pub struct Acceptor {
@@ -97,6 +101,11 @@ impl Acceptor {
                     return;
                 }
                 () = timer.as_mut() => match activity.verdict(limits) {
+                    _ if is_draining && !is_closing => {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                        timer.as_mut().reset(Instant::now() + CLOSE_GRACE);
+                    }
                     Verdict::WaitUntil(until) => timer.as_mut().reset(until),
                     Verdict::Idle if !is_closing => {
                         is_closing = true;
@@ -112,7 +121,14 @@ impl Acceptor {
                 },
                 () = draining.as_mut(), if !is_draining => {
                     is_draining = true;
-                    connection.as_mut().graceful_shutdown();
+                    activity.drain();
+                    if activity.has_asked() {
+                        is_closing = true;
+                        connection.as_mut().graceful_shutdown();
+                    } else {
+                        // Accepted, and its first request perhaps still unread in the socket.
+                        timer.as_mut().reset(Instant::now() + FIRST_REQUEST_GRACE);
+                    }
                 }
             }
         }
@@ -135,6 +151,7 @@ impl Service<Request<Incoming>> for Serving {
         self.activity.begin();
         let guard = InFlight(Arc::clone(&self.activity));
         Tracked {
+            version: request.version(),
             handled: self.proxy.handle(request, self.client),
             guard: Some(guard),
         }
@@ -152,6 +169,7 @@ impl Drop for InFlight {
 
 /// A request on its way to its response.
 struct Tracked {
+    version: Version,
     handled: Handled,
     guard: Option<InFlight>,
 }
@@ -160,8 +178,14 @@ impl Future for Tracked {
     type Output = Result<Response<TrackedBody>, std::convert::Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = std::task::ready!(Pin::new(&mut self.handled).poll(context))?;
+        let mut response = std::task::ready!(Pin::new(&mut self.handled).poll(context))?;
         let guard = self.guard.take();
+        let is_last = guard.as_ref().is_some_and(|guard| guard.0.is_draining());
+        if is_last && self.version <= Version::HTTP_11 {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Poll::Ready(Ok(response.map(|body| TrackedBody {
             body,
             _guard: guard,

@@ -9,7 +9,6 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,7 +35,7 @@ impl Server {
         let listeners = bind(listen.address, workers)?;
         let address = listeners[0].local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let connections = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(worker::Connections::default());
         let mut threads = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let worker = worker::Worker {

@@ -20,8 +20,7 @@ use super::connection::Acceptor;
 pub struct Worker {
     pub number: usize,
     pub proxy: Arc<Proxy>,
-    /// Open connections of all workers.
-    pub connections: Arc<AtomicUsize>,
+    pub connections: Arc<Connections>,
     pub stopped: watch::Receiver<bool>,
 }
 
@@ -33,18 +32,37 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 
 /// One open connection, counted until it is dropped.
 pub struct Seat {
-    connections: Arc<AtomicUsize>,
-    own: Arc<AtomicUsize>,
-    empty: Arc<Notify>,
+    connections: Arc<Connections>,
     proxy: Arc<Proxy>,
+}
+
+/// The open connections of all workers.
+///
+/// A worker may only end when all of them have: a response that a client of one worker reads may
+/// be coming in on another's thread.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicUsize,
+    none_left: Notify,
+}
+
+impl Connections {
+    async fn all_gone(&self) {
+        loop {
+            let gone = self.none_left.notified();
+            if self.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            gone.await;
+        }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
         self.proxy.metrics.connections.dec();
-        if self.own.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.empty.notify_one();
+        if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.connections.none_left.notify_waiters();
         }
     }
 }
@@ -68,7 +86,6 @@ impl Worker {
             Err(error) => return error!(%error, worker = self.number, "a worker could not listen"),
         };
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.stopped.clone()));
-        let (own, empty) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -76,7 +93,7 @@ impl Worker {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream, &acceptor, &own, &empty),
+                Ok((stream, _)) => self.admit(stream, &acceptor),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     // Out of descriptors, most likely: trying again at once would only spin.
@@ -91,53 +108,40 @@ impl Worker {
         }
         // The backlog: these clients saw their connection established.
         while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-            self.admit(stream, &acceptor, &own, &empty);
+            self.admit(stream, &acceptor);
         }
         drop(listener);
-        self.drain(&own, &empty).await;
+        self.drain().await;
     }
 
-    fn admit(
-        &self,
-        stream: TcpStream,
-        acceptor: &Arc<Acceptor>,
-        own: &Arc<AtomicUsize>,
-        empty: &Arc<Notify>,
-    ) {
+    fn admit(&self, stream: TcpStream, acceptor: &Arc<Acceptor>) {
         let metrics = &self.proxy.metrics;
         let limit = self.proxy.config.limits.connections;
         metrics.connections_accepted.inc();
-        if self.connections.fetch_add(1, Ordering::Relaxed) >= limit {
-            self.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.connections.open.fetch_add(1, Ordering::AcqRel) >= limit {
+            self.connections.open.fetch_sub(1, Ordering::AcqRel);
             metrics.connections_refused.inc();
             tokio::spawn(refuse(stream));
             return;
         }
         metrics.connections.inc();
-        own.fetch_add(1, Ordering::Relaxed);
         let seat = Seat {
             connections: Arc::clone(&self.connections),
-            own: Arc::clone(own),
-            empty: Arc::clone(empty),
             proxy: Arc::clone(&self.proxy),
         };
         let acceptor = Arc::clone(acceptor);
         tokio::spawn(async move { acceptor.serve(stream, seat).await });
     }
 
-    async fn drain(&self, own: &AtomicUsize, empty: &Notify) {
+    async fn drain(&self) {
         let deadline = self.proxy.config.listen.drain_timeout;
-        let emptied = async {
-            while own.load(Ordering::Relaxed) > 0 {
-                empty.notified().await;
-            }
-        };
-        if timeout(deadline, emptied).await.is_err() {
-            let left = own.load(Ordering::Relaxed);
-            info!(
-                worker = self.number,
-                left, "connections were cut at the drain deadline"
-            );
+        if timeout(deadline, self.connections.all_gone())
+            .await
+            .is_err()
+            && self.number == 0
+        {
+            let left = self.connections.open.load(Ordering::Relaxed);
+            info!(left, "connections were cut at the drain deadline");
         }
     }
 }

@@ -230,10 +230,14 @@ impl Memory {
             .insert(key.into(), Slot::NotShared { until, reason });
     }
 
-    /// Removes what is stored under `key`, if it is `entry`.
-    pub fn remove(&self, key: &[u8], entry: &Arc<Entry>) {
+    /// Removes `entry` from under its primary key, unless something else stands there by now.
+    pub fn remove(&self, primary: &[u8], entry: &Arc<Entry>) {
+        let mut key = KeyBytes::from_slice(primary);
+        if let Some(selecting) = &entry.head.selecting {
+            key.extend_from_slice(&selecting.values);
+        }
         self.cache.remove_if(
-            key,
+            &key[..],
             |slot| matches!(slot, Slot::Entry(stored) if Arc::ptr_eq(stored, entry)),
         );
     }

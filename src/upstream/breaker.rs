@@ -52,27 +52,34 @@ impl Breaker {
         }
     }
 
-    pub fn succeeded(&self) {
+    /// Notes a success; `true` where it closed the breaker.
+    pub fn succeeded(&self) -> bool {
         let mut state = self.lock();
+        let was_open = !matches!(*state, State::Closed { .. });
         if !matches!(*state, State::Closed { failures: 0 }) {
             *state = State::Closed { failures: 0 };
         }
+        was_open
     }
 
-    pub fn failed(&self, now: Instant) {
+    /// Notes a failure; `true` where it opened the breaker.
+    pub fn failed(&self, now: Instant) -> bool {
         let mut state = self.lock();
         let failures = match *state {
             State::Closed { failures } => failures + 1,
             State::Trying { .. } => self.failures_to_open,
-            State::Open { .. } => return,
+            State::Open { .. } => return false,
         };
-        *state = if failures >= self.failures_to_open {
+        let was_closed = matches!(*state, State::Closed { .. });
+        let opens = failures >= self.failures_to_open;
+        *state = if opens {
             State::Open {
                 until: now + self.stays_open,
             }
         } else {
             State::Closed { failures }
         };
+        opens && was_closed
     }
 
     /// The admitted request never reached the other side: the next one may try.
@@ -117,7 +124,8 @@ mod tests {
     fn a_failed_trial_opens_it_again() {
         let breaker = Breaker::new(3, Duration::from_secs(10));
         let start = Instant::now();
-        (0..3).for_each(|_| breaker.failed(start));
+        let opened: Vec<bool> = (0..3).map(|_| breaker.failed(start)).collect();
+        assert_eq!(opened, [false, false, true]);
         let later = start + Duration::from_secs(11);
         assert!(breaker.admit(later).is_ok());
         breaker.failed(later);

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, timeout};
+use tracing::{info, warn};
 
 use crate::error::{Failure, FailureKind};
 
@@ -31,7 +32,9 @@ impl Upstream {
         let result = self.attempts(request).await;
         match &result {
             Ok(_) => {
-                self.breaker.succeeded();
+                if self.breaker.succeeded() {
+                    info!("the upstream answers again: the breaker is closed");
+                }
                 self.metrics.upstream_answered(asked.elapsed());
             }
             Err(failure) => {
@@ -43,7 +46,11 @@ impl Upstream {
                     FailureKind::BodyTooLarge
                     | FailureKind::RequestTimeout
                     | FailureKind::BadRequest => self.breaker.untried(),
-                    _ => self.breaker.failed(Instant::now()),
+                    _ if self.breaker.failed(Instant::now()) => {
+                        let pause = self.config.breaker_open;
+                        warn!(%failure, ?pause, "the upstream failed too often: the breaker is open");
+                    }
+                    _ => {}
                 }
             }
         }

@@ -1,0 +1,147 @@
+//! The real binary in front of a real nginx that serves files.
+
+mod support;
+
+use std::io::BufRead;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use support::Client;
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// nginx in the foreground as one process, on files of its own folder.
+async fn nginx(folder: &Path) -> (Killed, u16) {
+    let port = free_port();
+    let at = folder.display();
+    std::fs::create_dir(folder.join("www")).unwrap();
+    for (name, size) in [("small.json", 100), ("large.json", 300_000)] {
+        std::fs::write(folder.join("www").join(name), "x".repeat(size)).unwrap();
+    }
+    let text = format!(
+        "daemon off; master_process off; pid {at}/pid; error_log {at}/error;\nevents {{}}\nhttp {{ access_log off; default_type application/json; gzip on; gzip_types application/json; gzip_proxied any; gzip_http_version 1.1; gzip_min_length 10; gzip_vary on;\n  client_body_temp_path {at}/1; proxy_temp_path {at}/2; fastcgi_temp_path {at}/3; uwsgi_temp_path {at}/4; scgi_temp_path {at}/5;\n  server {{ listen 127.0.0.1:{port}; root {at}/www; expires 60s; }} }}\n"
+    );
+    std::fs::write(folder.join("nginx.conf"), text).unwrap();
+    let mut command = Command::new("nginx");
+    command
+        .arg("-e")
+        .arg(folder.join("error"))
+        .arg("-c")
+        .arg(folder.join("nginx.conf"));
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx is installed: tests/run does it");
+    let listening = async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, listening)
+        .await
+        .expect("nginx listens");
+    (Killed(child), port)
+}
+
+fn sidecar(folder: &Path, port: u16) -> (Killed, SocketAddr) {
+    let path = folder.join("iris.toml");
+    let text = format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://127.0.0.1:{port}\"\n[[route]]\npath = \"/{{*rest}}\"\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
+    command
+        .args(["serve", "--log-format", "json", "--config"])
+        .arg(&path)
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines
+        .find_map(|line| line.ok().filter(|line| line.contains("serving")))
+        .unwrap();
+    let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = fields["fields"]["address"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    (Killed(child), address)
+}
+
+#[tokio::test]
+async fn files_of_nginx_are_served_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_nginx, port) = nginx(folder.path()).await;
+    let (_sidecar, address) = sidecar(folder.path(), port);
+    let mut client = Client::connect(address).await;
+    for (target, length) in [("/small.json", 100), ("/large.json", 300_000)] {
+        for expected in ["MISS", "HIT"] {
+            let received = client.ask("GET", target, &[]).await;
+            assert_eq!(
+                (received.status, received.body.len(), received.cache()),
+                (200, length, expected),
+                "{target}"
+            );
+            assert!(
+                received
+                    .header("cache-status")
+                    .unwrap()
+                    .contains("iris-sidecar")
+            );
+        }
+        let head = client.ask("HEAD", target, &[]).await;
+        assert_eq!(
+            (head.cache(), head.header("content-length")),
+            ("HIT", Some(length.to_string().as_str()))
+        );
+    }
+    let stored = client.ask("GET", "/small.json", &[]).await;
+    let etag = stored.header("etag").unwrap().to_owned();
+    let unchanged = client
+        .ask("GET", "/small.json", &[("if-none-match", &etag)])
+        .await;
+    assert_eq!(
+        (unchanged.status, unchanged.cache(), unchanged.body.len()),
+        (304, "HIT", 0)
+    );
+    // A variant of its own: nginx compresses and says Vary.
+    for expected in ["MISS", "HIT"] {
+        let packed = client
+            .ask("GET", "/large.json", &[("accept-encoding", "gzip")])
+            .await;
+        assert_eq!(
+            (packed.cache(), packed.header("content-encoding")),
+            (expected, Some("gzip"))
+        );
+        assert!(packed.body.len() < 10_000);
+    }
+    let part = client
+        .ask("GET", "/large.json", &[("range", "bytes=0-9")])
+        .await;
+    assert_eq!(
+        (part.status, part.body.len(), part.cache()),
+        (206, 10, "BYPASS")
+    );
+    let missing = client.ask("GET", "/missing.json", &[]).await;
+    assert_eq!(missing.status, 404);
+}
