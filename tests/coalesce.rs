@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Client, Fixture, Gate, Reply, Step, all, ok, reply, route};
+use support::{Client, Fixture, Gate, Reply, Step, after, all, ok, reply, route};
 
 /// A response in pieces: head, then each piece after its gate.
 fn dripped(fields: &str, pieces: &[(&str, &Gate)]) -> Reply {
@@ -34,9 +34,7 @@ async fn two_hundred_clients_for_one_cold_key_make_one_origin_request() {
     let held = gate.clone();
     let fixture = Arc::new(
         Fixture::start(&route("ttl = \"60s\""), move |_| {
-            let mut steps = vec![Step::Wait(held.clone())];
-            steps.extend(ok(vec![b'x'; 100_000], &[]));
-            steps
+            after(&held, ok(vec![b'x'; 100_000], &[]))
         })
         .await,
     );
@@ -111,16 +109,15 @@ async fn a_private_answer_goes_to_one_client_only() {
     let held = gate.clone();
     let fixture = Arc::new(
         Fixture::start(&route("ttl = \"60s\""), move |seen| {
-            let mut steps = if seen.number == 1 {
-                vec![Step::Wait(held.clone())]
-            } else {
-                Vec::new()
-            };
-            steps.extend(ok(
+            let then = ok(
                 format!("secret {}", seen.number),
                 &[("cache-control", "private")],
-            ));
-            steps
+            );
+            if seen.number == 1 {
+                after(&held, then)
+            } else {
+                then
+            }
         })
         .await,
     );
@@ -147,13 +144,12 @@ async fn a_key_known_as_not_storable_makes_nobody_wait() {
     let gate = Gate::new();
     let held = gate.clone();
     let fixture = Fixture::start(&route("ttl = \"60s\""), move |seen| {
-        let mut steps = if seen.number == 2 {
-            vec![Step::Wait(held.clone())]
+        let then = ok("x", &[("cache-control", "no-store")]);
+        if seen.number == 2 {
+            after(&held, then)
         } else {
-            Vec::new()
-        };
-        steps.extend(ok("x", &[("cache-control", "no-store")]));
-        steps
+            then
+        }
     })
     .await;
     fixture.get("/a").await;
@@ -229,16 +225,15 @@ async fn a_waiter_of_another_variant_fetches_its_own() {
     let gate = Gate::new();
     let held = gate.clone();
     let fixture = Fixture::start(&route("ttl = \"60s\""), move |seen| {
-        let mut steps = if seen.number == 1 {
-            vec![Step::Wait(held.clone())]
-        } else {
-            Vec::new()
-        };
-        steps.extend(ok(
+        let then = ok(
             seen.header("accept-language").unwrap(),
             &[("vary", "accept-language")],
-        ));
-        steps
+        );
+        if seen.number == 1 {
+            after(&held, then)
+        } else {
+            then
+        }
     })
     .await;
     let (mut german, mut english) = (fixture.connect().await, fixture.connect().await);
@@ -264,13 +259,12 @@ async fn a_waiter_fetches_for_itself_after_its_patience() {
         route("ttl = \"60s\"")
     );
     let fixture = Fixture::start(&text, move |seen| {
-        let mut steps = if seen.number == 1 {
-            vec![Step::Wait(held.clone())]
+        let then = ok(format!("{}", seen.number), &[]);
+        if seen.number == 1 {
+            after(&held, then)
         } else {
-            Vec::new()
-        };
-        steps.extend(ok(format!("{}", seen.number), &[]));
-        steps
+            then
+        }
     })
     .await;
     let mut leader = fixture.connect().await;
@@ -293,13 +287,12 @@ async fn over_the_limit_of_flights_requests_fetch_alone() {
     let held = gate.clone();
     let text = format!("[cache]\nmax_flights = 1\n{}", route("ttl = \"60s\""));
     let fixture = Fixture::start(&text, move |seen| {
-        let mut steps = if seen.target == "/held" {
-            vec![Step::Wait(held.clone())]
+        let then = ok("x", &[]);
+        if seen.target == "/held" {
+            after(&held, then)
         } else {
-            Vec::new()
-        };
-        steps.extend(ok("x", &[]));
-        steps
+            then
+        }
     })
     .await;
     let mut leader = fixture.connect().await;
@@ -358,16 +351,15 @@ async fn a_refused_credential_does_not_speak_for_the_others() {
     let gate = Gate::new();
     let held = gate.clone();
     let fixture = Fixture::start(&route(""), move |seen| {
-        let mut steps = if seen.number == 1 {
-            vec![Step::Wait(held.clone())]
-        } else {
-            Vec::new()
-        };
-        steps.extend(match seen.header("authorization") {
+        let then = match seen.header("authorization") {
             Some("good") => ok("data", &[("cache-control", "public, max-age=60")]),
             _ => reply(401, "no", &[]),
-        });
-        steps
+        };
+        if seen.number == 1 {
+            after(&held, then)
+        } else {
+            then
+        }
     })
     .await;
     let mut bad = fixture.connect().await;
@@ -390,11 +382,7 @@ async fn coalescing_reaches_across_workers() {
     let fixture = Arc::new(
         Fixture::start(
             &format!("[listen]\nworkers = 4\n{}", route("ttl = \"60s\"")),
-            move |_| {
-                let mut steps = vec![Step::Wait(held.clone())];
-                steps.extend(ok("x", &[]));
-                steps
-            },
+            move |_| after(&held, ok("x", &[])),
         )
         .await,
     );

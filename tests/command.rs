@@ -2,18 +2,11 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::io::Read;
+use std::process::{Output, Stdio};
 
+use support::process::{FREE_PORTS, Running, binary, file};
 use support::{Client, Origin, ok};
-
-fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
-    command.env_remove("RUST_LOG");
-    command
-}
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {
@@ -23,60 +16,6 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     } = binary().args(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
-}
-
-fn file(folder: &Path, text: &str) -> String {
-    let path = folder.join("iris.toml");
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-/// A sidecar process, killed at the end of its test if it still runs.
-struct Running {
-    child: Child,
-    lines: Box<dyn Iterator<Item = String> + Send>,
-    address: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Running {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = binary()
-            .args(arguments)
-            .args(["--log-format", "json"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut lines = Box::new(stderr.lines().map_while(Result::ok));
-        let first = lines
-            .find(|line| line.contains("serving"))
-            .expect("it says that it serves");
-        let fields: serde_json::Value =
-            serde_json::from_str(&first).expect("each log line is JSON");
-        let address = |name: &str| fields["fields"][name].as_str().unwrap().parse().unwrap();
-        Self {
-            address: address("address"),
-            admin: address("admin"),
-            child,
-            lines,
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -165,13 +104,10 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(
         folder.path(),
-        &format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
-            origin.url()
-        ),
+        &format!("{FREE_PORTS}[upstream]\nurl = \"{}\"\n", origin.url()),
     );
     for signal in ["TERM", "INT"] {
-        let mut running = Running::start(&["serve", "--config", &config]);
+        let mut running = Running::start(&config);
         let received = Client::connect(running.address)
             .await
             .ask("GET", "/a", &[])
@@ -189,7 +125,7 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
             200
         );
         running.signal(signal);
-        assert_eq!(running.child.wait().unwrap().code(), Some(0));
+        assert_eq!(running.child.0.wait().unwrap().code(), Some(0));
         let rest: Vec<String> = running.lines.by_ref().collect();
         assert!(
             rest.iter()
@@ -202,14 +138,7 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
 #[tokio::test]
 async fn a_second_process_on_the_same_address_fails_with_status_1() {
     let folder = tempfile::tempdir().unwrap();
-    let first = Running::start(&[
-        "serve",
-        "--config",
-        &file(
-            folder.path(),
-            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
-        ),
-    ]);
+    let first = Running::start(&file(folder.path(), FREE_PORTS));
     let config = file(
         folder.path(),
         &format!(
@@ -232,14 +161,14 @@ async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache()
     ))
     .unwrap();
     let text = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[origin]\ndatabase = \"sqlite:{}\"\n{routes}",
+        "{FREE_PORTS}[origin]\ndatabase = \"sqlite:{}\"\n{routes}",
         database.display()
     );
     let config = file(folder.path(), &text);
     let mut etag = String::new();
     // The second process finds the data that the first one left.
     for start in 0..2 {
-        let running = Running::start(&["serve", "--config", &config]);
+        let running = Running::start(&config);
         let mut client = Client::connect(running.address).await;
         for expected in ["MISS", "HIT"] {
             let received = client.ask("GET", "/api/iris/overview", &[]).await;
@@ -276,7 +205,7 @@ fn a_database_that_cannot_be_opened_is_status_1_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(
         folder.path(),
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[origin]\ndatabase = \"sqlite:/no/such/folder/iris.db\"\n",
+        &format!("{FREE_PORTS}[origin]\ndatabase = \"sqlite:/no/such/folder/iris.db\"\n"),
     );
     let mut child = binary()
         .args(["serve", "--config", &config])

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Client, Fixture, Gate, Step, ok};
+use support::{Client, Fixture, Gate, Step, after, ok};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -12,9 +12,7 @@ async fn requests_in_flight_finish_and_nothing_new_is_accepted() {
     let gate = Gate::new();
     let held = gate.clone();
     let mut fixture = Fixture::start("[listen]\ndrain_timeout = \"20s\"\n", move |_| {
-        let mut steps = vec![Step::Wait(held.clone())];
-        steps.extend(ok("finished", &[]));
-        steps
+        after(&held, ok("finished", &[]))
     })
     .await;
     let (mut busy, mut idle) = (fixture.connect().await, fixture.connect().await);
@@ -61,11 +59,7 @@ async fn what_waits_in_the_backlog_is_still_answered() {
     let held = gate.clone();
     let mut fixture = Fixture::start(
         "[listen]\nworkers = 1\ndrain_timeout = \"20s\"\n",
-        move |_| {
-            let mut steps = vec![Step::Wait(held.clone())];
-            steps.extend(ok("x", &[]));
-            steps
-        },
+        move |_| after(&held, ok("x", &[])),
     )
     .await;
     let mut clients = Vec::new();

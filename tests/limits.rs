@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Client, Fixture, Gate, Step, ok, route};
+use support::{Client, Fixture, Gate, Step, after, ok, route};
 
 #[tokio::test]
 async fn a_connection_that_never_asks_is_closed() {
@@ -21,13 +21,12 @@ async fn an_idle_connection_is_closed_but_a_busy_one_is_not() {
     let gate = Gate::new();
     let held = gate.clone();
     let fixture = Fixture::start("[limits]\nidle_timeout = \"150ms\"\n", move |seen| {
-        let mut steps = if seen.target == "/slow" {
-            vec![Step::Wait(held.clone())]
+        let then = ok("x", &[]);
+        if seen.target == "/slow" {
+            after(&held, then)
         } else {
-            Vec::new()
-        };
-        steps.extend(ok("x", &[]));
-        steps
+            then
+        }
     })
     .await;
     let mut busy = fixture.connect().await;

@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Client, Origin, Step, all};
+use support::process::{FREE_PORTS, Running, file};
+use support::{Client, Origin, Step, all, route};
 
 /// The numbers of the promise.
 const BUDGET: u64 = 64 << 20;
@@ -20,41 +21,6 @@ fn resident_bytes(process: u32) -> u64 {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The real binary in a process of its own: its memory is nobody else's.
-fn start(origin: &Origin) -> (Killed, std::net::SocketAddr, std::net::SocketAddr) {
-    use std::io::BufRead;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("iris.toml");
-    let text = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n[cache]\nmemory = \"64MiB\"\n[[route]]\npath = \"/{{*rest}}\"\nttl = \"1h\"\n",
-        origin.url()
-    );
-    std::fs::write(&path, text).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
-    command
-        .args(["serve", "--log-format", "json", "--config"])
-        .arg(&path)
-        .stderr(std::process::Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
-    let line = lines
-        .find_map(|line| line.ok().filter(|line| line.contains("serving")))
-        .unwrap();
-    let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = |name: &str| fields["fields"][name].as_str().unwrap().parse().unwrap();
-    let addresses = (address("address"), address("admin"));
-    (Killed(child), addresses.0, addresses.1)
 }
 
 async fn sample(admin: std::net::SocketAddr, name: &str) -> u64 {
@@ -78,7 +44,14 @@ async fn two_hundred_thousand_small_objects_stay_within_the_budget() {
     let response = "HTTP/1.1 200 OK\r\nserver: nginx/1.22.1\r\ndate: Mon, 23 Nov 2026 12:00:00 GMT\r\ncontent-type: application/json\r\ncontent-length: 100\r\nlast-modified: Mon, 23 Nov 2026 12:00:00 GMT\r\netag: \"6921a2b0-64\"\r\n\r\n";
     let response = format!("{response}{}", "x".repeat(100)).into_bytes();
     let origin = Origin::unrecorded(move |_| vec![Step::Send(response.clone())]).await;
-    let (process, address, admin) = start(&origin);
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache]\nmemory = \"64MiB\"\n{}",
+        origin.url(),
+        route("ttl = \"1h\"")
+    );
+    let running = Running::start(&file(folder.path(), &text));
+    let (address, admin, process) = (running.address, running.admin, running.child.0.id());
     assert_eq!(
         Client::connect(address)
             .await
@@ -87,7 +60,7 @@ async fn two_hundred_thousand_small_objects_stay_within_the_budget() {
             .status,
         200
     );
-    let before = resident_bytes(process.0.id());
+    let before = resident_bytes(process);
     let clients = (0..CLIENTS).map(move |client| async move {
         let mut connection = Client::connect(address).await;
         for number in (client..OBJECTS).step_by(CLIENTS) {
@@ -100,7 +73,7 @@ async fn two_hundred_thousand_small_objects_stay_within_the_budget() {
     tokio::time::timeout(Duration::from_secs(300), all(clients))
         .await
         .expect("the fill ends");
-    let resident = resident_bytes(process.0.id());
+    let resident = resident_bytes(process);
     let (stored, entries) = (
         sample(admin, "cache_stored_bytes").await,
         sample(admin, "cache_stored_entries").await,

@@ -2,21 +2,12 @@
 
 mod support;
 
-use std::io::BufRead;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use support::Client;
-
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use support::process::{FREE_PORTS, Killed, Running, file};
+use support::{Client, route};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
@@ -63,36 +54,16 @@ async fn nginx(folder: &Path) -> (Killed, u16) {
     (Killed(child), port)
 }
 
-fn sidecar(folder: &Path, port: u16) -> (Killed, SocketAddr) {
-    let path = folder.join("iris.toml");
-    let text = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://127.0.0.1:{port}\"\n[[route]]\npath = \"/{{*rest}}\"\n"
-    );
-    std::fs::write(&path, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
-    command
-        .args(["serve", "--log-format", "json", "--config"])
-        .arg(&path)
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
-    let line = lines
-        .find_map(|line| line.ok().filter(|line| line.contains("serving")))
-        .unwrap();
-    let fields: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = fields["fields"]["address"]
-        .as_str()
-        .unwrap()
-        .parse()
-        .unwrap();
-    (Killed(child), address)
-}
-
 #[tokio::test]
 async fn files_of_nginx_are_served_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let (_nginx, port) = nginx(folder.path()).await;
-    let (_sidecar, address) = sidecar(folder.path(), port);
+    let text = format!(
+        "{FREE_PORTS}[upstream]\nurl = \"http://127.0.0.1:{port}\"\n{}",
+        route("")
+    );
+    let running = Running::start(&file(folder.path(), &text));
+    let address = running.address;
     let mut client = Client::connect(address).await;
     for (target, length) in [("/small.json", 100), ("/large.json", 300_000)] {
         for expected in ["MISS", "HIT"] {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Fixture, Gate, Step, ok, reply, route};
+use support::{Fixture, Gate, Step, after, ok, reply, route};
 
 const WINDOWS: &str = "ttl = \"10s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"";
 
@@ -11,13 +11,12 @@ async fn a_stale_hit_inside_the_window_never_waits_for_the_origin() {
     let gate = Gate::new();
     let held = gate.clone();
     let fixture = Fixture::start(&route(WINDOWS), move |seen| {
-        let mut steps = if seen.number > 1 {
-            vec![Step::Wait(held.clone())]
+        let then = ok(format!("{}", seen.number), &[]);
+        if seen.number > 1 {
+            after(&held, then)
         } else {
-            Vec::new()
-        };
-        steps.extend(ok(format!("{}", seen.number), &[]));
-        steps
+            then
+        }
     })
     .await;
     fixture.get("/a").await;

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod origin;
+pub mod process;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,7 +18,7 @@ use iris_sidecar::process::Sidecar;
 #[allow(unused_imports)]
 pub use client::{Client, Received};
 #[allow(unused_imports)]
-pub use origin::{Gate, Origin, Reply, Seen, Step, ok, reply};
+pub use origin::{Gate, Origin, Reply, Seen, Step, after, ok, reply};
 
 /// Nothing a test waits for takes as long as this.
 pub const PATIENCE: Duration = Duration::from_secs(20);

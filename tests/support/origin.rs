@@ -74,6 +74,13 @@ impl Gate {
     }
 }
 
+/// `then`, once the gate is open.
+pub fn after(gate: &Gate, then: Reply) -> Reply {
+    std::iter::once(Step::Wait(gate.clone()))
+        .chain(then)
+        .collect()
+}
+
 /// 200 with these fields and this body.
 pub fn ok(body: impl AsRef<[u8]>, fields: &[(&str, &str)]) -> Reply {
     reply(200, body, fields)

@@ -1,0 +1,80 @@
+//! The real binary as a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// Listens on free ports, for `serve --config`.
+pub const FREE_PORTS: &str =
+    "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+
+/// A process that is killed at the end of its test if it still runs.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A sidecar process.
+pub struct Running {
+    pub child: Killed,
+    pub lines: Box<dyn Iterator<Item = String> + Send>,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iris-sidecar"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// Writes a configuration into `folder`; its path.
+pub fn file(folder: &Path, text: &str) -> String {
+    let path = folder.join("iris.toml");
+    std::fs::write(&path, text).expect("the folder is writable");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+impl Running {
+    /// Serves by the configuration at `path`, and returns when it says so.
+    pub fn start(path: &str) -> Self {
+        let mut command = binary();
+        command
+            .args(["serve", "--log-format", "json", "--config", path])
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary is built");
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut lines = Box::new(stderr.lines().map_while(Result::ok));
+        let first = lines
+            .find(|line| line.contains("serving"))
+            .expect("it says that it serves");
+        let fields: serde_json::Value =
+            serde_json::from_str(&first).expect("each log line is JSON");
+        let address = |name: &str| {
+            fields["fields"][name]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .expect("an address")
+        };
+        Self {
+            address: address("address"),
+            admin: address("admin"),
+            child: Killed(child),
+            lines,
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let process = self.child.0.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &process])
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+}
