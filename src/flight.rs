@@ -153,6 +153,8 @@ struct State {
     readers: Vec<Option<usize>>,
     waiting: Vec<Waker>,
     producer: Option<Waker>,
+    /// For the pieces, once the fetch has ended: readers may hold them for long.
+    charge: Option<Charge>,
 }
 
 impl State {
@@ -254,6 +256,11 @@ impl Ticket {
             Poll::Pending
         })
         .await
+    }
+
+    /// Leaves the charge for the pieces with them.
+    pub fn keep_charge(&self, charge: Charge) {
+        lock(&self.flight.state).charge = Some(charge);
     }
 
     /// Ends the body: with its trailers, if any, or with what broke it off.

@@ -124,27 +124,40 @@ async fn a_response_to_a_credential_is_shared_only_when_it_says_so() {
 
 #[tokio::test]
 async fn per_key_routes_keep_each_credential_apart() {
-    let fixture = Fixture::start(&route("ttl = \"60s\"\nshare = \"per-key\""), |seen| {
-        let key = seen
-            .header("authorization")
-            .or(seen.header("x-api-key"))
-            .unwrap_or("nobody");
-        ok(key, &[("cache-control", "private, max-age=60")])
-    })
-    .await;
-    let (one, two) = ([("authorization", "one")], [("authorization", "two")]);
-    for (fields, body) in [
-        (&one[..], "one"),
-        (&two[..], "two"),
-        (&[("x-api-key", "one")][..], "one"),
-        (&[][..], "nobody"),
-    ] {
-        let miss = fixture.get_with("/a", fields).await;
-        assert_eq!((miss.cache(), miss.text().as_str()), ("MISS", body));
-        let hit = fixture.get_with("/a", fields).await;
-        assert_eq!((hit.cache(), hit.text().as_str()), ("HIT", body));
+    // `authorization` says who asks even where the list does not name it.
+    for fields in ["", "[cache]\ncredential_fields = [\"x-api-key\"]\n"] {
+        let text = format!("{fields}{}", route("ttl = \"60s\"\nshare = \"per-key\""));
+        let fixture = Fixture::start(&text, |seen| {
+            let key = seen.header("authorization").or(seen.header("x-api-key"));
+            ok(
+                key.unwrap_or("nobody"),
+                &[("cache-control", "private, max-age=60")],
+            )
+        })
+        .await;
+        let keys = [
+            ("authorization", "one"),
+            ("authorization", "two"),
+            ("x-api-key", "one"),
+        ];
+        for (name, key) in keys {
+            for expected in ["MISS", "HIT"] {
+                let received = fixture.get_with("/a", &[(name, key)]).await;
+                assert_eq!(
+                    (received.cache(), received.text().as_str()),
+                    (expected, key)
+                );
+            }
+        }
+        assert_eq!(fixture.origin.count(), 3);
+        // Nobody in particular has no partition for what is private; nor has somebody whom a cookie
+        // may tell apart as well.
+        for _ in 0..2 {
+            assert_eq!(fixture.get("/b").await.cache(), "MISS");
+            let fields = [("authorization", "one"), ("cookie", "session=1")];
+            assert_eq!(fixture.get_with("/c", &fields).await.cache(), "MISS");
+        }
     }
-    assert_eq!(fixture.origin.count(), 4);
 }
 
 #[tokio::test]
@@ -488,4 +501,102 @@ async fn an_entry_is_no_older_than_the_origin_says() {
     assert_eq!(fixture.get("/a").await.header("age"), Some("55"));
     fixture.advance(5);
     assert_eq!(fixture.get("/a").await.cache(), "MISS");
+}
+
+#[tokio::test]
+async fn what_connection_names_selects_nothing() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        ok(
+            seen.header("origin").unwrap_or("none"),
+            &[("vary", "origin")],
+        )
+    })
+    .await;
+    let poison = [("origin", "https://app.example"), ("connection", "origin")];
+    assert_eq!(fixture.get_with("/a", &poison).await.text(), "none");
+    let honest = fixture
+        .get_with("/a", &[("origin", "https://app.example")])
+        .await;
+    assert_eq!(
+        (honest.cache(), honest.text().as_str()),
+        ("MISS", "https://app.example")
+    );
+}
+
+#[tokio::test]
+async fn unkeyed_inputs_never_reach_the_origin_even_through_a_trusted_proxy() {
+    let text = format!(
+        "[listen]\ntrusted_proxies = [\"127.0.0.1\"]\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, |seen| {
+        ok(seen.header("x-forwarded-host").unwrap_or("none"), &[])
+    })
+    .await;
+    for name in [
+        "x-original-url",
+        "x-rewrite-url",
+        "x-http-method-override",
+        "forwarded",
+        "x-forwarded-prefix",
+    ] {
+        fixture
+            .get_with(&format!("/{name}"), &[(name, "/admin")])
+            .await;
+        assert_eq!(fixture.origin.last().header(name), None, "{name}");
+    }
+    // What the trusted proxy may say is in the key.
+    for host in ["one.example", "two.example"] {
+        let received = fixture.get_with("/a", &[("x-forwarded-host", host)]).await;
+        assert_eq!((received.cache(), received.text().as_str()), ("MISS", host));
+    }
+}
+
+#[tokio::test]
+async fn one_clients_own_answer_does_not_throw_out_what_all_share() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        match (seen.header("cookie"), seen.header("accept")) {
+            (Some(_), _) => ok("own", &[("set-cookie", "a=1")]),
+            (None, Some("weird/x")) => ok(
+                "weird",
+                &[("cache-control", "no-store"), ("vary", "accept")],
+            ),
+            (None, accept) => ok(
+                accept.unwrap_or("plain"),
+                &[(
+                    "vary",
+                    if seen.target == "/vary" {
+                        "accept"
+                    } else {
+                        "x-none"
+                    },
+                )],
+            ),
+        }
+    })
+    .await;
+    fixture.get("/plain").await;
+    assert_eq!(
+        fixture
+            .get_with("/plain", &[("cookie", "a=1")])
+            .await
+            .text(),
+        "own"
+    );
+    assert_eq!(fixture.get("/plain").await.cache(), "HIT");
+    fixture.get_with("/vary", &[("accept", "text/html")]).await;
+    assert_eq!(
+        fixture
+            .get_with("/vary", &[("accept", "weird/x")])
+            .await
+            .text(),
+        "weird"
+    );
+    assert_eq!(
+        fixture
+            .get_with("/vary", &[("accept", "text/html")])
+            .await
+            .cache(),
+        "HIT"
+    );
 }

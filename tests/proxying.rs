@@ -414,3 +414,44 @@ async fn a_large_body_streams_through_without_being_held() {
     );
     assert_eq!(fixture.metric("cache_in_flight_bytes").await, 0.0);
 }
+
+#[tokio::test]
+async fn a_get_of_unknown_length_keeps_its_body() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| ok(&seen.body, &[])).await;
+    let mut client = fixture.connect().await;
+    client.send("GET /search HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), "abc");
+}
+
+#[tokio::test]
+async fn fields_are_counted_and_cookies_joined_over_http_2() {
+    let fixture = Fixture::start("[limits]\nheader_count = 20\n", |seen| {
+        ok(seen.header("cookie").unwrap_or("none"), &[])
+    })
+    .await;
+    let stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let request = || http::Request::builder().uri("http://api.example/a");
+    let cookies = request()
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let response = sender.send_request(cookies).await.unwrap();
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "a=1; b=2"
+    );
+    let many = (0..30).fold(request(), |request, number| {
+        request.header(format!("x-{number}"), "y")
+    });
+    let response = sender
+        .send_request(many.body(Empty::new()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 431);
+}

@@ -4,6 +4,7 @@
 //! in range. Defaults live here, beside the meaning of each key.
 
 mod read;
+mod read_routes;
 mod routes;
 mod source;
 pub mod units;
@@ -139,7 +140,7 @@ impl Upstream {
             queue_timeout: Duration::from_secs(5),
             breaker_failures: 5,
             breaker_open: Duration::from_secs(10),
-            header_bytes: 64 << 10,
+            header_bytes: 32 << 10,
         }
     }
 

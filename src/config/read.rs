@@ -2,17 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use http::header::AUTHORIZATION;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde::Deserialize;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, Ignore, Share};
-
-use super::routes::{Route, RouteError, Routes};
+use super::read_routes::routes;
 use super::source::{At, Environment, Mistake, Section, Source, word};
 use super::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
 
@@ -57,6 +53,11 @@ fn root(mut root: Section<'_, '_>) -> Config {
         routes: routes(root.tables("route"), &cache),
         cache,
     };
+    let (public, admin) = (config.listen.address, config.admin.address);
+    if public == admin && public.port() != 0 {
+        let message = format!("[listen] and [admin] have the same address {public}: expected two");
+        root.source().mistake(0..0, message);
+    }
     root.finish();
     config
 }
@@ -203,7 +204,9 @@ fn upstream_url(text: &str) -> Option<(Scheme, String, u16)> {
     };
     let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
     let anonymous = url.username().is_empty() && url.password().is_none();
-    let host = url.host_str().filter(|_| bare && anonymous)?;
+    let host = url
+        .host_str()
+        .filter(|_| bare && anonymous && url.port() != Some(0))?;
     let host = host
         .trim_start_matches('[')
         .trim_end_matches(']')
@@ -267,6 +270,10 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
         &mut cache.credential_fields,
         section.list("credential_fields", FIELD, field_name),
     );
+    // Whatever else carries a credential, this one does (RFC 9111 §3.5).
+    if !cache.credential_fields.contains(&AUTHORIZATION) {
+        cache.credential_fields.push(AUTHORIZATION);
+    }
     section.finish();
     cache
 }
@@ -314,188 +321,6 @@ fn errors(mut section: Section<'_, '_>) -> HeaderMap {
 
 const FIELD: &str = "a header field name such as \"X-API-Key\"";
 
-fn field_name(text: &str) -> Option<HeaderName> {
+pub fn field_name(text: &str) -> Option<HeaderName> {
     HeaderName::from_bytes(text.as_bytes()).ok()
-}
-
-fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
-    let credential_fields: Arc<[HeaderName]> = cache.credential_fields.clone().into();
-    let mut routes = Routes::default();
-    for mut section in sections {
-        let source = section.source();
-        let (line, _) = source.position(section.span().start);
-        let path = section.parsed(
-            "path",
-            "a path that begins with \"/\", such as \"/api/iris/{project}\" or \"/assets/{*rest}\"",
-            |text| text.starts_with('/').then(|| text.to_owned()),
-        );
-        let missing = path.is_none() && section.is_missing("path");
-        if missing {
-            source.mistake(
-                section.span(),
-                "[[route]] has no path: expected path = \"/…\"",
-            );
-        }
-        let span = path
-            .as_ref()
-            .map_or_else(|| section.span(), |at| at.span.clone());
-        let route = route(
-            section,
-            path.as_ref().map_or("", |at| &at.value),
-            line,
-            &credential_fields,
-        );
-        if path.is_none() {
-            continue;
-        }
-        let shown = route.path.clone();
-        match routes.add(route) {
-            Ok(()) => {}
-            Err(RouteError::Pattern(why)) => {
-                source.mistake(span, format!("route.path = {shown:?}: {why}"))
-            }
-            Err(RouteError::SameAs { earlier, method }) => {
-                let line = routes.list().get(earlier).map_or(0, |route| route.line);
-                source.mistake(span, format!("route.path = {shown:?}: matches the same {method} requests as the route at line {line}; expected routes that differ in path, host or methods"));
-            }
-        }
-    }
-    routes
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum ShareWord {
-    Standard,
-    PerKey,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CookieWord {
-    Bypass,
-    Ignore,
-    Key,
-    Store,
-}
-
-fn route(
-    mut section: Section<'_, '_>,
-    path: &str,
-    line: usize,
-    credential_fields: &Arc<[HeaderName]>,
-) -> Route {
-    let host = section.parsed(
-        "host",
-        "a host name without port, such as \"api.example.org\" or \"*.example.org\"",
-        |text| {
-            let name = text.strip_prefix("*.").unwrap_or(text);
-            let valid = !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-            valid.then(|| text.to_ascii_lowercase())
-        },
-    );
-    let method = |text: &str| {
-        let upper = text
-            .bytes()
-            .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-        Method::from_bytes(text.as_bytes())
-            .ok()
-            .filter(|method| upper && *method != Method::CONNECT)
-    };
-    let mut methods = section.list("methods", "a method such as \"GET\", in capitals", method);
-    if let Some(methods) = &mut methods {
-        methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
-        methods.dedup();
-    }
-    let options = policy::Options {
-        ttl: section.duration("ttl"),
-        force_ttl: section.duration("force_ttl"),
-        max_ttl: section.duration("max_ttl"),
-        error_ttl: section.duration("error_ttl"),
-        stale_while_revalidate: section.duration("stale_while_revalidate"),
-        stale_if_error: section.duration("stale_if_error"),
-        share: match section.parsed("share", "\"standard\" or \"per-key\"", word::<ShareWord>) {
-            Some(At {
-                value: ShareWord::PerKey,
-                ..
-            }) => Share::PerKey,
-            Some(At {
-                value: ShareWord::Standard,
-                ..
-            })
-            | None => Share::Standard,
-        },
-        cookies: match section.parsed(
-            "cookies",
-            "\"bypass\", \"ignore\", \"key\" or \"store\"",
-            word::<CookieWord>,
-        ) {
-            Some(At {
-                value: CookieWord::Ignore,
-                ..
-            }) => Cookies::Ignore,
-            Some(At {
-                value: CookieWord::Key,
-                ..
-            }) => Cookies::Key,
-            Some(At {
-                value: CookieWord::Store,
-                ..
-            }) => Cookies::Store,
-            Some(At {
-                value: CookieWord::Bypass,
-                ..
-            })
-            | None => Cookies::Bypass,
-        },
-        ignore: ignore(&mut section),
-        credential_fields: Arc::clone(credential_fields),
-    };
-    let query = section.word_or_list(
-        "query",
-        "\"all\", \"none\" or an array of parameter names",
-        |text| match text {
-            "all" => Some(QueryRule::All),
-            "none" => Some(QueryRule::None),
-            _ => None,
-        },
-        QueryRule::Names,
-    );
-    let route = Route {
-        path: path.to_owned(),
-        host: host.map(|at| at.value),
-        methods: methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]),
-        options,
-        query: query.unwrap_or_default(),
-        sort_query: section.boolean("sort_query").unwrap_or(false),
-        forward_headers: section.list("forward_headers", FIELD, field_name),
-        line,
-    };
-    section.finish();
-    route
-}
-
-fn ignore(section: &mut Section<'_, '_>) -> Ignore {
-    let mut ignore = Ignore::default();
-    let words = section.list(
-        "ignore",
-        "one of \"no-store\", \"no-cache\", \"private\", \"set-cookie\"",
-        |text| {
-            ["no-store", "no-cache", "private", "set-cookie"]
-                .into_iter()
-                .find(|word| *word == text)
-        },
-    );
-    for word in words.unwrap_or_default() {
-        match word {
-            "no-store" => ignore.no_store = true,
-            "no-cache" => ignore.no_cache = true,
-            "private" => ignore.private = true,
-            _ => ignore.set_cookie = true,
-        }
-    }
-    ignore
 }

@@ -207,6 +207,9 @@ impl<'s, 'a> Section<'s, 'a> {
 
     fn wrong(&self, key: &str, value: Value<'_, 'a>, expected: &str) {
         let span = value.span();
+        if span.is_empty() {
+            return; // What the parser put where it found no value, and said so.
+        }
         let message = format!(
             "{} = {}: expected {expected}",
             self.path(key),
@@ -369,6 +372,25 @@ impl<'s, 'a> Section<'s, 'a> {
             parsed
         });
         Some(items.collect())
+    }
+
+    /// As [`Section::list`], but an empty array is a mistake.
+    pub fn some<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let found = self.list(key, expected, parse);
+        let value = self.table?.get(key)?;
+        if value
+            .get_ref()
+            .as_array()
+            .is_some_and(|array| array.is_empty())
+        {
+            self.wrong(key, value, &format!("at least one: {expected}"));
+        }
+        found
     }
 
     /// A key that is either a word or an array of strings.

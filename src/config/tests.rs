@@ -102,6 +102,14 @@ ttl = "1s"
 
 #[test]
 fn broken_toml_is_reported_with_what_is_wrong_elsewhere() {
+    // What the parser could not read is reported by it alone.
+    let found = mistakes("[limits]\nconnections = = 5\n");
+    assert!(
+        found
+            .iter()
+            .all(|text| text.starts_with("iris.toml:2:") && !text.contains("limits.connections")),
+        "{found:?}"
+    );
     let found = mistakes("[cache]\nmemory = \n[limits]\nidle_timeout = \"x\"\n");
     assert!(
         found.iter().any(|text| text.starts_with("iris.toml:2:")),
@@ -233,6 +241,40 @@ fn the_reference_shows_every_key_with_its_default() {
 #[test]
 fn the_built_in_configuration_is_valid() {
     Config::built_in(NO_ENVIRONMENT).unwrap();
+}
+
+#[test]
+fn what_could_never_work_is_a_mistake_and_one_mistake_is_told_once() {
+    for (text, expected) in [
+        ("[[route]]\npath = \"/a\"\nmethods = []\n", "at least one"),
+        ("[[route]]\npath = \"/a?b\"\n", "expected a path"),
+        (
+            "[[route]]\npath = \"/a/{x\"\n",
+            "expected one {name} a segment",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\nforward_headers = [\"connection\"]\n",
+            "end-to-end",
+        ),
+        (
+            "[listen]\naddress = \"127.0.0.1:9180\"\n",
+            "the same address",
+        ),
+        (
+            "[upstream]\nurl = \"http://127.0.0.1:0\"\n",
+            "expected a URL",
+        ),
+        (
+            "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nhost = \"a:80\"\n",
+            "without port",
+        ),
+    ] {
+        let found = mistakes(text);
+        assert!(
+            found.len() == 1 && found[0].contains(expected),
+            "{text}{found:#?}"
+        );
+    }
 }
 
 proptest::proptest! {

@@ -11,13 +11,17 @@ pub const SIZE: &str = "a size such as \"64KiB\" or \"256MiB\"";
 /// (RFC 9111 §1.2.2).
 const LONGEST: Duration = Duration::from_secs(1 << 31);
 
+/// No machine has more: 1 PiB.
+const LARGEST: u64 = 1 << 50;
+
 pub fn duration(text: &str) -> Option<Duration> {
     let parsed = humantime::parse_duration(text.trim()).ok()?;
     (parsed <= LONGEST).then_some(parsed)
 }
 
 pub fn size(text: &str) -> Option<u64> {
-    text.trim().parse().ok().map(|ByteSize(bytes)| bytes)
+    let ByteSize(bytes) = text.trim().parse().ok()?;
+    (bytes <= LARGEST).then_some(bytes)
 }
 
 /// A duration in the spelling that [`duration`] reads.
@@ -50,7 +54,7 @@ mod tests {
         for text in ["", "30", "s", "-1s", "1 fortnight", "999999999999999y"] {
             assert_eq!(duration(text), None, "{text}");
         }
-        for text in ["", "MiB", "-1MiB", "1 potato"] {
+        for text in ["", "MiB", "-1MiB", "1 potato", "9999999TiB"] {
             assert_eq!(size(text), None, "{text}");
         }
     }

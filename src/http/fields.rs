@@ -47,7 +47,8 @@ pub fn has_member(headers: &HeaderMap, name: impl header::AsHeaderName, token: &
 }
 
 /// Fields of one hop (RFC 9110 §7.6.1, and the older ones that senders still use).
-const HOP_BY_HOP: [HeaderName; 9] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
+    HeaderName::from_static("http2-settings"),
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -93,16 +94,23 @@ const END_TO_END: [HeaderName; 27] = [
 
 /// Removes the fields of one hop: the fixed ones and whatever `Connection` names.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = members(headers, header::CONNECTION)
-            .filter_map(|member| HeaderName::from_bytes(member).ok())
-            .filter(|name| !END_TO_END.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
+    strip_named(headers);
     for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Removes what `Connection` names, but for the fixed fields of one hop, which say how this very
+/// message is to be read.
+pub fn strip_named(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let named: Vec<HeaderName> = members(headers, header::CONNECTION)
+        .filter_map(|member| HeaderName::from_bytes(member).ok())
+        .filter(|name| !END_TO_END.contains(name) && !HOP_BY_HOP.contains(name))
+        .collect();
+    for name in named {
         headers.remove(name);
     }
 }

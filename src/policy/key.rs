@@ -23,6 +23,8 @@ pub struct KeyParts<'a> {
     pub scheme: &'a str,
     /// Empty where the origin never sees the client's host.
     pub host: &'a str,
+    /// What a trusted proxy says the host was, where it says so.
+    pub forwarded_host: Option<&'a str>,
     /// The normalised path.
     pub path: &'a str,
     pub query: Option<&'a str>,
@@ -35,11 +37,12 @@ impl KeyParts<'_> {
     /// lists of parts give the same bytes.
     pub fn write(&self, key: &mut KeyBytes) {
         for part in [
-            self.scheme.as_bytes(),
-            self.host.as_bytes(),
-            self.path.as_bytes(),
+            self.scheme,
+            self.host,
+            self.forwarded_host.unwrap_or_default(),
+            self.path,
         ] {
-            key.extend_from_slice(part);
+            key.extend_from_slice(part.as_bytes());
             key.push(0);
         }
         if let Some(query) = self.query {
@@ -152,6 +155,7 @@ mod tests {
             KeyParts {
                 scheme,
                 host,
+                forwarded_host: None,
                 path,
                 query,
                 partition,

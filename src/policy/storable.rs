@@ -35,14 +35,16 @@ pub fn storable(
     }
     // `private="field"` is read as the whole response: the more careful of the two readings that
     // §5.2.2.7 allows a cache that does not strip fields.
-    if control.private != Scope::Absent && options.share != Share::PerKey && !options.ignore.private
+    if control.private != Scope::Absent
+        && !is_partitioned(request.headers, options)
+        && !options.ignore.private
     {
         return Err(Reason::Private);
     }
     if response.headers.contains_key(SET_COOKIE) && !options.ignore.set_cookie {
         return Err(Reason::SetCookie);
     }
-    if fields::members(response.headers, VARY).any(|member| member == b"*") {
+    if fields::members(response.headers, VARY).any(selects_beyond_the_request) {
         return Err(Reason::VaryAny);
     }
     let found = lifetimes(response.status, response.headers, options, now);
@@ -62,14 +64,30 @@ pub fn storable(
     }
 }
 
+/// `*`, and the fields that this proxy writes itself on the way to the origin: the client's own
+/// say nothing about what the origin answered by.
+fn selects_beyond_the_request(member: &[u8]) -> bool {
+    let own: [&[u8]; 4] = [b"*", b"x-forwarded-for", b"forwarded", b"via"];
+    own.iter().any(|name| member.eq_ignore_ascii_case(name))
+}
+
+/// Whether the partition that a response would be stored in is one principal's own: the request
+/// says who asks, and does not also say it in a cookie that the partition does not hold.
+fn is_partitioned(request: &HeaderMap, options: &Options) -> bool {
+    options.share == Share::PerKey
+        && options.has_credential(request)
+        && (options.cookies != Cookies::Bypass || !request.contains_key(COOKIE))
+}
+
 /// Statuses that are never reused whatever they say: interim and partial ones, 304 (an update, not
 /// a response of its own), and the two that are about one client's credential.
 fn understood(status: StatusCode) -> Result<(), Reason> {
     match status {
         StatusCode::PARTIAL_CONTENT => Err(Reason::Partial),
-        StatusCode::NOT_MODIFIED
-        | StatusCode::UNAUTHORIZED
-        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(Reason::Status),
+        StatusCode::NOT_MODIFIED => Err(Reason::Status),
+        StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Err(Reason::Credential)
+        }
         status if status.is_informational() => Err(Reason::Status),
         _ => Ok(()),
     }
@@ -170,7 +188,7 @@ mod tests {
             (200, &[], &[("etag", "\"a\"")], Ok(0)),
             (500, &[], &[("etag", "\"a\"")], Err(Reason::NoLifetime)),
             (206, &[], &[fresh], Err(Reason::Partial)),
-            (401, &[], &[fresh], Err(Reason::Status)),
+            (401, &[], &[fresh], Err(Reason::Credential)),
             (
                 200,
                 &[],
@@ -188,6 +206,12 @@ mod tests {
                 &[],
                 &[fresh, ("set-cookie", "a=1")],
                 Err(Reason::SetCookie),
+            ),
+            (
+                200,
+                &[],
+                &[fresh, ("vary", "X-Forwarded-For")],
+                Err(Reason::VaryAny),
             ),
             (
                 200,
@@ -238,16 +262,22 @@ mod tests {
     }
 
     #[test]
-    fn per_key_partitions_may_hold_private_and_authorized_responses() {
+    fn per_key_partitions_may_hold_what_is_one_principals_own() {
         let options = Options {
             share: Share::PerKey,
+            credential_fields: [AUTHORIZATION].into(),
             ..Options::default()
         };
         let response = [("cache-control", "private, max-age=8")];
-        assert_eq!(
-            judge(200, &[("authorization", "x")], &response, &options),
-            Ok(8)
-        );
+        let key = ("authorization", "x");
+        assert_eq!(judge(200, &[key], &response, &options), Ok(8));
+        // Nobody in particular, or somebody whom the cookie tells apart as well.
+        for request in [&[][..], &[key, ("cookie", "a=1")][..]] {
+            assert_eq!(
+                judge(200, request, &response, &options),
+                Err(Reason::Private)
+            );
+        }
     }
 
     #[test]
@@ -275,6 +305,6 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(judge(404, &[], &[], &options), Ok(2));
-        assert_eq!(judge(401, &[], &[], &options), Err(Reason::Status));
+        assert_eq!(judge(401, &[], &[], &options), Err(Reason::Credential));
     }
 }

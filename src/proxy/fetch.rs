@@ -7,11 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, LAST_MODIFIED, RETRY_AFTER};
+use http::header::{COOKIE, ETAG, LAST_MODIFIED, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -22,7 +19,7 @@ use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
 use crate::policy::vary::{append_selecting, nominated};
 use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, update};
-use crate::store::{Charge, Entry, Fields, Head, Selecting};
+use crate::store::{Entry, Fields, Head, Selecting};
 use crate::upstream::OriginBody;
 
 use super::Proxy;
@@ -96,6 +93,8 @@ pub(super) struct Fetch {
     /// The fields of the request that set it off, as the client sent them: `Vary` selects by them.
     pub client_headers: HeaderMap,
     pub primary: KeyBytes,
+    /// The primary key, or that of the variant that the request selects.
+    pub key: KeyBytes,
     pub request: Request<OriginBody>,
     pub ticket: Ticket,
     pub validation: Option<Validation>,
@@ -104,17 +103,18 @@ pub(super) struct Fetch {
 }
 
 /// A fetch after its request was sent.
-struct Asked {
-    proxy: Arc<Proxy>,
-    options: Options,
-    client_headers: HeaderMap,
-    primary: KeyBytes,
-    ticket: Ticket,
-    leader: Option<oneshot::Sender<Led>>,
+pub(super) struct Fetching {
+    pub proxy: Arc<Proxy>,
+    pub options: Options,
+    pub client_headers: HeaderMap,
+    pub primary: KeyBytes,
+    pub key: KeyBytes,
+    pub ticket: Ticket,
+    pub leader: Option<oneshot::Sender<Led>>,
     /// A refresh behind a stale answer.
-    is_background: bool,
-    requested: Timestamp,
-    received: Timestamp,
+    pub is_background: bool,
+    pub requested: Timestamp,
+    pub received: Timestamp,
 }
 
 impl Fetch {
@@ -125,6 +125,7 @@ impl Fetch {
             options,
             client_headers,
             primary,
+            key,
             request,
             ticket,
             validation,
@@ -132,13 +133,14 @@ impl Fetch {
         } = self;
         let requested = proxy.clock.now();
         let answer = proxy.origin.answer(request).await;
-        let asked = Asked {
+        let asked = Fetching {
             requested,
             received: proxy.clock.now(),
             proxy,
             options,
             client_headers,
             primary,
+            key,
             ticket,
             is_background: leader.is_none(),
             leader,
@@ -150,11 +152,13 @@ impl Fetch {
     }
 }
 
-impl Asked {
+impl Fetching {
     /// Headed: what may be done with the response?
     async fn headed(self, mut response: Response<OriginBody>, validation: Option<Validation>) {
-        let version = response.version();
-        clean_response(response.headers_mut(), version, self.received);
+        if let Err(failure) = clean_response(&mut response, self.received) {
+            self.proxy.metrics.upstream_failed(failure.kind);
+            return self.failed(failure, validation.as_ref());
+        }
         if let Some(validation) = &validation {
             if response.status() == StatusCode::NOT_MODIFIED && validation.asks() {
                 return self.confirmed(response.headers(), validation);
@@ -171,11 +175,11 @@ impl Asked {
         };
         match policy::storable(self.view(), view, &self.options, self.received) {
             Ok(lifetimes) => self.store(response, lifetimes, validation).await,
-            Err(reason) => self.own(response, reason),
+            Err(reason) => self.own(response, reason, validation.as_ref()),
         }
     }
 
-    fn view(&self) -> RequestView<'_> {
+    pub(super) fn view(&self) -> RequestView<'_> {
         RequestView {
             // Only GET comes here: HEAD and the rest pass by.
             method: &http::Method::GET,
@@ -203,7 +207,7 @@ impl Asked {
             ..head
         };
         let charge = self.proxy.memory.charge();
-        let Some(entry) = Entry::assemble(&head, &[stored.body()], None, charge) else {
+        let Ok(entry) = Entry::assemble(&head, &[stored.body()], None, charge) else {
             // No room for the update: the old one still answers this once.
             return self.tell_stored(
                 Arc::clone(stored),
@@ -218,13 +222,25 @@ impl Asked {
                     .memory
                     .insert(&self.primary, &self.client_headers, Arc::clone(&entry))
             }
-            Err(_) => self.proxy.memory.remove(&self.primary, stored),
+            // It may no longer be stored, or not by this request's leave.
+            Err(reason) if reason.is_of_the_response() => {
+                self.proxy.memory.remove(&self.primary, stored)
+            }
+            Err(_) => {
+                let until = self.received.plus(self.proxy.config.cache.hit_for_miss);
+                self.leave_alone(Some(validation).filter(|_| self.is_background), until);
+            }
         }
         self.refreshed(Refresh::Confirmed);
         self.tell_stored(entry, StatusCode::NOT_MODIFIED, lifetimes.map(drop));
     }
 
-    fn tell_stored(mut self, entry: Arc<Entry>, status: StatusCode, may_store: Result<(), Reason>) {
+    pub(super) fn tell_stored(
+        mut self,
+        entry: Arc<Entry>,
+        status: StatusCode,
+        may_store: Result<(), Reason>,
+    ) {
         let is_reusable = entry.head.record.is_reusable(self.received);
         self.ticket.publish(match may_store {
             Ok(()) if is_reusable => Outcome::Stored(Arc::clone(&entry)),
@@ -235,7 +251,12 @@ impl Asked {
         self.ticket.finish(Ok(None));
     }
 
-    fn head(&self, status: StatusCode, headers: &HeaderMap, lifetimes: Lifetimes) -> Head {
+    pub(super) fn head(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        lifetimes: Lifetimes,
+    ) -> Head {
         let names = nominated(headers);
         let selecting = (!names.is_empty()).then(|| {
             let mut values = Vec::new();
@@ -250,165 +271,25 @@ impl Asked {
         }
     }
 
-    /// Streaming: to the waiters and into the store.
-    async fn store(
-        mut self,
-        response: Response<OriginBody>,
-        lifetimes: Lifetimes,
-        validation: Option<Validation>,
-    ) {
-        let length = content_length(response.headers());
-        let limit = self.proxy.config.cache.max_object;
-        if length.is_some_and(|length| length > limit) {
-            return self.own(response, Reason::TooLarge);
-        }
-        let mut charge = self.proxy.memory.charge();
-        if !charge.grow(length.unwrap_or(0)) {
-            return self.own(response, Reason::Budget);
-        }
-        let (parts, body) = response.into_parts();
-        let head = Arc::new(self.head(parts.status, &parts.headers, lifetimes));
-        let wants_etag = parts.status == StatusCode::OK
-            && !head.record.has_validator
-            && length.is_some_and(|length| length <= self.proxy.config.cache.etag_up_to);
-        if wants_etag {
-            return self
-                .store_whole(&parts.headers, head, body, charge, validation)
-                .await;
-        }
-        let is_reusable = head.record.is_reusable(self.received);
-        let leader = Led::Streaming {
-            head: Arc::clone(&head),
-            reader: self.ticket.reader(),
-        };
-        self.tell(leader);
-        self.ticket.publish(if is_reusable {
-            Outcome::Streaming(Arc::clone(&head))
-        } else {
-            Outcome::NotShared(Reason::MustValidate)
-        });
-        self.stream(&head, body, length, charge).await;
-    }
-
-    async fn stream(
-        self,
-        head: &Head,
-        mut body: OriginBody,
-        length: Option<u64>,
-        mut charge: Charge,
-    ) {
-        let limit = self.proxy.config.cache.max_object;
-        let (mut received, mut storing, mut trailers) = (0, true, None);
-        loop {
-            let piece = match body.frame().await {
-                None => break,
-                Some(Err(failure)) => {
-                    self.proxy.metrics.upstream_failed(failure.kind);
-                    self.refreshed(Refresh::Failed);
-                    return self.ticket.finish(Err(failure));
-                }
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(piece) => piece,
-                    Err(frame) => {
-                        trailers = frame.into_trailers().ok();
-                        continue;
-                    }
-                },
-            };
-            let size = piece.len() as u64;
-            received += size;
-            // A known length is charged already.
-            let beyond = received.saturating_sub(length.unwrap_or(0)).min(size);
-            if storing && (received > limit || !charge.grow(beyond)) {
-                let reason = if received > limit {
-                    Reason::TooLarge
-                } else {
-                    Reason::Budget
-                };
-                self.not_stored(reason);
-                self.ticket.pass_through();
-                storing = false;
-            }
-            if !storing {
-                if !self.ticket.room(&mut charge).await {
-                    return;
-                }
-                charge.grow_anyway(beyond);
-            }
-            self.ticket.push(piece);
-        }
-        if storing {
-            let pieces = self.ticket.pieces();
-            let stored = Entry::assemble(head, &pieces, None, self.proxy.memory.charge());
-            match stored {
-                Some(entry) => self.keep(Arc::new(entry)),
-                None => self.not_stored(Reason::Budget),
-            }
-        }
-        self.refreshed(Refresh::Replaced);
-        self.ticket.finish(Ok(trailers));
-    }
-
-    /// A small body without validator is awaited whole: its hash becomes its entity tag.
-    async fn store_whole(
-        mut self,
-        headers: &HeaderMap,
-        head: Arc<Head>,
-        mut body: OriginBody,
-        charge: Charge,
-        validation: Option<Validation>,
-    ) {
-        let mut pieces = Vec::new();
-        while let Some(frame) = body.frame().await {
-            match frame.map(http_body::Frame::into_data) {
-                Ok(Ok(piece)) => pieces.push(piece),
-                Ok(Err(_)) => {}
-                Err(failure) => {
-                    self.proxy.metrics.upstream_failed(failure.kind);
-                    return self.failed(failure, validation.as_ref());
-                }
-            }
-        }
-        drop(charge);
-        let etag = entity_tag(headers, &pieces);
-        let Some(entry) = Entry::assemble(&head, &pieces, Some(etag), self.proxy.memory.charge())
-        else {
-            let message = "the response is not as long as its Content-Length says";
-            return self.failed(Failure::new(FailureKind::ResponseIncomplete, message), None);
-        };
-        let entry = Arc::new(entry);
-        self.keep(Arc::clone(&entry));
-        self.refreshed(Refresh::Replaced);
-        self.ticket
-            .publish(if entry.head.record.is_reusable(self.received) {
-                Outcome::Stored(Arc::clone(&entry))
-            } else {
-                Outcome::NotShared(Reason::MustValidate)
-            });
-        self.tell(Led::Stored {
-            status: entry.head.status,
-            entry,
-        });
-        self.ticket.finish(Ok(None));
-    }
-
-    fn keep(&self, entry: Arc<Entry>) {
-        self.proxy
-            .memory
-            .insert(&self.primary, &self.client_headers, entry);
-    }
-
     /// The response is the leader's alone; the waiters are let go at once, and the key is
     /// remembered, so that the next ones do not wait either.
-    fn own(mut self, response: Response<OriginBody>, reason: Reason) {
+    pub(super) fn own(
+        mut self,
+        response: Response<OriginBody>,
+        reason: Reason,
+        validation: Option<&Validation>,
+    ) {
         self.not_stored(reason);
         self.refreshed(Refresh::NotStored);
         let until = self.received.plus(self.proxy.config.cache.hit_for_miss);
+        self.leave_alone(validation.filter(|_| self.is_background), until);
         let memory = &self.proxy.memory;
-        // An answer that is an error says nothing about what was stored before it.
-        let keep_stored = response.status().as_u16() >= 400;
+        // An error says nothing about what was stored before it, nor does one client's own answer.
+        let is_personal = self.client_headers.contains_key(COOKIE)
+            || self.options.has_credential(&self.client_headers);
+        let keep_stored = is_personal || response.status().as_u16() >= 400;
         if reason.is_of_the_response() {
-            memory.mark_not_shared(&self.primary, until, reason, keep_stored);
+            memory.mark_not_shared(&self.key, until, reason, keep_stored);
         } else if reason == Reason::Credential {
             memory.mark_not_shared(self.ticket.key(), until, reason, true);
         }
@@ -417,34 +298,37 @@ impl Asked {
         self.ticket.finish(Ok(None));
     }
 
-    /// Failed: stale stands in where it may, and is left alone for a moment.
-    fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
-        if let Some(validation) = validation {
-            let again = self.received.plus(pause(&failure));
-            validation
-                .entry
+    /// The origin is not asked about a stored response again before then.
+    fn leave_alone(&self, validation: Option<&Validation>, until: Timestamp) {
+        if let Some(Validation { entry, .. }) = validation {
+            entry
                 .refresh_after
-                .store(again.as_millis(), Ordering::Relaxed);
+                .store(until.as_millis(), Ordering::Relaxed);
         }
+    }
+
+    /// Failed: stale stands in where it may, and is left alone for a moment.
+    pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
+        self.leave_alone(validation, self.received.plus(pause(&failure)));
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
         self.tell(Led::Failed(failure));
         self.ticket.finish(Ok(None));
     }
 
-    fn tell(&mut self, led: Led) {
+    pub(super) fn tell(&mut self, led: Led) {
         if let Some(leader) = self.leader.take() {
             // A leader that has left gets nothing, and the rest goes on without it.
             let _ = leader.send(led);
         }
     }
 
-    fn not_stored(&self, reason: Reason) {
+    pub(super) fn not_stored(&self, reason: Reason) {
         self.proxy.metrics.not_stored(reason);
     }
 
     /// Counts the end of a refresh behind a stale answer.
-    fn refreshed(&self, how: Refresh) {
+    pub(super) fn refreshed(&self, how: Refresh) {
         if self.is_background {
             self.proxy.metrics.refreshed(how);
         }
@@ -467,25 +351,4 @@ fn origin_failure(response: &Response<OriginBody>) -> Failure {
         Some(seconds) => failure.retry_after(Duration::from_secs(seconds)),
         None => failure,
     }
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// A strong entity tag from the bytes of the representation and what they are (RFC 9110 §8.8.1).
-fn entity_tag(headers: &HeaderMap, body: &[Bytes]) -> HeaderValue {
-    let mut digest = Sha256::new();
-    for name in [CONTENT_TYPE, http::header::CONTENT_ENCODING] {
-        digest.update(headers.get(name).map_or(&b""[..], HeaderValue::as_bytes));
-        digest.update([0]);
-    }
-    body.iter().for_each(|piece| digest.update(piece));
-    let digest = digest.finalize();
-    let hex: String = digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }

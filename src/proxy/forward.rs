@@ -8,7 +8,8 @@ use http::header::{
     IF_MODIFIED_SINCE, IF_NONE_MATCH, TE, UPGRADE, VIA,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
+use http_body::Body as _;
 
 use crate::clock::Timestamp;
 use crate::config::{Config, HostRule, Route};
@@ -26,8 +27,10 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 
 const VIA_US: &str = "iris-sidecar";
 
-/// Inputs that some origins answer by and no key holds: a client may not send them.
-const UNKEYED: [HeaderName; 10] = [
+/// Inputs that some origins answer by and no key holds. They are dropped whoever sends them: a
+/// trusted proxy passes on what its own clients wrote.
+const UNKEYED: [HeaderName; 11] = [
+    FORWARDED,
     HeaderName::from_static("x-original-url"),
     HeaderName::from_static("x-rewrite-url"),
     HeaderName::from_static("x-http-method"),
@@ -102,6 +105,15 @@ impl Forwarding {
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target(&parts.uri, route)?;
         *request.headers_mut() = self.headers(parts, host, client, route, conditions);
+        // hyper's client would send a GET or HEAD of unknown length without its body.
+        let is_chunked =
+            !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
+        if is_chunked {
+            let chunked = HeaderValue::from_static("chunked");
+            request
+                .headers_mut()
+                .insert(header::TRANSFER_ENCODING, chunked);
+        }
         Ok(request)
     }
 
@@ -121,10 +133,8 @@ impl Forwarding {
         };
         fields::strip_hop_by_hop(&mut headers);
         headers.remove(EXPECT);
-        if !client.is_trusted {
-            for name in UNKEYED.iter().chain([&FORWARDED]) {
-                headers.remove(name);
-            }
+        for name in &UNKEYED {
+            headers.remove(name);
         }
         if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
             headers.remove(COOKIE);
@@ -224,10 +234,20 @@ pub fn client_scheme(headers: &HeaderMap, client: Client) -> &'static str {
     }
 }
 
+/// The host that the origin is told by `X-Forwarded-Host` where it is not the one in `Host`: a
+/// trusted proxy's word.
+pub fn forwarded_host(headers: &HeaderMap, client: Client) -> Option<&str> {
+    let said = headers.get(X_FORWARDED_HOST).filter(|_| client.is_trusted);
+    said.and_then(|value| value.to_str().ok())
+}
+
 /// The protocol that a request asks to switch to (RFC 9110 §7.8); HTTP/1.1 only.
 pub fn upgrade_of(parts: &request::Parts) -> Option<&HeaderValue> {
+    // HTTP/2 inside a tunnel would pass every rule of this proxy by.
     let asked = parts.version == Version::HTTP_11
-        && fields::has_member(&parts.headers, CONNECTION, "upgrade");
+        && fields::has_member(&parts.headers, CONNECTION, "upgrade")
+        && !fields::members(&parts.headers, UPGRADE)
+            .any(|member| member.eq_ignore_ascii_case(b"h2c"));
     parts.headers.get(UPGRADE).filter(|_| asked)
 }
 
@@ -289,8 +309,28 @@ fn append_via(headers: &mut HeaderMap, version: Version) {
     }
 }
 
-/// What every response from an origin goes through before anybody sees or stores it.
-pub fn clean_response(headers: &mut HeaderMap, version: Version, received: Timestamp) {
+/// What every response from an origin goes through before anybody sees or stores it. An error says
+/// that its framing cannot be believed.
+pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Result<(), Failure> {
+    if response.status().is_informational() {
+        return Err(malformed("switched protocols although nobody asked it to"));
+    }
+    let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
+    let is_204 = response.status() == StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
+    let mut codings = fields::members(headers, header::TRANSFER_ENCODING);
+    if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
+        return Err(malformed("used a transfer coding other than chunked"));
+    }
+    drop(codings);
+    let length = content_length(headers)?;
+    headers.remove(CONTENT_LENGTH);
+    // Chunks frame the body, whatever length is claimed beside them (RFC 9112 §6.3), and a 204 has
+    // no body to be long (RFC 9110 §8.6).
+    if let Some(length) = length.filter(|_| !is_coded && !is_204) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     fields::strip_hop_by_hop(headers);
     // RFC 9110 §6.6.1: who receives a response without a date writes the time it came.
     if !headers.contains_key(header::DATE) {
@@ -298,6 +338,26 @@ pub fn clean_response(headers: &mut HeaderMap, version: Version, received: Times
     }
     append_via(headers, version);
     headers.remove(super::deliver::X_CACHE);
+    Ok(())
+}
+
+fn malformed(what: &str) -> Failure {
+    Failure::new(FailureKind::ProtocolError, format!("the upstream {what}"))
+}
+
+/// The one length that all `Content-Length` lines agree on (RFC 9110 §8.6).
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let mut found = None;
+    for member in fields::members(headers, CONTENT_LENGTH) {
+        let digits = member.iter().all(u8::is_ascii_digit);
+        let text = std::str::from_utf8(member).ok().filter(|_| digits);
+        let length = text.and_then(|text| text.parse::<u64>().ok());
+        let length = length.ok_or_else(|| malformed("sent a Content-Length that is no number"))?;
+        if found.replace(length).is_some_and(|before| before != length) {
+            return Err(malformed("sent two lengths"));
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a request has a body that an origin may need.

@@ -2,13 +2,14 @@
 //!
 //! Two machines that never mix. The client's side is in [`request`]: `Received → Routed → Keyed →
 //! Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes through it without waiting once.
-//! The origin's side is in [`fetch`]: `Requested → Headed → Streaming → Complete | Failed`, a task
+//! The origin's side is in [`fetch`] and [`fill`]: `Requested → Headed → Streaming → Complete | Failed`, a task
 //! of its own, so that a client that leaves kills neither the fetch nor the waiters. [`forward`]
 //! turns a client's request into the origin's, [`deliver`] a stored or fetched head into the
 //! client's response.
 
 pub mod deliver;
 mod fetch;
+mod fill;
 mod forward;
 mod miss;
 mod pass;

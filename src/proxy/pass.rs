@@ -61,8 +61,13 @@ impl Proxy {
                         ),
                     };
                 }
-                let version = response.version();
-                forward::clean_response(response.headers_mut(), version, self.clock.now());
+                if let Err(failure) = forward::clean_response(&mut response, self.clock.now()) {
+                    self.metrics.upstream_failed(failure.kind);
+                    return (
+                        self.failure_on(index, &asked.parts.method, &failure, note),
+                        note,
+                    );
+                }
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
             }

@@ -7,21 +7,33 @@ use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version, request};
 
+use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
 /// Refuses what is ambiguous or not for us; else gives the host that the client means, as it
 /// wrote it, or nothing for an HTTP/1.0 request without one.
-pub fn check(parts: &request::Parts, body_limit: u64) -> Result<Option<Cow<'_, str>>, Failure> {
+pub fn check<'a>(
+    parts: &'a request::Parts,
+    limits: &Limits,
+) -> Result<Option<Cow<'a, str>>, Failure> {
     if parts.method == Method::CONNECT {
         let message = "CONNECT is refused: this is a proxy of one API, not of the world";
         return Err(Failure::new(FailureKind::MethodNotAllowed, message));
     }
+    // HTTP/1.1 heads were counted before they came here.
+    if parts.headers.len() > limits.header_count {
+        let message = format!(
+            "the request has more than {} fields (limits.header_count)",
+            limits.header_count
+        );
+        return Err(Failure::new(FailureKind::HeadTooLarge, message));
+    }
     transfer_coding(&parts.headers)?;
     let declared = parts.headers.get(CONTENT_LENGTH);
     let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > body_limit) {
-        return Err(body_too_large(body_limit));
+    if declared.is_some_and(|length| length > limits.request_body) {
+        return Err(body_too_large(limits.request_body));
     }
     host(parts)
 }
@@ -70,6 +82,11 @@ fn host(parts: &request::Parts) -> Result<Option<Cow<'_, str>>, Failure> {
         (Some(authority), Some(text)) if !same_host(&parts.uri, authority, text) => {
             bad("Host does not agree with the request target")
         }
+        // RFC 9112 §3.2: HTTP/1.1 wants the field whatever the form of the target.
+        (Some(_), None) if parts.version == Version::HTTP_11 => bad("the request has no Host"),
+        (Some(_), _) if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) => {
+            bad("the request target has another scheme than http or https")
+        }
         (Some(authority), _) => Ok(Some(lower_case(authority.as_str()))),
         (None, Some(text)) => Ok(Some(lower_case(text))),
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
@@ -82,7 +99,11 @@ fn host(parts: &request::Parts) -> Result<Option<Cow<'_, str>>, Failure> {
 fn is_host(text: &str) -> bool {
     // An empty Host is right where the target has no authority (RFC 9112 §3.2).
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&byte);
-    text.bytes().all(allowed)
+    let port = text
+        .strip_prefix(without_port(text))
+        .and_then(|port| port.strip_prefix(':'));
+    let port_is_valid = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
+    port_is_valid && text.bytes().all(allowed)
 }
 
 fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
@@ -125,7 +146,11 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        let host = check(&parts, 100);
+        let limits = Limits {
+            request_body: 100,
+            ..Limits::default()
+        };
+        let host = check(&parts, &limits);
         host.map(|host| host.map(Cow::into_owned))
             .map_err(|failure| failure.kind)
     }
@@ -148,6 +173,12 @@ mod tests {
         assert_eq!(checked("/", &[("host", "a"), ("host", "a")]), bad);
         assert_eq!(checked("/", &[("host", "u@a")]), bad);
         assert_eq!(checked("/", &[("host", "a/b")]), bad);
+        assert_eq!(checked("/", &[("host", "a:99999")]), bad);
+        assert_eq!(checked("http://a.example/", &[]), bad);
+        assert_eq!(
+            checked("ftp://a.example/", &[("host", "a.example:80")]),
+            bad
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::clock::Timestamp;
 use crate::config::Route;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Ticket};
+use crate::http::fields;
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
 use crate::policy::{self, Cookies, Decision, Options, Reason, RequestView, Share};
@@ -27,7 +28,7 @@ use crate::upstream::empty;
 
 use super::deliver::{self, Body, Note};
 use super::fetch::{Fetch, Led, Validation};
-use super::forward::{self, Conditions, client_scheme};
+use super::forward::{self, Conditions, client_scheme, forwarded_host};
 use super::{Client, Proxy, received};
 
 /// A request on its way to its response: hits are ready at once.
@@ -91,8 +92,10 @@ impl Proxy {
         B::Error: std::fmt::Display,
     {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
-        let host = match received::check(&parts, self.config.limits.request_body) {
+        let (mut parts, body) = request.into_parts();
+        // Before anything is selected by them: the origin will not see these fields.
+        fields::strip_named(&mut parts.headers);
+        let host = match received::check(&parts, &self.config.limits) {
             Ok(host) => host,
             Err(failure) => {
                 let note = Note::new(CacheResult::Bypass, Reason::Refused);
@@ -242,6 +245,7 @@ impl Proxy {
         KeyParts {
             scheme: client_scheme(&parts.headers, client),
             host: host.filter(|_| !hides_host).unwrap_or_default(),
+            forwarded_host: forwarded_host(&parts.headers, client).filter(|_| !hides_host),
             path,
             query: query.as_deref(),
             partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
@@ -327,6 +331,7 @@ impl Proxy {
             options: asked.options().cloned().unwrap_or_default(),
             client_headers: asked.parts.headers.clone(),
             primary: asked.primary.clone(),
+            key: asked.key.clone(),
             request,
             ticket,
             validation,

@@ -1,6 +1,7 @@
 //! What happens on one connection, and what its timer makes of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,10 +17,26 @@ pub struct Activity {
     last: AtomicU64,
     /// Since when a write waits for the client to read; `u64::MAX` when none does.
     blocked: AtomicU64,
+    /// When each response body under way last gave a piece that nobody has come back from.
+    handed: Mutex<Vec<Arc<Handed>>>,
     /// The process ends: the next response is the last.
     is_draining: AtomicBool,
     /// Its end is ours, and not to be lingered over.
     is_cut: AtomicBool,
+}
+
+/// When a body gave its last piece; `u64::MAX` while it is being asked for the next.
+#[derive(Debug)]
+pub struct Handed(AtomicU64);
+
+impl Handed {
+    pub fn asked(&self) {
+        self.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    pub fn gave(&self, activity: &Activity) {
+        self.0.store(activity.now(), Ordering::Relaxed);
+    }
 }
 
 /// What a connection's timer finds.
@@ -40,6 +57,7 @@ impl Activity {
             in_flight: AtomicU32::new(0),
             last: AtomicU64::new(0),
             blocked: AtomicU64::new(u64::MAX),
+            handed: Mutex::default(),
             is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
         }
@@ -57,6 +75,25 @@ impl Activity {
 
     pub fn now(&self) -> u64 {
         self.accepted.elapsed().as_millis() as u64
+    }
+
+    /// Watches one more response body: over HTTP/2 a client can hold one back without blocking the
+    /// connection.
+    pub fn watch_body(&self) -> Arc<Handed> {
+        let handed = Arc::new(Handed(AtomicU64::new(self.now())));
+        let mut all = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|handed| Arc::strong_count(handed) > 1);
+        all.push(Arc::clone(&handed));
+        handed
+    }
+
+    fn longest_handed(&self) -> u64 {
+        let mut all = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|handed| Arc::strong_count(handed) > 1);
+        all.iter()
+            .map(|handed| handed.0.load(Ordering::Relaxed))
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     pub fn drain(&self) {
@@ -94,7 +131,10 @@ impl Activity {
         let now = self.now();
         let at = |since: u64, limit: Duration| since.saturating_add(limit.as_millis() as u64);
         let wait = |until: u64| Verdict::WaitUntil(self.accepted + Duration::from_millis(until));
-        let blocked = self.blocked.load(Ordering::Relaxed);
+        let blocked = self
+            .blocked
+            .load(Ordering::Relaxed)
+            .min(self.longest_handed());
         if blocked != u64::MAX {
             let until = at(blocked, limits.body_timeout);
             return if until <= now {
@@ -158,6 +198,22 @@ mod tests {
         idle.end();
         assert_eq!(after(&idle, 30).await, Ok(75));
         assert_eq!(after(&idle, 45).await, Err("idle"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_nobody_comes_back_for_is_cut() {
+        let activity = Activity::new();
+        activity.begin();
+        let (waiting, held_back) = (activity.watch_body(), activity.watch_body());
+        waiting.asked();
+        held_back.gave(&activity);
+        assert_eq!(after(&activity, 59).await, Ok(60));
+        assert_eq!(after(&activity, 1).await, Err("the client does not read"));
+        drop(held_back);
+        assert!(
+            after(&activity, 600).await.is_ok(),
+            "an event stream may be silent for long"
+        );
     }
 
     #[tokio::test(start_paused = true)]

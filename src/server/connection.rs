@@ -25,7 +25,7 @@ use tracing::debug;
 use crate::error::Failure;
 use crate::proxy::{Body, Client, Handled, Proxy};
 
-use super::activity::{Activity, Verdict};
+use super::activity::{Activity, Handed, Verdict};
 use super::stream::Watched;
 use super::worker::Seat;
 
@@ -50,6 +50,8 @@ impl Acceptor {
             .http1()
             .max_buf_size(limits.header_bytes)
             .max_headers(limits.header_count)
+            // Ours tells an idle connection from a slow one.
+            .header_read_timeout(None)
             .timer(TokioTimer::new());
         protocol
             .http2()
@@ -186,17 +188,32 @@ impl Future for Tracked {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(Ok(response.map(|body| TrackedBody {
-            body,
-            _guard: guard,
-        })))
+        let version = self.version;
+        Poll::Ready(Ok(
+            response.map(|body| TrackedBody::new(body, guard, version))
+        ))
     }
 }
 
 /// A response body; the request is under way until it is dropped.
 struct TrackedBody {
     body: Body,
-    _guard: Option<InFlight>,
+    guard: Option<InFlight>,
+    /// `None` over a protocol whose streams have no windows of their own.
+    handed: Option<Arc<Handed>>,
+}
+
+impl TrackedBody {
+    fn new(body: Body, guard: Option<InFlight>, version: Version) -> Self {
+        // Over HTTP/1.1 a client that does not read blocks the connection itself.
+        let watched = guard.as_ref().filter(|_| version > Version::HTTP_11);
+        let handed = watched.map(|guard| guard.0.watch_body());
+        Self {
+            body,
+            guard,
+            handed,
+        }
+    }
 }
 
 impl http_body::Body for TrackedBody {
@@ -207,7 +224,14 @@ impl http_body::Body for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if let (Some(handed), Some(guard)) = (&self.handed, &self.guard) {
+            match frame {
+                Poll::Pending => handed.asked(),
+                Poll::Ready(_) => handed.gave(&guard.0),
+            }
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

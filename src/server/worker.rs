@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -106,8 +107,9 @@ impl Worker {
                 }
             }
         }
-        // The backlog: these clients saw their connection established.
-        while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        // The backlog: these clients saw their connection established. All of it, however long:
+        // tokio's budget for one turn would end it early.
+        while let Some(Ok((stream, _))) = unconstrained(listener.accept()).now_or_never() {
             self.admit(stream, &acceptor);
         }
         drop(listener);

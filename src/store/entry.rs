@@ -125,33 +125,58 @@ pub struct Entry {
     /// Where the body begins in the allocation that `head.fields` begins.
     body_start: u32,
     weight: u32,
-    charge: Charge,
+}
+
+/// The bytes of an entry, charged to the budget until the last reader lets go of them.
+struct Charged {
+    block: Vec<u8>,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.block
+    }
+}
+
+/// Why a response did not become an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAssembled {
+    /// The body has not the length that the head promised.
+    WrongLength,
+    /// The budget has no room.
+    NoRoom,
 }
 
 impl Entry {
     /// Joins a head and the pieces of its body, copied once so that no receive buffer stays
-    /// pinned. `None` where the budget has no room, or the body has not the length it promised.
+    /// pinned. `charge` may hold some of the bytes already.
     pub fn assemble(
         head: &Head,
         body: &[Bytes],
         etag: Option<HeaderValue>,
         mut charge: Charge,
-    ) -> Option<Self> {
+    ) -> Result<Self, NotAssembled> {
         let body_length: usize = body.iter().map(Bytes::len).sum();
         let mut extra = BytesMut::new();
         if let Some(etag) = etag {
             push_field(&mut extra, &http::header::ETAG, &etag);
         }
         match head.content_length() {
-            Some(promised) if promised != body_length as u64 => return None,
+            Some(promised) if promised != body_length as u64 => {
+                return Err(NotAssembled::WrongLength);
+            }
             Some(_) => {}
             None => push_field(&mut extra, &CONTENT_LENGTH, &HeaderValue::from(body_length)),
         }
         let head_length = head.fields.len() + extra.len();
         let total = head_length + body_length;
-        let (weight, body_start) = (u32::try_from(total).ok()?, u32::try_from(head_length).ok()?);
-        if !charge.grow(u64::from(weight)) {
-            return None;
+        let (Ok(weight), Ok(body_start)) = (u32::try_from(total), u32::try_from(head_length))
+        else {
+            return Err(NotAssembled::NoRoom);
+        };
+        if !charge.set(u64::from(weight)) {
+            return Err(NotAssembled::NoRoom);
         }
         let mut block = Vec::with_capacity(total);
         block.extend_from_slice(head.fields.block());
@@ -160,10 +185,13 @@ impl Entry {
             block.extend_from_slice(piece);
         }
         let fields = Fields {
-            block: Bytes::from(block),
+            block: Bytes::from_owner(Charged {
+                block,
+                _charge: charge,
+            }),
             length: body_start,
         };
-        Some(Self {
+        Ok(Self {
             head: Head {
                 fields,
                 ..head.clone()
@@ -171,7 +199,6 @@ impl Entry {
             refresh_after: AtomicU64::new(0),
             body_start,
             weight,
-            charge,
         })
     }
 
@@ -182,7 +209,6 @@ impl Entry {
 
     /// Bytes of head and body.
     pub fn weight(&self) -> u32 {
-        debug_assert!(self.charge.bytes() >= u64::from(self.weight));
         self.weight
     }
 }
@@ -245,7 +271,11 @@ mod tests {
         assert_eq!(&entry.body()[..], b"abcde");
         assert_eq!(entry.head.content_length(), Some(5));
         assert_eq!(ledger.held(), u64::from(entry.weight()));
+        // A reader holds the bytes longer than the store holds the entry.
+        let body = entry.body();
         drop(entry);
+        assert!(ledger.held() > 0);
+        drop(body);
         assert_eq!(ledger.held(), 0);
     }
 
@@ -254,7 +284,8 @@ mod tests {
         let ledger = Ledger::new(1000);
         let head = head(&[("content-length", "9")]);
         let pieces = [Bytes::from_static(b"short")];
-        assert!(Entry::assemble(&head, &pieces, None, ledger.open()).is_none());
+        let assembled = Entry::assemble(&head, &pieces, None, ledger.open());
+        assert_eq!(assembled.err(), Some(NotAssembled::WrongLength));
         assert_eq!(ledger.held(), 0);
     }
 }

@@ -63,8 +63,16 @@ impl Charge {
         self.bytes += more;
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Grows or shrinks to `bytes`, unless that would go over the budget.
+    #[must_use]
+    pub fn set(&mut self, bytes: u64) -> bool {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => {
+                self.shrink(self.bytes - bytes);
+                true
+            }
+        }
     }
 
     pub fn shrink(&mut self, less: u64) {

@@ -220,14 +220,18 @@ impl Memory {
         }
     }
 
-    /// Remembers until then that the response under `key` cannot be shared. What is stored there
-    /// stays where `keep_stored` says so.
+    /// Remembers until then that the response under `key` cannot be shared. A response that is
+    /// stored there stays where `keep_stored` says so, a list of variants always does.
     pub fn mark_not_shared(&self, key: &[u8], until: Timestamp, reason: Reason, keep_stored: bool) {
-        if keep_stored && !matches!(self.cache.peek(key), None | Some(Slot::NotShared { .. })) {
-            return;
+        let keep = match self.cache.peek(key) {
+            None | Some(Slot::NotShared { .. }) => false,
+            Some(Slot::Entry(_)) => keep_stored,
+            Some(Slot::Variants(_)) => true,
+        };
+        if !keep {
+            self.cache
+                .insert(key.into(), Slot::NotShared { until, reason });
         }
-        self.cache
-            .insert(key.into(), Slot::NotShared { until, reason });
     }
 
     /// Removes `entry` from under its primary key, unless something else stands there by now.

@@ -5,6 +5,6 @@ pub mod entry;
 pub mod ledger;
 pub mod memory;
 
-pub use entry::{Entry, Fields, Head, Selecting};
+pub use entry::{Entry, Fields, Head, NotAssembled, Selecting};
 pub use ledger::{Charge, Ledger};
 pub use memory::{Found, Memory};

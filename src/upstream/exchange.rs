@@ -2,6 +2,7 @@
 //! and pass the body on under a deadline between its pieces.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, timeout};
+use tokio::sync::Notify;
+use tokio::time::Sleep;
 use tracing::{info, warn};
 
 use crate::error::{Failure, FailureKind};
@@ -28,32 +30,13 @@ impl Upstream {
             let message = "the upstream failed too often and is given a pause";
             return Err(Failure::new(FailureKind::BreakerOpen, message).retry_after(wait));
         }
-        let asked = Instant::now();
+        let mut trial = Trial {
+            upstream: self,
+            asked: Instant::now(),
+            is_judged: false,
+        };
         let result = self.attempts(request).await;
-        match &result {
-            Ok(_) => {
-                if self.breaker.succeeded() {
-                    info!("the upstream answers again: the breaker is closed");
-                }
-                self.metrics.upstream_answered(asked.elapsed());
-            }
-            Err(failure) => {
-                self.metrics.upstream_failed(failure.kind);
-                match failure.kind {
-                    // Nothing was learned of the upstream.
-                    FailureKind::QueueFull => self.breaker.untried(),
-                    // The client's own body failed.
-                    FailureKind::BodyTooLarge
-                    | FailureKind::RequestTimeout
-                    | FailureKind::BadRequest => self.breaker.untried(),
-                    _ if self.breaker.failed(Instant::now()) => {
-                        let pause = self.config.breaker_open;
-                        warn!(%failure, ?pause, "the upstream failed too often: the breaker is open");
-                    }
-                    _ => {}
-                }
-            }
-        }
+        trial.judge(&result);
         result
     }
 
@@ -97,17 +80,29 @@ impl Upstream {
         mut lease: Lease,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Attempt> {
+        let body_sent = Arc::new(Notify::new());
+        let request = request.map(|body| watched(body, &body_sent));
         let sent = lease.sender.try_send_request(request);
-        let response = match timeout(self.config.response_timeout, sent).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(mut error)) => {
+        // The upstream's time begins when it has the whole request: a client that sends slowly is
+        // not its fault.
+        let overdue = async {
+            body_sent.notified().await;
+            tokio::time::sleep(self.config.response_timeout).await;
+        };
+        let answered = tokio::select! {
+            answered = sent => Some(answered),
+            () = overdue => None,
+        };
+        let response = match answered {
+            Some(Ok(response)) => response,
+            Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
                 return Err(Attempt {
                     failure: describe(error.error()),
                     unsent,
                 });
             }
-            Err(_) => {
+            None => {
                 let message = format!(
                     "no response from the upstream within {:?}",
                     self.config.response_timeout
@@ -122,6 +117,79 @@ impl Upstream {
         // A switched connection is no longer the pool's.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
         Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout).boxed_unsync()))
+    }
+}
+
+/// What one exchange teaches the breaker, also where its client leaves before the answer.
+struct Trial<'a> {
+    upstream: &'a Upstream,
+    asked: Instant,
+    is_judged: bool,
+}
+
+impl Trial<'_> {
+    fn judge(&mut self, result: &Result<Response<OriginBody>, Failure>) {
+        self.is_judged = true;
+        let Upstream {
+            breaker, metrics, ..
+        } = self.upstream;
+        match result {
+            Ok(_) => {
+                if breaker.succeeded() {
+                    info!("the upstream answers again: the breaker is closed");
+                }
+                metrics.upstream_answered(self.asked.elapsed());
+            }
+            Err(failure) => {
+                metrics.upstream_failed(failure.kind);
+                match failure.kind {
+                    // Nothing was learned of the upstream: the queue was full, or the client's own
+                    // body failed.
+                    FailureKind::QueueFull
+                    | FailureKind::BodyTooLarge
+                    | FailureKind::RequestTimeout
+                    | FailureKind::BadRequest => breaker.untried(),
+                    _ => self.count_failure(failure),
+                }
+            }
+        }
+    }
+
+    fn count_failure(&self, failure: &Failure) {
+        if self.upstream.breaker.failed(Instant::now()) {
+            let pause = self.upstream.config.breaker_open;
+            warn!(%failure, ?pause, "the upstream failed too often: the breaker is open");
+        }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.is_judged {
+            self.upstream.breaker.untried();
+        }
+    }
+}
+
+/// Tells `sent` when the body has been sent, or never will be.
+fn watched(body: OriginBody, sent: &Arc<Notify>) -> OriginBody {
+    if body.is_end_stream() {
+        sent.notify_one();
+        return body;
+    }
+    let tell = Tell(Arc::clone(sent));
+    let body = body.map_frame(move |frame| {
+        let _lives_as_long_as_the_body = &tell;
+        frame
+    });
+    body.boxed_unsync()
+}
+
+struct Tell(Arc<Notify>);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        self.0.notify_one();
     }
 }
 

@@ -70,8 +70,8 @@ impl Upstream {
     pub(super) async fn lease(&self, fresh: bool) -> Result<Lease, Failure> {
         let permit = self.permit().await?;
         if !fresh {
-            while let Some(mut idle) = self.take_idle() {
-                if idle.sender.ready().await.is_ok() {
+            while let Some(idle) = self.take_idle() {
+                if idle.sender.is_ready() {
                     return Ok(Lease {
                         sender: idle.sender,
                         is_reused: true,
@@ -151,7 +151,7 @@ impl Upstream {
         let counted = Counted::new(&self.open);
         let stream = self.connector.connect().await?;
         let handshake = http1::Builder::new()
-            .max_header_size(self.config.header_bytes)
+            .max_buf_size(self.config.header_bytes)
             .max_headers(512)
             .handshake(stream)
             .await;
@@ -188,22 +188,33 @@ impl Upstream {
 }
 
 impl Lease {
-    /// Gives the connection back for the next request.
-    pub fn give_back(self) {
+    /// Gives the connection back for the next request, as soon as it can take one: an upstream may
+    /// answer before it has read the whole of a request that is still being sent.
+    pub fn give_back(mut self) {
+        if self.sender.is_ready() {
+            self.shelve();
+        } else if !self.sender.is_closed() {
+            tokio::spawn(async move {
+                if self.sender.ready().await.is_ok() {
+                    self.shelve();
+                }
+            });
+        }
+    }
+
+    fn shelve(self) {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
-        if !self.sender.is_closed() {
-            let idle = Idle {
-                sender: self.sender,
-                since: Instant::now(),
-                opened_by: self.opened_by,
-            };
-            pool.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(idle);
-        }
+        let idle = Idle {
+            sender: self.sender,
+            since: Instant::now(),
+            opened_by: self.opened_by,
+        };
+        pool.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(idle);
         // After the connection is in its place: whoever gets the permit must find it.
         drop(self.permit);
     }

@@ -1,0 +1,208 @@
+//! `[[route]]` tables, each checked by itself and against the others.
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{HeaderName, Method};
+use serde::Deserialize;
+
+use crate::http::fields::is_hop_by_hop;
+use crate::policy::key::QueryRule;
+use crate::policy::{self, Cookies, Ignore, Share};
+
+use super::Cache;
+use super::read::field_name;
+use super::routes::{Route, RouteError, Routes};
+use super::source::{At, Section, word};
+
+pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
+    let credential_fields: Arc<[HeaderName]> = cache.credential_fields.clone().into();
+    let mut routes = Routes::default();
+    for mut section in sections {
+        let source = section.source();
+        let (line, _) = source.position(section.span().start);
+        let path = section.parsed(
+            "path",
+            "a path that begins with \"/\", such as \"/api/iris/{project}\" or \"/assets/{*rest}\"",
+            |text| {
+                // A query, a fragment or a space never stands in the path of a request.
+                let valid = text.starts_with('/') && !text.contains(['?', '#', ' ']);
+                valid.then(|| text.to_owned())
+            },
+        );
+        let missing = path.is_none() && section.is_missing("path");
+        if missing {
+            source.mistake(
+                section.span(),
+                "[[route]] has no path: expected path = \"/…\"",
+            );
+        }
+        let span = path
+            .as_ref()
+            .map_or_else(|| section.span(), |at| at.span.clone());
+        let route = route(
+            section,
+            path.as_ref().map_or("", |at| &at.value),
+            line,
+            &credential_fields,
+        );
+        let (Some(route), Some(_)) = (route, path) else {
+            continue;
+        };
+        let shown = route.path.clone();
+        match routes.add(route) {
+            Ok(()) => {}
+            Err(RouteError::Pattern(why)) => {
+                source.mistake(span, format!("route.path = {shown:?}: {why}; expected one {{name}} a segment, and {{*rest}} only at the end"));
+            }
+            Err(RouteError::SameAs { earlier, method }) => {
+                let line = routes.list().get(earlier).map_or(0, |route| route.line);
+                source.mistake(span, format!("route.path = {shown:?}: matches the same {method} requests as the route at line {line}; expected routes that differ in path, host or methods"));
+            }
+        }
+    }
+    routes
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ShareWord {
+    Standard,
+    PerKey,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CookieWord {
+    Bypass,
+    Ignore,
+    Key,
+    Store,
+}
+
+fn route(
+    mut section: Section<'_, '_>,
+    path: &str,
+    line: usize,
+    credential_fields: &Arc<[HeaderName]>,
+) -> Option<Route> {
+    let has_host = !section.is_missing("host");
+    let host = section.parsed(
+        "host",
+        "a host name without port, such as \"api.example.org\" or \"*.example.org\"",
+        |text| {
+            let name = text.strip_prefix("*.").unwrap_or(text);
+            let valid = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+            valid.then(|| text.to_ascii_lowercase())
+        },
+    );
+    let method = |text: &str| {
+        let upper = text
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        Method::from_bytes(text.as_bytes())
+            .ok()
+            .filter(|method| upper && *method != Method::CONNECT)
+    };
+    let mut methods = section.some("methods", "a method such as \"GET\", in capitals", method);
+    if let Some(methods) = &mut methods {
+        methods.sort_by(|one, other| one.as_str().cmp(other.as_str()));
+        methods.dedup();
+    }
+    let options = policy::Options {
+        ttl: section.duration("ttl"),
+        force_ttl: section.duration("force_ttl"),
+        max_ttl: section.duration("max_ttl"),
+        error_ttl: section.duration("error_ttl"),
+        stale_while_revalidate: section.duration("stale_while_revalidate"),
+        stale_if_error: section.duration("stale_if_error"),
+        share: match section.parsed("share", "\"standard\" or \"per-key\"", word::<ShareWord>) {
+            Some(At {
+                value: ShareWord::PerKey,
+                ..
+            }) => Share::PerKey,
+            Some(At {
+                value: ShareWord::Standard,
+                ..
+            })
+            | None => Share::Standard,
+        },
+        cookies: match section.parsed(
+            "cookies",
+            "\"bypass\", \"ignore\", \"key\" or \"store\"",
+            word::<CookieWord>,
+        ) {
+            Some(At {
+                value: CookieWord::Ignore,
+                ..
+            }) => Cookies::Ignore,
+            Some(At {
+                value: CookieWord::Key,
+                ..
+            }) => Cookies::Key,
+            Some(At {
+                value: CookieWord::Store,
+                ..
+            }) => Cookies::Store,
+            Some(At {
+                value: CookieWord::Bypass,
+                ..
+            })
+            | None => Cookies::Bypass,
+        },
+        ignore: ignore(&mut section),
+        credential_fields: Arc::clone(credential_fields),
+    };
+    let query = section.word_or_list(
+        "query",
+        "\"all\", \"none\" or an array of parameter names",
+        |text| match text {
+            "all" => Some(QueryRule::All),
+            "none" => Some(QueryRule::None),
+            _ => None,
+        },
+        QueryRule::Names,
+    );
+    let route = Route {
+        path: path.to_owned(),
+        host: host.map(|at| at.value),
+        methods: methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]),
+        options,
+        query: query.unwrap_or_default(),
+        sort_query: section.boolean("sort_query").unwrap_or(false),
+        forward_headers: section.list(
+            "forward_headers",
+            "an end-to-end header field name",
+            |text| field_name(text).filter(|name| *name != HOST && !is_hop_by_hop(name)),
+        ),
+        line,
+    };
+    section.finish();
+    // A host that could not be read is not "any": what comes of it would only mislead.
+    (!has_host || route.host.is_some()).then_some(route)
+}
+
+fn ignore(section: &mut Section<'_, '_>) -> Ignore {
+    let mut ignore = Ignore::default();
+    let words = section.list(
+        "ignore",
+        "one of \"no-store\", \"no-cache\", \"private\", \"set-cookie\"",
+        |text| {
+            ["no-store", "no-cache", "private", "set-cookie"]
+                .into_iter()
+                .find(|word| *word == text)
+        },
+    );
+    for word in words.unwrap_or_default() {
+        match word {
+            "no-store" => ignore.no_store = true,
+            "no-cache" => ignore.no_cache = true,
+            "private" => ignore.private = true,
+            _ => ignore.set_cookie = true,
+        }
+    }
+    ignore
+}

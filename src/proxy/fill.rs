@@ -1,0 +1,223 @@
+//! Streaming and Complete: a response that may be stored goes to the waiters and into the store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Failure, FailureKind};
+use crate::flight::Outcome;
+use crate::metrics::Refresh;
+use crate::policy::{Lifetimes, Reason};
+use crate::store::{Charge, Entry, Head, NotAssembled};
+use crate::upstream::OriginBody;
+
+use super::fetch::{Fetching, Led, Validation};
+
+impl Fetching {
+    /// Streaming; or, for a small body that gets an entity tag of ours, awaited whole.
+    pub(super) async fn store(
+        mut self,
+        response: Response<OriginBody>,
+        lifetimes: Lifetimes,
+        validation: Option<Validation>,
+    ) {
+        let length = content_length(response.headers());
+        let limit = self.proxy.config.cache.max_object;
+        if length.is_some_and(|length| length > limit) {
+            return self.own(response, Reason::TooLarge, validation.as_ref());
+        }
+        let mut charge = self.proxy.memory.charge();
+        if !charge.grow(length.unwrap_or(0)) {
+            return self.own(response, Reason::Budget, validation.as_ref());
+        }
+        let (parts, body) = response.into_parts();
+        let head = Arc::new(self.head(parts.status, &parts.headers, lifetimes));
+        let tagged = length.filter(|length| {
+            let is_plain = parts.status == StatusCode::OK && !head.record.has_validator;
+            is_plain && *length <= self.proxy.config.cache.etag_up_to
+        });
+        if let Some(length) = tagged {
+            let whole = collect(body, length).await;
+            return self.store_whole(&parts.headers, &head, whole, charge, validation.as_ref());
+        }
+        self.begin(&head);
+        self.stream(&head, body, length, charge).await;
+    }
+
+    /// Hands the head to the leader, and to the waiters where they may use it as it stands.
+    fn begin(&mut self, head: &Arc<Head>) {
+        let reader = self.ticket.reader();
+        self.tell(Led::Streaming {
+            head: Arc::clone(head),
+            reader,
+        });
+        let outcome = Outcome::Streaming(Arc::clone(head));
+        self.ticket.publish(self.if_reusable(head, outcome));
+    }
+
+    /// `outcome`, unless the response must be validated by everybody who wants it.
+    fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
+        if head.record.is_reusable(self.received) {
+            outcome
+        } else {
+            Outcome::NotShared(Reason::MustValidate)
+        }
+    }
+
+    async fn stream(
+        self,
+        head: &Head,
+        mut body: OriginBody,
+        length: Option<u64>,
+        mut charge: Charge,
+    ) {
+        let limit = self.proxy.config.cache.max_object;
+        let (mut received, mut storing, mut trailers) = (0, true, None);
+        loop {
+            let piece = match body.frame().await {
+                None => break,
+                Some(Err(failure)) => {
+                    self.proxy.metrics.upstream_failed(failure.kind);
+                    self.refreshed(Refresh::Failed);
+                    self.ticket.keep_charge(charge);
+                    return self.ticket.finish(Err(failure));
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(piece) => piece,
+                    Err(frame) => {
+                        trailers = frame.into_trailers().ok();
+                        continue;
+                    }
+                },
+            };
+            let size = piece.len() as u64;
+            received += size;
+            // A known length is charged already.
+            let beyond = received.saturating_sub(length.unwrap_or(0)).min(size);
+            let is_too_large = received > limit;
+            if storing && (is_too_large || !charge.grow(beyond)) {
+                self.not_stored(if is_too_large {
+                    Reason::TooLarge
+                } else {
+                    Reason::Budget
+                });
+                self.ticket.pass_through();
+                storing = false;
+            }
+            if !storing {
+                if !self.ticket.room(&mut charge).await {
+                    return;
+                }
+                charge.grow_anyway(size);
+            }
+            self.ticket.push(piece);
+        }
+        if storing {
+            let own_charge = self.proxy.memory.charge();
+            match Entry::assemble(head, &self.ticket.pieces(), None, own_charge) {
+                Ok(entry) => self.keep(Arc::new(entry)),
+                Err(_) => self.not_stored(Reason::Budget),
+            }
+        }
+        self.refreshed(Refresh::Replaced);
+        self.ticket.keep_charge(charge);
+        self.ticket.finish(Ok(trailers));
+    }
+
+    /// The hash of a small body without validator becomes its entity tag.
+    fn store_whole(
+        mut self,
+        headers: &HeaderMap,
+        head: &Arc<Head>,
+        whole: Result<Vec<Bytes>, Failure>,
+        charge: Charge,
+        validation: Option<&Validation>,
+    ) {
+        let pieces = match whole {
+            Ok(pieces) => pieces,
+            Err(failure) => {
+                self.proxy.metrics.upstream_failed(failure.kind);
+                return self.failed(failure, validation);
+            }
+        };
+        let etag = entity_tag(headers, &pieces);
+        match Entry::assemble(head, &pieces, Some(etag), charge) {
+            Ok(entry) => {
+                let entry = Arc::new(entry);
+                self.keep(Arc::clone(&entry));
+                self.refreshed(Refresh::Replaced);
+                let outcome = Outcome::Stored(Arc::clone(&entry));
+                self.ticket.publish(self.if_reusable(head, outcome));
+                self.tell(Led::Stored {
+                    status: entry.head.status,
+                    entry,
+                });
+            }
+            Err(NotAssembled::WrongLength) => {
+                let message = "the response is not as long as its Content-Length says";
+                return self.failed(
+                    Failure::new(FailureKind::ResponseIncomplete, message),
+                    validation,
+                );
+            }
+            // It is whole, and good; there is only no room to keep it.
+            Err(NotAssembled::NoRoom) => {
+                self.not_stored(Reason::Budget);
+                self.refreshed(Refresh::NotStored);
+                self.begin(head);
+                pieces.into_iter().for_each(|piece| self.ticket.push(piece));
+            }
+        }
+        self.ticket.finish(Ok(None));
+    }
+
+    fn keep(&self, entry: Arc<Entry>) {
+        let memory = &self.proxy.memory;
+        memory.insert(&self.primary, &self.client_headers, entry);
+    }
+}
+
+/// A body of `length` bytes; more or fewer are a failure.
+async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Failure> {
+    let (mut pieces, mut received) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        // Trailers are not kept (RFC 9110 §6.5.1).
+        if let Ok(piece) = frame?.into_data() {
+            received += piece.len() as u64;
+            if received > length {
+                break;
+            }
+            pieces.push(piece);
+        }
+    }
+    if received != length {
+        let message = "the response is not as long as its Content-Length says";
+        return Err(Failure::new(FailureKind::ResponseIncomplete, message));
+    }
+    Ok(pieces)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A strong entity tag from the bytes of the representation and what they are (RFC 9110 §8.8.1).
+fn entity_tag(headers: &HeaderMap, body: &[Bytes]) -> HeaderValue {
+    let mut digest = Sha256::new();
+    for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+        digest.update(headers.get(name).map_or(&b""[..], HeaderValue::as_bytes));
+        digest.update([0]);
+    }
+    body.iter().for_each(|piece| digest.update(piece));
+    let digest = digest.finalize();
+    let hex: String = digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
