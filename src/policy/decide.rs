@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 
 use super::{Cookies, Options, Reason, Record, RequestView, Standing};
 
-/// The answer of [`decide`].
+/// The answer of [`decide()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Reuse it as it stands.

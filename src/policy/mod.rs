@@ -1,7 +1,7 @@
 //! The meaning of caching: RFC 9110, 9111 and 5861 as pure functions.
 //!
 //! Nothing here does I/O, reads a clock or knows the configuration file: `now` and a small
-//! [`Options`] are parameters. [`decide`] says what a stored response is good for, [`storable`]
+//! [`Options`] are parameters. [`decide()`] says what a stored response is good for, [`storable()`]
 //! whether a response may be kept; every other answer of the proxy follows from these two.
 
 pub mod conditional;

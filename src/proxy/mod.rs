@@ -1,11 +1,11 @@
 //! The way of a request: routed, keyed, looked up, and answered from the store or by the origin.
 //!
-//! Two machines that never mix. The client's side is in [`request`]: `Received → Routed → Keyed →
-//! Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes through it without waiting once.
-//! The origin's side is in [`fetch`] and [`fill`]: `Requested → Headed → Streaming → Complete | Failed`, a task
-//! of its own, so that a client that leaves kills neither the fetch nor the waiters. [`forward`]
-//! turns a client's request into the origin's, [`deliver`] a stored or fetched head into the
-//! client's response.
+//! Two machines that never mix. The client's side is in [`request`], `miss` and `pass`: `Received →
+//! Routed → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes through it without
+//! waiting once. The origin's side is in `fetch` and `fill`: `Requested → Headed → Streaming →
+//! Complete | Failed`, a task of its own, so that a client that leaves kills neither the fetch nor
+//! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
+//! fetched head into the client's response.
 
 pub mod deliver;
 mod fetch;
