@@ -4,11 +4,9 @@ use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::unconstrained;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -107,12 +105,7 @@ impl Worker {
                 }
             }
         }
-        // The backlog: these clients saw their connection established. All of it, however long:
-        // tokio's budget for one turn would end it early.
-        while let Some(Ok((stream, _))) = unconstrained(listener.accept()).now_or_never() {
-            self.admit(stream, &acceptor);
-        }
-        drop(listener);
+        self.accept_backlog(listener, &acceptor);
         self.drain().await;
     }
 
@@ -133,6 +126,23 @@ impl Worker {
         };
         let acceptor = Arc::clone(acceptor);
         tokio::spawn(async move { acceptor.serve(stream, seat).await });
+    }
+
+    /// The backlog: these clients saw their connection established. The socket itself is asked:
+    /// tokio only knows of those that its reactor has seen.
+    fn accept_backlog(&self, listener: TcpListener, acceptor: &Arc<Acceptor>) {
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            match stream {
+                Ok(stream) => self.admit(stream, acceptor),
+                Err(error) => warn!(%error, "a connection of the backlog could not be served"),
+            }
+        }
     }
 
     async fn drain(&self) {
