@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use url::Url;
 
 use super::read_routes::routes;
-use super::source::{At, Environment, Mistake, Section, Source, word};
+use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 use super::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
 
 /// Numbers of things of which there can be many.
@@ -320,7 +320,3 @@ fn errors(mut section: Section<'_, '_>) -> HeaderMap {
 }
 
 const FIELD: &str = "a header field name such as \"X-API-Key\"";
-
-pub fn field_name(text: &str) -> Option<HeaderName> {
-    HeaderName::from_bytes(text.as_bytes()).ok()
-}

@@ -11,9 +11,8 @@ use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, Ignore, Share};
 
 use super::Cache;
-use super::read::field_name;
 use super::routes::{Route, RouteError, Routes};
-use super::source::{At, Section, word};
+use super::source::{At, Section, field_name, word};
 
 pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
     let credential_fields: Arc<[HeaderName]> = cache.credential_fields.clone().into();

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::de::IntoDeserializer as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -452,4 +453,9 @@ pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     let deserializer: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
         text.into_deserializer();
     T::deserialize(deserializer).ok()
+}
+
+/// Reads a header field name.
+pub fn field_name(text: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(text.as_bytes()).ok()
 }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::{AGE, CACHE_CONTROL, DATE, EXPIRES};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, EXPIRES, LAST_MODIFIED};
+use http::{HeaderMap, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::http::{CacheControl, dates, fields};
 
 use super::Options;
-use super::storable::{has_validator, takes_operator_lifetime};
 use crate::http::cache_control::Scope;
 
 /// The three windows of a stored response.
@@ -163,7 +162,7 @@ fn explicit_lifetime(
 
 /// The windows of a response, or `None` where neither origin nor operator gives a lifetime.
 pub fn lifetimes(
-    status: http::StatusCode,
+    status: StatusCode,
     headers: &HeaderMap,
     options: &Options,
     received: Timestamp,
@@ -208,10 +207,31 @@ pub fn lifetimes(
     Some(found)
 }
 
+/// Whether the origin can be asked to confirm a response.
+pub fn has_validator(headers: &HeaderMap) -> bool {
+    headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
+}
+
+/// Whether an operator's `ttl` or `force_ttl` applies: the plain successes and the permanent
+/// redirects, and never a stream of events, whose body does not end.
+fn takes_operator_lifetime(status: StatusCode, headers: &HeaderMap) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 301 | 308) && !is_event_stream(headers)
+}
+
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        media_type
+            .unwrap_or_default()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"text/event-stream")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue, StatusCode};
+    use http::{HeaderName, HeaderValue};
 
     const NOW: Timestamp = Timestamp::from_millis(784_111_777_000);
 

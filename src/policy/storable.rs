@@ -1,13 +1,13 @@
 //! Whether a response may be stored in a shared cache (RFC 9111 §3).
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, COOKIE, SET_COOKIE, VARY};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, SET_COOKIE, VARY};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::http::cache_control::Scope;
 use crate::http::{CacheControl, fields};
 
-use super::freshness::lifetimes;
+use super::freshness::{has_validator, is_event_stream, lifetimes};
 use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share};
 
 /// What policy sees of a response head.
@@ -115,26 +115,6 @@ fn credential_allows(
 fn may_be_revalidated(response: ResponseView<'_>) -> bool {
     let status = matches!(response.status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308);
     status && has_validator(response.headers) && !is_event_stream(response.headers)
-}
-
-pub fn has_validator(headers: &HeaderMap) -> bool {
-    headers.contains_key(http::header::ETAG) || headers.contains_key(http::header::LAST_MODIFIED)
-}
-
-/// Whether an operator's `ttl` or `force_ttl` applies: the plain successes and the permanent
-/// redirects, and never a stream of events, whose body does not end.
-pub fn takes_operator_lifetime(status: StatusCode, headers: &HeaderMap) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 301 | 308) && !is_event_stream(headers)
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
-        media_type
-            .unwrap_or_default()
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"text/event-stream")
-    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,6 @@ use crate::upstream::OriginBody;
 
 use super::Proxy;
 use super::forward::{Conditions, clean_response};
-use super::miss::pause;
 
 /// What the request that leads a fetch is told.
 pub(super) enum Led {
@@ -351,4 +350,10 @@ fn origin_failure(response: &Response<OriginBody>) -> Failure {
         Some(seconds) => failure.retry_after(Duration::from_secs(seconds)),
         None => failure,
     }
+}
+
+/// How long a failed origin is left alone about one stored response.
+fn pause(failure: &Failure) -> Duration {
+    let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
+    asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
 }

@@ -2,7 +2,6 @@
 //! what comes of it: the response, what another fetched, or stale in the place of a failure.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -326,10 +325,4 @@ impl Proxy {
             note,
         )
     }
-}
-
-/// How long a failed origin is left alone about one stored response.
-pub(super) fn pause(failure: &Failure) -> Duration {
-    let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
-    asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
 }

@@ -26,8 +26,8 @@ use crate::error::Failure;
 use crate::proxy::{Body, Client, Handled, Proxy};
 
 use super::activity::{Activity, Handed, Verdict};
+use super::seat::Seat;
 use super::stream::Watched;
-use super::worker::Seat;
 
 /// How long a connection may take to close after it was asked to.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);

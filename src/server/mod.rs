@@ -3,6 +3,7 @@
 
 mod activity;
 mod connection;
+mod seat;
 mod stream;
 mod worker;
 
@@ -35,7 +36,7 @@ impl Server {
         let listeners = bind(listen.address, workers)?;
         let address = listeners[0].local_addr()?;
         let (stop, stopped) = watch::channel(false);
-        let connections = Arc::new(worker::Connections::default());
+        let connections = Arc::new(seat::Connections::default());
         let mut threads = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
             let worker = worker::Worker {

@@ -19,7 +19,7 @@ use crate::error::FailureKind;
 use crate::proxy::Proxy;
 
 use super::activity::Activity;
-use super::worker::Seat;
+use super::seat::Seat;
 
 /// How long, and over how many bytes, a closed connection is still read.
 const LINGER: Duration = Duration::from_secs(1);

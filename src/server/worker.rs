@@ -2,11 +2,10 @@
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -14,6 +13,7 @@ use crate::metrics::latency;
 use crate::proxy::Proxy;
 
 use super::connection::Acceptor;
+use super::seat::Connections;
 
 /// What a worker thread is given.
 pub struct Worker {
@@ -28,43 +28,6 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 102\r\n\
     proxy-status: iris-sidecar; error=connection_limit_reached\r\n\r\n\
     {\"error\":{\"message\":\"too many connections (limits.connections)\",\"code\":\"OVERLOADED\",\"statusCode\":503}}";
-
-/// One open connection, counted until it is dropped.
-pub struct Seat {
-    connections: Arc<Connections>,
-    proxy: Arc<Proxy>,
-}
-
-/// The open connections of all workers.
-///
-/// A worker may only end when all of them have: a response that a client of one worker reads may
-/// be coming in on another's thread.
-#[derive(Debug, Default)]
-pub struct Connections {
-    open: AtomicUsize,
-    none_left: Notify,
-}
-
-impl Connections {
-    async fn all_gone(&self) {
-        loop {
-            let gone = self.none_left.notified();
-            if self.open.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            gone.await;
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.proxy.metrics.connections.dec();
-        if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.connections.none_left.notify_waiters();
-        }
-    }
-}
 
 impl Worker {
     /// Runs until the drain has ended. Blocks its thread.
@@ -111,18 +74,11 @@ impl Worker {
 
     fn admit(&self, stream: TcpStream, acceptor: &Arc<Acceptor>) {
         let metrics = &self.proxy.metrics;
-        let limit = self.proxy.config.limits.connections;
         metrics.connections_accepted.inc();
-        if self.connections.open.fetch_add(1, Ordering::AcqRel) >= limit {
-            self.connections.open.fetch_sub(1, Ordering::AcqRel);
+        let Some(seat) = Connections::seat(&self.connections, &self.proxy) else {
             metrics.connections_refused.inc();
             tokio::spawn(refuse(stream));
             return;
-        }
-        metrics.connections.inc();
-        let seat = Seat {
-            connections: Arc::clone(&self.connections),
-            proxy: Arc::clone(&self.proxy),
         };
         let acceptor = Arc::clone(acceptor);
         tokio::spawn(async move { acceptor.serve(stream, seat).await });
@@ -152,7 +108,7 @@ impl Worker {
             .is_err()
             && self.number == 0
         {
-            let left = self.connections.open.load(Ordering::Relaxed);
+            let left = self.connections.open();
             info!(left, "connections were cut at the drain deadline");
         }
     }
