@@ -58,13 +58,15 @@ pub enum FailureKind {
     WaitTimeout,
     /// The built-in origin could not answer.
     OriginFailed,
+    /// `only-if-cached`, and nothing is (RFC 9111 §5.2.1.7).
+    OnlyIfCached,
     /// A defect of ours.
     Internal,
 }
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::BadRequest,
         Self::InvalidHead,
         Self::HeadTooLarge,
@@ -87,6 +89,7 @@ impl FailureKind {
         Self::QueueFull,
         Self::WaitTimeout,
         Self::OriginFailed,
+        Self::OnlyIfCached,
         Self::Internal,
     ];
 
@@ -105,9 +108,10 @@ impl FailureKind {
             | Self::ConnectionClosed
             | Self::ProtocolError
             | Self::ResponseIncomplete => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout | Self::BodyTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::ConnectTimeout
+            | Self::ResponseTimeout
+            | Self::BodyTimeout
+            | Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded
             | Self::BreakerOpen
             | Self::QueueFull
@@ -142,6 +146,7 @@ impl FailureKind {
             Self::QueueFull => "queue_full",
             Self::WaitTimeout => "wait_timeout",
             Self::OriginFailed => "origin_failed",
+            Self::OnlyIfCached => "only_if_cached",
             Self::Internal => "internal_error",
         }
     }
@@ -156,7 +161,7 @@ impl FailureKind {
             | Self::NotImplemented
             | Self::BodyTooLarge
             | Self::RequestTimeout => "http_request_error",
-            Self::MethodNotAllowed => "http_request_denied",
+            Self::MethodNotAllowed | Self::OnlyIfCached => "http_request_denied",
             Self::Overloaded | Self::QueueFull => "connection_limit_reached",
             Self::DnsFailed => "dns_error",
             Self::ConnectFailed => "connection_refused",
@@ -186,6 +191,7 @@ impl FailureKind {
                 | Self::BodyTooLarge
                 | Self::RequestTimeout
                 | Self::Overloaded
+                | Self::OnlyIfCached
         )
     }
 }

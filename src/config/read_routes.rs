@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, Ignore, Share};
+use crate::policy::{self, Cookies, Ignore, Obey, Share};
 
 use super::Cache;
 use super::routes::{Route, RouteError, Routes};
@@ -153,6 +153,8 @@ fn route(
             | None => Cookies::Bypass,
         },
         ignore: ignore(&mut section),
+        obey: obey(&mut section),
+        heuristic_max_ttl: section.duration("heuristic_max_ttl"),
         credential_fields: Arc::clone(credential_fields),
     };
     let query = section.word_or_list(
@@ -204,4 +206,32 @@ fn ignore(section: &mut Section<'_, '_>) -> Ignore {
         }
     }
     ignore
+}
+
+const OBEYED: [&str; 6] = [
+    "max-age",
+    "min-fresh",
+    "max-stale",
+    "no-cache",
+    "no-store",
+    "only-if-cached",
+];
+
+fn obey(section: &mut Section<'_, '_>) -> Obey {
+    let expected = "one of \"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"";
+    let words = section.list("obey", expected, |text| {
+        OBEYED.into_iter().find(|word| *word == text)
+    });
+    let Some(words) = words else {
+        return Obey::default();
+    };
+    let has = |word| words.contains(&word);
+    Obey {
+        max_age: has("max-age"),
+        min_fresh: has("min-fresh"),
+        max_stale: has("max-stale"),
+        no_cache: has("no-cache"),
+        no_store: has("no-store"),
+        only_if_cached: has("only-if-cached"),
+    }
 }

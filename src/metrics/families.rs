@@ -350,11 +350,11 @@ fn likely(result: CacheResult, reason: Reason) -> bool {
     use Reason::*;
     match result {
         CacheResult::Hit => matches!(reason, Fresh | Cold | VaryMiss | Expired),
-        CacheResult::Stale => matches!(reason, StaleWhileRevalidate | StaleIfError),
+        CacheResult::Stale => matches!(reason, StaleWhileRevalidate | StaleIfError | MaxStale),
         CacheResult::Revalidated => reason == Revalidated,
         CacheResult::Miss => !matches!(
             reason,
-            Fresh | StaleWhileRevalidate | StaleIfError | Revalidated
+            Fresh | StaleWhileRevalidate | StaleIfError | MaxStale | Revalidated
         ),
         CacheResult::Bypass => true,
     }

@@ -7,7 +7,7 @@ use http::header::{COOKIE, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRA
 
 use crate::clock::Timestamp;
 
-use super::{Cookies, Options, Reason, Record, RequestView, Standing};
+use super::{Cookies, Options, Reason, Record, RequestView, Standing, Wishes};
 
 /// The answer of [`decide()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,11 @@ pub enum Decision {
     /// Reuse it as it stands.
     Hit { age: Duration, left: Duration },
     /// Reuse it at once, and refresh it behind the answer.
-    StaleHit { age: Duration, over: Duration },
+    StaleHit {
+        age: Duration,
+        over: Duration,
+        reason: Reason,
+    },
     /// Ask the origin, conditionally where `validate`; `on_error` says whether what is stored may
     /// stand in if the origin fails.
     Miss {
@@ -73,21 +77,34 @@ pub fn decide(
         };
     }
     let age = record.age(now);
-    match record.lifetimes.standing(age) {
+    let over = age.saturating_sub(record.lifetimes.fresh);
+    let wishes = Wishes::of(request.headers, options.obey);
+    let standing = record.lifetimes.standing(age);
+    let miss = |reason| Decision::Miss {
+        reason,
+        validate: record.has_validator,
+        on_error: standing == Standing::StaleIfError,
+    };
+    match standing {
+        Standing::Fresh { left } if wishes.refuse(age, left) => miss(Reason::ClientDirective),
         Standing::Fresh { left } => Decision::Hit { age, left },
+        _ if !record.lifetimes.forbids_stale && !wishes.no_cache && wishes.accept_stale(over) => {
+            Decision::StaleHit {
+                age,
+                over,
+                reason: Reason::MaxStale,
+            }
+        }
+        Standing::StaleWhileRevalidate if wishes.refuse(age, Duration::ZERO) => {
+            miss(Reason::ClientDirective)
+        }
         Standing::StaleWhileRevalidate => Decision::StaleHit {
             age,
-            over: age - record.lifetimes.fresh,
+            over,
+            reason: Reason::StaleWhileRevalidate,
         },
-        standing => Decision::Miss {
-            reason: if record.lifetimes.fresh.is_zero() {
-                Reason::MustValidate
-            } else {
-                Reason::Expired
-            },
-            validate: record.has_validator,
-            on_error: standing == Standing::StaleIfError,
-        },
+        _ if record.lifetimes.fresh.is_zero() => miss(Reason::MustValidate),
+        _ => miss(Reason::Expired),
     }
 }
 
@@ -101,7 +118,8 @@ pub fn usable_on_error(record: &Record, now: Timestamp) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Lifetimes;
+    use crate::policy::{Lifetimes, Obey};
+    use http::header::CACHE_CONTROL;
     use http::{HeaderMap, HeaderValue};
 
     fn seconds(count: u64) -> Duration {
@@ -115,6 +133,7 @@ mod tests {
                 stale_while_revalidate: seconds(10),
                 stale_if_error: seconds(60),
                 granted_by_operator: true,
+                forbids_stale: false,
             },
             has_validator: true,
             ..Record::default()
@@ -137,7 +156,8 @@ mod tests {
         let (age, left) = (seconds(4), seconds(6));
         assert_eq!(at(4, &none), Decision::Hit { age, left });
         let (age, over) = (seconds(12), seconds(2));
-        assert_eq!(at(12, &none), Decision::StaleHit { age, over });
+        let reason = Reason::StaleWhileRevalidate;
+        assert_eq!(at(12, &none), Decision::StaleHit { age, over, reason });
         let late = |on_error| Decision::Miss {
             reason: Reason::Expired,
             validate: true,
@@ -158,6 +178,65 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn a_clients_wishes_count_where_the_route_obeys_them() {
+        let obey = Obey {
+            max_age: true,
+            min_fresh: true,
+            max_stale: true,
+            no_cache: true,
+            ..Obey::DEFAULT
+        };
+        let options = Options {
+            obey,
+            ..Options::default()
+        };
+        let ask = |second: u64, value: &'static str, forbids_stale| {
+            let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(value))]);
+            let request = RequestView {
+                method: &Method::GET,
+                headers: &headers,
+                has_body: false,
+            };
+            let mut record = record();
+            record.lifetimes.forbids_stale = forbids_stale;
+            decide(
+                request,
+                Some(&record),
+                &options,
+                Timestamp::from_millis(second * 1000),
+            )
+        };
+        let refused = |found| {
+            matches!(
+                found,
+                Decision::Miss {
+                    reason: Reason::ClientDirective,
+                    ..
+                }
+            )
+        };
+        assert!(refused(ask(4, "no-cache", false)));
+        assert!(refused(ask(4, "max-age=3", false)));
+        assert!(!refused(ask(4, "max-age=4", false)));
+        assert!(refused(ask(4, "min-fresh=7", false)));
+        assert!(!refused(ask(4, "min-fresh=6", false)));
+        assert!(refused(ask(12, "max-age=5", false)));
+        let late = ask(90, "max-stale=100", false);
+        assert!(matches!(
+            late,
+            Decision::StaleHit {
+                reason: Reason::MaxStale,
+                ..
+            }
+        ));
+        assert!(matches!(
+            ask(90, "max-stale=10", false),
+            Decision::Miss { .. }
+        ));
+        assert!(matches!(ask(90, "max-stale", true), Decision::Miss { .. }));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Lifetimes {
     pub stale_if_error: Duration,
     /// The origin said nothing, or was overruled: `fresh` is the operator's word.
     pub granted_by_operator: bool,
+    /// No stale response may be made of this one, whatever the client says (§4.2.4).
+    pub forbids_stale: bool,
 }
 
 /// What a stored response is good for at one moment.
@@ -160,6 +162,28 @@ fn explicit_lifetime(
     Some(dates::parse(expires).map_or(Duration::ZERO, |expires| expires.since(date)))
 }
 
+/// A tenth of the time since the response was last modified (§4.2.2), for the statuses that allow
+/// it (RFC 9110 §15.1) or say `public`, and only where the operator asked for guesses.
+fn heuristic_lifetime(
+    status: StatusCode,
+    control: &CacheControl,
+    headers: &HeaderMap,
+    options: &Options,
+    received: Timestamp,
+) -> Option<Duration> {
+    let cap = options.heuristic_max_ttl?;
+    let by_status = matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    );
+    if !(by_status || control.public) || is_event_stream(headers) {
+        return None;
+    }
+    let modified = headers.get(LAST_MODIFIED).and_then(dates::parse)?;
+    let date = headers.get(DATE).and_then(dates::parse).unwrap_or(received);
+    Some((date.since(modified) / 10).min(cap))
+}
+
 /// The windows of a response, or `None` where neither origin nor operator gives a lifetime.
 pub fn lifetimes(
     status: StatusCode,
@@ -177,13 +201,20 @@ pub fn lifetimes(
         options.ttl.filter(|_| grants)
     };
 
-    let fresh = forced.or(explicit).or(fallback)?;
-    let granted_by_operator = forced.is_some() || explicit.is_none();
+    let stated = forced.or(explicit).or(fallback);
+    let guessed = || heuristic_lifetime(status, &control, headers, options, received);
+    let fresh = stated.or_else(guessed)?;
+    let granted_by_operator = forced.is_some() || (explicit.is_none() && stated.is_some());
     let no_cache = control.no_cache == Scope::All && !options.ignore.no_cache;
     let fresh = options.max_ttl.map_or(fresh, |cap| fresh.min(cap));
     let mut found = Lifetimes {
         fresh: if no_cache { Duration::ZERO } else { fresh },
         granted_by_operator,
+        forbids_stale: no_cache
+            || forced.is_none()
+                && (control.must_revalidate
+                    || control.proxy_revalidate
+                    || control.s_maxage.is_some()),
         ..Lifetimes::default()
     };
     if no_cache {
@@ -376,6 +407,30 @@ mod tests {
         assert_eq!(
             Record::new(stated, &late, NOW, NOW).standing(NOW),
             Standing::Expired
+        );
+    }
+
+    #[test]
+    fn guesses_are_a_tenth_of_the_interval_capped_and_only_on_request() {
+        let lines = &[
+            ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            ("last-modified", "Sun, 06 Nov 1994 08:39:37 GMT"),
+        ][..];
+        let with = |cap| Options {
+            heuristic_max_ttl: Some(seconds(cap)),
+            ..Options::default()
+        };
+        let fresh = |lines, options: &Options| windows(lines, options).map(|found| found.fresh);
+        assert_eq!(fresh(lines, &Options::default()), None);
+        assert_eq!(fresh(lines, &with(3600)), Some(seconds(60)));
+        assert_eq!(fresh(lines, &with(20)), Some(seconds(20)));
+        let stated = [lines, &[("cache-control", "max-age=5")]].concat();
+        assert_eq!(fresh(&stated, &with(3600)), Some(seconds(5)));
+        let not_found = lifetimes(StatusCode::NOT_FOUND, &headers(lines), &with(3600), NOW);
+        assert!(not_found.is_some_and(|found| !found.granted_by_operator));
+        assert_eq!(
+            lifetimes(StatusCode::FORBIDDEN, &headers(lines), &with(3600), NOW),
+            None
         );
     }
 

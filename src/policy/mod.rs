@@ -4,6 +4,7 @@
 //! [`Options`] are parameters. [`decide()`] says what a stored response is good for, [`storable()`]
 //! whether a response may be kept; every other answer of the proxy follows from these two.
 
+pub mod client;
 pub mod conditional;
 pub mod decide;
 pub mod freshness;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Method};
 
+pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
 pub use freshness::{Lifetimes, Record, Standing};
 pub use reason::Reason;
@@ -72,6 +74,10 @@ pub struct Options {
     pub share: Share,
     pub cookies: Cookies,
     pub ignore: Ignore,
+    /// Request directives that count.
+    pub obey: Obey,
+    /// Cap of a lifetime guessed from `Last-Modified` where nobody states one; `None`: no guessing.
+    pub heuristic_max_ttl: Option<Duration>,
     /// Fields that carry a principal's credential: `Authorization` and its like.
     pub credential_fields: Arc<[HeaderName]>,
 }

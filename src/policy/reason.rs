@@ -7,6 +7,8 @@ pub enum Reason {
     Fresh,
     StaleWhileRevalidate,
     StaleIfError,
+    /// Stale, and the client said that it takes it (`max-stale`).
+    MaxStale,
     /// The origin confirmed the stored response with 304.
     Revalidated,
     /// Nothing is stored under the key.
@@ -17,6 +19,8 @@ pub enum Reason {
     Expired,
     /// Stored, but not reusable without asking the origin.
     MustValidate,
+    /// The client asked for a newer response, or for none to be kept.
+    ClientDirective,
     /// The last response for this key could not be shared; it is fetched without waiting.
     HitForMiss,
     NoRoute,
@@ -47,15 +51,17 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::Fresh,
         Self::StaleWhileRevalidate,
         Self::StaleIfError,
+        Self::MaxStale,
         Self::Revalidated,
         Self::Cold,
         Self::VaryMiss,
         Self::Expired,
         Self::MustValidate,
+        Self::ClientDirective,
         Self::HitForMiss,
         Self::NoRoute,
         Self::Method,
@@ -87,11 +93,13 @@ impl Reason {
             Self::Fresh => "fresh",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
             Self::StaleIfError => "stale-if-error",
+            Self::MaxStale => "max-stale",
             Self::Revalidated => "revalidated",
             Self::Cold => "cold",
             Self::VaryMiss => "vary-miss",
             Self::Expired => "expired",
             Self::MustValidate => "must-validate",
+            Self::ClientDirective => "client-directive",
             Self::HitForMiss => "hit-for-miss",
             Self::NoRoute => "no-route",
             Self::Method => "method",
@@ -126,7 +134,11 @@ impl Reason {
             Self::Expired | Self::MustValidate | Self::Revalidated => "stale",
             Self::Method => "method",
             Self::Range => "partial",
-            Self::RequestBody | Self::Precondition | Self::Upgrade | Self::Cookie => "request",
+            Self::RequestBody
+            | Self::Precondition
+            | Self::Upgrade
+            | Self::Cookie
+            | Self::ClientDirective => "request",
             _ => "bypass",
         }
     }

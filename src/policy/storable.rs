@@ -8,7 +8,7 @@ use crate::http::cache_control::Scope;
 use crate::http::{CacheControl, fields};
 
 use super::freshness::{has_validator, is_event_stream, lifetimes};
-use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share};
+use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share, Wishes};
 
 /// What policy sees of a response head.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,9 @@ pub fn storable(
 ) -> Result<Lifetimes, Reason> {
     if request.method != Method::GET {
         return Err(Reason::Method);
+    }
+    if Wishes::of(request.headers, options.obey).no_store {
+        return Err(Reason::ClientDirective);
     }
     let control = CacheControl::parse(response.headers, CACHE_CONTROL);
     understood(response.status)?;

@@ -72,7 +72,12 @@ impl Proxy {
         } else {
             None
         };
-        if by_cookie || matches!(reason, Reason::HitForMiss | Reason::MustValidate) {
+        if by_cookie
+            || matches!(
+                reason,
+                Reason::HitForMiss | Reason::MustValidate | Reason::ClientDirective
+            )
+        {
             alone = Some(reason);
         }
 

@@ -156,6 +156,13 @@ impl Proxy {
                 return self.ready(Some(index), &parts.method, started, note, response);
             }
         }
+        if policy::Wishes::of(&parts.headers, route.options.obey).only_if_cached {
+            let note = Note::new(CacheResult::Miss, Reason::ClientDirective);
+            let message = "nothing stored answers this request, and the client wants nothing else";
+            let failure = Failure::new(FailureKind::OnlyIfCached, message);
+            let response = self.failure(&failure, note);
+            return self.ready(Some(index), &parts.method, started, note, response);
+        }
         let host = host.map(Cow::into_owned);
         let route = Some((index, Arc::clone(route)));
         drop(path);
@@ -266,10 +273,9 @@ impl Proxy {
             Decision::Hit { age, .. } => {
                 (age, Note::hit(CacheResult::Hit, Reason::Fresh, fresh, age))
             }
-            Decision::StaleHit { age, .. } => (
-                age,
-                Note::hit(CacheResult::Stale, Reason::StaleWhileRevalidate, fresh, age),
-            ),
+            Decision::StaleHit { age, reason, .. } => {
+                (age, Note::hit(CacheResult::Stale, reason, fresh, age))
+            }
             // The origin has just failed for this: it is given a pause, and stale stands in.
             Decision::Miss { on_error: true, .. } if !self.may_refresh(entry, now) => {
                 let age = entry.head.record.age(now);
