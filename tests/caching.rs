@@ -600,3 +600,37 @@ async fn one_clients_own_answer_does_not_throw_out_what_all_share() {
         "HIT"
     );
 }
+
+#[tokio::test]
+async fn a_targeted_field_counts_for_us_and_clients_see_what_the_route_says() {
+    let text = format!(
+        "[cache]\nhide_targeted_fields = true\n{}",
+        route("client_cache_control = \"no-cache\"")
+    );
+    let fixture = Fixture::start(&text, |seen| match seen.header("if-none-match") {
+        Some(_) => reply(
+            304,
+            "",
+            &[("etag", "\"v\""), ("cdn-cache-control", "max-age=90")],
+        ),
+        None => ok(
+            "x",
+            &[
+                ("cache-control", "private"),
+                ("cdn-cache-control", "max-age=60"),
+                ("etag", "\"v\""),
+            ],
+        ),
+    })
+    .await;
+    for (expected, seconds) in [("MISS", 0), ("HIT", 0), ("REVALIDATED", 61), ("HIT", 80)] {
+        fixture.advance(seconds);
+        let received = fixture.get("/a").await;
+        assert_eq!(
+            (received.cache(), received.header("cache-control")),
+            (expected, Some("no-cache"))
+        );
+        assert_eq!(received.header("cdn-cache-control"), None);
+        fixture.metric_reaches("cache_stored_entries", 1.0).await;
+    }
+}

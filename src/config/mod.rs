@@ -196,6 +196,10 @@ pub struct Cache {
     pub etag_up_to: u64,
     /// Fields that carry a principal's credential.
     pub credential_fields: Vec<HeaderName>,
+    /// Fields that speak to this cache in the place of `Cache-Control` (RFC 9213).
+    pub targeted_fields: Vec<HeaderName>,
+    /// Whether clients do not get to see them.
+    pub hide_targeted_fields: bool,
 }
 
 impl Default for Cache {
@@ -211,6 +215,8 @@ impl Default for Cache {
                 http::header::AUTHORIZATION,
                 HeaderName::from_static("x-api-key"),
             ],
+            targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
+            hide_targeted_fields: false,
         }
     }
 }

@@ -270,6 +270,14 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
         &mut cache.credential_fields,
         section.list("credential_fields", FIELD, field_name),
     );
+    set(
+        &mut cache.targeted_fields,
+        section.list("targeted_fields", FIELD, field_name),
+    );
+    set(
+        &mut cache.hide_targeted_fields,
+        section.boolean("hide_targeted_fields"),
+    );
     // Whatever else carries a credential, this one does (RFC 9111 §3.5).
     if !cache.credential_fields.contains(&AUTHORIZATION) {
         cache.credential_fields.push(AUTHORIZATION);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::HOST;
-use http::{HeaderName, Method};
+use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
 use crate::http::fields::is_hop_by_hop;
@@ -14,8 +14,19 @@ use super::Cache;
 use super::routes::{Route, RouteError, Routes};
 use super::source::{At, Section, field_name, word};
 
+/// What of `[cache]` every route holds.
+struct Shared {
+    credential_fields: Arc<[HeaderName]>,
+    targeted_fields: Arc<[HeaderName]>,
+    hides_targeted: bool,
+}
+
 pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
-    let credential_fields: Arc<[HeaderName]> = cache.credential_fields.clone().into();
+    let shared = Shared {
+        credential_fields: cache.credential_fields.clone().into(),
+        targeted_fields: cache.targeted_fields.clone().into(),
+        hides_targeted: cache.hide_targeted_fields,
+    };
     let mut routes = Routes::default();
     for mut section in sections {
         let source = section.source();
@@ -43,7 +54,7 @@ pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
             section,
             path.as_ref().map_or("", |at| &at.value),
             line,
-            &credential_fields,
+            &shared,
         );
         let (Some(route), Some(_)) = (route, path) else {
             continue;
@@ -79,12 +90,7 @@ enum CookieWord {
     Store,
 }
 
-fn route(
-    mut section: Section<'_, '_>,
-    path: &str,
-    line: usize,
-    credential_fields: &Arc<[HeaderName]>,
-) -> Option<Route> {
+fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared) -> Option<Route> {
     let has_host = !section.is_missing("host");
     let host = section.parsed(
         "host",
@@ -155,7 +161,16 @@ fn route(
         ignore: ignore(&mut section),
         obey: obey(&mut section),
         heuristic_max_ttl: section.duration("heuristic_max_ttl"),
-        credential_fields: Arc::clone(credential_fields),
+        targeted_fields: Arc::clone(&shared.targeted_fields),
+        hides_targeted: shared.hides_targeted,
+        client_cache_control: section
+            .parsed("client_cache_control", "a Cache-Control value", |text| {
+                HeaderValue::from_str(text)
+                    .ok()
+                    .filter(|value| !value.is_empty())
+            })
+            .map(|at| at.value),
+        credential_fields: Arc::clone(&shared.credential_fields),
     };
     let query = section.word_or_list(
         "query",

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::header::{AsHeaderName, HeaderMap, HeaderName};
+use http::header::{AsHeaderName, HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::fields::{members, split_list};
 
@@ -71,14 +72,63 @@ impl CacheControl {
         found
     }
 
+    /// Reads the first of the targeted fields `names` that is valid and not empty
+    /// (RFC 9213 §2.1–2.2): a Dictionary of Structured Fields (RFC 9651), not a list of tokens.
+    pub fn targeted(headers: &HeaderMap, names: &[HeaderName]) -> Option<Self> {
+        names
+            .iter()
+            .find_map(|name| Self::from_dictionary(headers, name))
+    }
+
+    fn from_dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        let lines: Vec<&[u8]> = headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        if lines.is_empty() {
+            return None;
+        }
+        let text = lines.join(&b", "[..]);
+        let dictionary: Dictionary = Parser::new(&text).parse().ok()?;
+        if dictionary.is_empty() {
+            return None;
+        }
+        let mut found = Self::default();
+        for (name, entry) in &dictionary {
+            let ListEntry::Item(item) = entry else {
+                continue;
+            };
+            let name = name.as_str().as_bytes();
+            // Parameters are ignored (§2.1).
+            match &item.bare_item {
+                BareItem::Boolean(true) => found.take_directive(name, None),
+                BareItem::Boolean(false) => {}
+                BareItem::Integer(number) => {
+                    found.take_directive(name, Some(number.to_string().as_bytes()));
+                }
+                BareItem::String(text) => {
+                    found.take_directive(name, Some(text.as_str().as_bytes()))
+                }
+                BareItem::Token(text) => found.take_directive(name, Some(text.as_str().as_bytes())),
+                // No directive has such a value: where a number is wanted it is none, so stale.
+                _ => found.take_directive(name, Some(b"?")),
+            }
+        }
+        Some(found)
+    }
+
     fn take(&mut self, member: &[u8]) {
         let equals = member.iter().position(|byte| *byte == b'=');
         let (name, argument) = match equals {
             Some(at) => (&member[..at], Some(member[at + 1..].trim_ascii())),
             None => (member, None),
         };
-        let name = name.trim_ascii().to_ascii_lowercase();
-        match name.as_slice() {
+        self.take_directive(&name.trim_ascii().to_ascii_lowercase(), argument);
+    }
+
+    fn take_directive(&mut self, name: &[u8], argument: Option<&[u8]>) {
+        match name {
             b"no-store" => self.no_store = true,
             b"no-cache" => self.no_cache.narrow(argument),
             b"private" => self.private.narrow(argument),
@@ -185,6 +235,53 @@ mod tests {
         let names = ["set-cookie", "x-a"].map(HeaderName::from_static).to_vec();
         assert_eq!(found.no_cache, Scope::Fields(names));
         assert_eq!(parse(&[r#"no-cache="""#]).no_cache, Scope::All);
+    }
+
+    #[test]
+    fn a_targeted_field_is_a_dictionary_and_the_first_valid_one_counts() {
+        let names = ["our-cache-control", "cdn-cache-control"].map(HeaderName::from_static);
+        let read = |lines: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_str(value).unwrap());
+            }
+            CacheControl::targeted(&headers, &names)
+        };
+        let age = |found: Option<CacheControl>| {
+            found
+                .and_then(|found| found.max_age)
+                .map(|age| age.as_secs())
+        };
+        assert_eq!(
+            age(read(&[("cdn-cache-control", "max-age=60;p=1, public")])),
+            Some(60)
+        );
+        let both = [
+            ("cdn-cache-control", "max-age=60"),
+            ("our-cache-control", "max-age=5"),
+        ];
+        assert_eq!(age(read(&both)), Some(5));
+        // Invalid or empty: as if it were not there.
+        for broken in ["max-age=", "MAX-AGE=60", "max-age=60,", "", "max-age==1"] {
+            assert_eq!(read(&[("our-cache-control", broken)]), None, "{broken:?}");
+            let next = [
+                ("our-cache-control", broken),
+                ("cdn-cache-control", "max-age=7"),
+            ];
+            assert_eq!(age(read(&next)), Some(7), "{broken:?}");
+        }
+        // Valid, but of no meaning for the directive.
+        assert_eq!(age(read(&[("cdn-cache-control", "max-age=1.5")])), Some(0));
+        assert!(
+            !read(&[("cdn-cache-control", "no-store=?0, max-age=1")])
+                .unwrap()
+                .no_store
+        );
+        let fields = read(&[("cdn-cache-control", "no-cache=\"x-a\"")]).unwrap();
+        assert_eq!(
+            fields.no_cache,
+            Scope::Fields(vec![HeaderName::from_static("x-a")])
+        );
     }
 
     proptest::proptest! {

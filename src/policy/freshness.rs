@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, DATE, ETAG, EXPIRES, LAST_MODIFIED};
+use http::header::{AGE, CONTENT_TYPE, DATE, ETAG, EXPIRES, LAST_MODIFIED};
 use http::{HeaderMap, StatusCode};
 
 use crate::clock::Timestamp;
@@ -191,8 +191,12 @@ pub fn lifetimes(
     options: &Options,
     received: Timestamp,
 ) -> Option<Lifetimes> {
-    let control = CacheControl::parse(headers, CACHE_CONTROL);
-    let explicit = explicit_lifetime(&control, headers, received);
+    let (control, is_targeted) = options.control(headers);
+    let explicit = if is_targeted {
+        control.s_maxage.or(control.max_age)
+    } else {
+        explicit_lifetime(&control, headers, received)
+    };
     let grants = takes_operator_lifetime(status, headers);
     let forced = options.force_ttl.filter(|_| grants);
     let fallback = if status.as_u16() >= 400 {
@@ -408,6 +412,27 @@ mod tests {
             Record::new(stated, &late, NOW, NOW).standing(NOW),
             Standing::Expired
         );
+    }
+
+    #[test]
+    fn a_targeted_field_speaks_in_the_place_of_cache_control_and_expires() {
+        let options = Options {
+            targeted_fields: [HeaderName::from_static("cdn-cache-control")].into(),
+            ..Options::default()
+        };
+        let public = ("cache-control", "max-age=5");
+        let fresh = |lines: &[_]| windows(lines, &options).map(|found| found.fresh);
+        assert_eq!(
+            fresh(&[public, ("cdn-cache-control", "max-age=60")]),
+            Some(seconds(60))
+        );
+        assert_eq!(
+            fresh(&[public, ("cdn-cache-control", "max-age=60,")]),
+            Some(seconds(5))
+        );
+        let expires = ("expires", "Sun, 06 Nov 1994 08:50:37 GMT");
+        assert_eq!(fresh(&[expires, ("cdn-cache-control", "public")]), None);
+        assert_eq!(fresh(&[expires]), Some(seconds(60)));
     }
 
     #[test]

@@ -17,7 +17,10 @@ pub mod vary;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use crate::http::CacheControl;
 
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
@@ -78,6 +81,13 @@ pub struct Options {
     pub obey: Obey,
     /// Cap of a lifetime guessed from `Last-Modified` where nobody states one; `None`: no guessing.
     pub heuristic_max_ttl: Option<Duration>,
+    /// Fields that speak to this cache in the place of `Cache-Control` and `Expires`, the first
+    /// before the next (RFC 9213).
+    pub targeted_fields: Arc<[HeaderName]>,
+    /// Whether clients see those fields.
+    pub hides_targeted: bool,
+    /// What clients see as `Cache-Control` of a response that may be stored.
+    pub client_cache_control: Option<HeaderValue>,
     /// Fields that carry a principal's credential: `Authorization` and its like.
     pub credential_fields: Arc<[HeaderName]>,
 }
@@ -86,6 +96,15 @@ impl Options {
     /// Whether a lifetime can come from the operator rather than from the origin.
     pub fn grants_lifetime(&self) -> bool {
         self.ttl.is_some() || self.force_ttl.is_some()
+    }
+
+    /// What a response says to this cache, and whether it says so in a field of its own: then
+    /// `Expires` is ignored with `Cache-Control` (RFC 9213 §2.2).
+    pub fn control(&self, response: &HeaderMap) -> (CacheControl, bool) {
+        match CacheControl::targeted(response, &self.targeted_fields) {
+            Some(control) => (control, true),
+            None => (CacheControl::parse(response, CACHE_CONTROL), false),
+        }
     }
 
     /// Whether a request carries a credential that the response may depend on.

@@ -1,6 +1,6 @@
 //! Whether a response may be stored in a shared cache (RFC 9111 §3).
 
-use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, SET_COOKIE, VARY};
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE, VARY};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::clock::Timestamp;
@@ -31,7 +31,7 @@ pub fn storable(
     if Wishes::of(request.headers, options.obey).no_store {
         return Err(Reason::ClientDirective);
     }
-    let control = CacheControl::parse(response.headers, CACHE_CONTROL);
+    let (control, _) = options.control(response.headers);
     understood(response.status)?;
     if control.no_store && !options.ignore.no_store {
         return Err(Reason::NoStore);

@@ -6,15 +6,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AGE, CONTENT_LENGTH, HeaderName};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use crate::error::Failure;
 use crate::flight::Reader;
-use crate::http::cache_control::{CacheControl, Scope};
+use crate::http::cache_control::Scope;
 use crate::metrics::CacheResult;
-use crate::policy::{Reason, conditional};
+use crate::policy::{Options, Reason, conditional};
 use crate::store::Head;
 use crate::upstream::OriginBody;
 
@@ -202,6 +202,7 @@ impl Note {
 pub fn deliver(
     method: &Method,
     request: &HeaderMap,
+    options: &Options,
     head: &Head,
     age: Duration,
     body: Body,
@@ -213,7 +214,15 @@ pub fn deliver(
         && conditional::is_conditional(request)
         && conditional::is_not_modified(request, &headers);
     if note.result == CacheResult::Hit || note.result == CacheResult::Stale {
-        remove_named_by_no_cache(&mut headers);
+        remove_named_by_no_cache(&mut headers, options);
+    }
+    if let Some(value) = &options.client_cache_control {
+        headers.insert(CACHE_CONTROL, value.clone());
+    }
+    if options.hides_targeted {
+        for name in options.targeted_fields.iter() {
+            headers.remove(name);
+        }
     }
     headers.insert(AGE, age_value(age));
     note.write(&mut headers);
@@ -242,15 +251,16 @@ pub fn deliver(
 }
 
 /// `no-cache="field"`: these fields may not be reused unvalidated (RFC 9111 §5.2.2.4).
-fn remove_named_by_no_cache(headers: &mut HeaderMap) {
-    let Some(value) = headers.get(http::header::CACHE_CONTROL) else {
-        return;
+fn remove_named_by_no_cache(headers: &mut HeaderMap, options: &Options) {
+    let quotes = |name: &HeaderName| {
+        headers
+            .get(name)
+            .is_some_and(|value| value.as_bytes().contains(&b'"'))
     };
-    if !value.as_bytes().contains(&b'"') {
+    if !quotes(&CACHE_CONTROL) && !options.targeted_fields.iter().any(quotes) {
         return;
     }
-    if let Scope::Fields(names) = CacheControl::parse(headers, http::header::CACHE_CONTROL).no_cache
-    {
+    if let Scope::Fields(names) = options.control(headers).0.no_cache {
         for name in names {
             headers.remove(name);
         }

@@ -2,6 +2,7 @@
 //! what comes of it: the response, what another fetched, or stale in the place of a failure.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -143,7 +144,7 @@ impl Proxy {
             return None;
         };
         let decision = policy::decide(asked.view(), Some(&entry.head.record), options, now);
-        self.reuse(&entry, decision, &asked.parts, now)
+        self.reuse(&entry, decision, &asked.parts, options, now)
     }
 
     /// Whether a response that another request fetched answers this one too.
@@ -171,17 +172,7 @@ impl Proxy {
             ..note
         };
         let age = head.record.age(self.clock.now());
-        (
-            deliver::deliver(
-                &asked.parts.method,
-                &asked.parts.headers,
-                head,
-                age,
-                body,
-                note,
-            ),
-            note,
-        )
+        give(asked, head, age, body, note)
     }
 
     /// Leads a fetch and waits for its head.
@@ -206,7 +197,6 @@ impl Proxy {
                 "the fetch ended without an answer",
             ))
         });
-        let (method, headers) = (&asked.parts.method, &asked.parts.headers);
         let now = self.clock.now();
         match led {
             Led::Streaming { head, reader } => {
@@ -216,10 +206,7 @@ impl Proxy {
                     ..note
                 };
                 let age = head.record.age(now);
-                (
-                    deliver::deliver(method, headers, &head, age, Body::Flight(reader), note),
-                    note,
-                )
+                give(&asked, &head, age, Body::Flight(reader), note)
             }
             Led::Stored { entry, status } => {
                 let revalidated = status == StatusCode::NOT_MODIFIED;
@@ -241,17 +228,7 @@ impl Proxy {
                     ..note
                 };
                 let body = Body::Whole(entry.body());
-                (
-                    deliver::deliver(
-                        method,
-                        headers,
-                        &entry.head,
-                        entry.head.record.age(now),
-                        body,
-                        note,
-                    ),
-                    note,
-                )
+                give(&asked, &entry.head, entry.head.record.age(now), body, note)
             }
             Led::Own { response, reason } => {
                 let note = Note {
@@ -318,16 +295,22 @@ impl Proxy {
         );
         let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age);
         let body = Body::Whole(entry.body());
-        (
-            deliver::deliver(
-                &asked.parts.method,
-                &asked.parts.headers,
-                &entry.head,
-                age,
-                body,
-                note,
-            ),
-            note,
-        )
+        give(asked, &entry.head, age, body, note)
     }
+}
+
+/// A head and a body for the client of a missed request.
+fn give(
+    asked: &Asked,
+    head: &Head,
+    age: Duration,
+    body: Body,
+    note: Note,
+) -> (Response<Body>, Note) {
+    let options = asked.options().cloned().unwrap_or_default();
+    let (method, headers) = (&asked.parts.method, &asked.parts.headers);
+    (
+        deliver::deliver(method, headers, &options, head, age, body, note),
+        note,
+    )
 }

@@ -139,7 +139,7 @@ impl Proxy {
                 &route.options,
                 now,
             );
-            if let Some(served) = self.reuse(entry, decision, &parts, now) {
+            if let Some(served) = self.reuse(entry, decision, &parts, &route.options, now) {
                 let (response, note) = served;
                 if note.result == CacheResult::Stale && self.may_refresh(entry, now) {
                     let asked = Asked {
@@ -266,6 +266,7 @@ impl Proxy {
         entry: &Arc<Entry>,
         decision: Decision,
         parts: &request::Parts,
+        options: &Options,
         now: Timestamp,
     ) -> Option<(Response<Body>, Note)> {
         let fresh = entry.head.record.lifetimes.fresh;
@@ -288,7 +289,15 @@ impl Proxy {
         };
         let body = Body::Whole(entry.body());
         Some((
-            deliver::deliver(&parts.method, &parts.headers, &entry.head, age, body, note),
+            deliver::deliver(
+                &parts.method,
+                &parts.headers,
+                options,
+                &entry.head,
+                age,
+                body,
+                note,
+            ),
             note,
         ))
     }
