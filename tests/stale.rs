@@ -177,3 +177,39 @@ async fn a_failed_refresh_leaves_stale_in_its_place() {
     assert_eq!(fixture.get("/a").await.cache(), "STALE");
     fixture.origin.asked(3).await;
 }
+
+#[tokio::test]
+async fn a_success_whose_body_means_failure_is_not_stored_and_stale_stands_in() {
+    let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"\nerror_when = { pointer = \"/metrics/total\", equals = 0 }";
+    let fixture = Fixture::start(&route(keys), |seen| {
+        match (seen.target.as_str(), seen.number) {
+            ("/a", 1) => ok(r#"{"metrics":{"total":8}}"#, &[]),
+            ("/large", _) => ok(
+                format!(
+                    r#"{{"metrics":{{"total":0}},"x":"{}"}}"#,
+                    "y".repeat(300_000)
+                ),
+                &[],
+            ),
+            _ => ok(r#"{"metrics":{"total":0}}"#, &[]),
+        }
+    })
+    .await;
+    assert_eq!(fixture.get("/a").await.cache(), "MISS");
+    fixture.advance(20);
+    let stale = fixture.get("/a").await;
+    assert_eq!(
+        (stale.cache(), stale.text().as_str()),
+        ("STALE", r#"{"metrics":{"total":8}}"#)
+    );
+    // Nothing to stand in: as it came, and never stored.
+    for _ in 0..2 {
+        let zeros = fixture.get("/cold").await;
+        assert_eq!((zeros.status, zeros.cache()), (200, "MISS"));
+        assert_eq!(zeros.text(), r#"{"metrics":{"total":0}}"#);
+    }
+    // Too large to look into: passed on whole, and stored.
+    assert_eq!(fixture.get("/large").await.body.len(), 300_031);
+    fixture.metric_reaches("cache_stored_entries", 2.0).await;
+    assert_eq!(fixture.get("/large").await.cache(), "HIT");
+}

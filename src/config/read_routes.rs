@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, Ignore, Obey, Share};
+use crate::policy::{self, Cookies, ErrorWhen, Ignore, Obey, Share};
 
 use super::Cache;
 use super::routes::{Route, RouteError, Routes};
@@ -161,6 +161,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         ignore: ignore(&mut section),
         obey: obey(&mut section),
         heuristic_max_ttl: section.duration("heuristic_max_ttl"),
+        error_when: error_when(&mut section),
         targeted_fields: Arc::clone(&shared.targeted_fields),
         hides_targeted: shared.hides_targeted,
         client_cache_control: section
@@ -249,4 +250,23 @@ fn obey(section: &mut Section<'_, '_>) -> Obey {
         no_store: has("no-store"),
         only_if_cached: has("only-if-cached"),
     }
+}
+
+fn error_when(section: &mut Section<'_, '_>) -> Option<ErrorWhen> {
+    let mut table = section.table("error_when");
+    let expected = "a JSON pointer such as \"/metrics/total_projects\"";
+    let pointer = table.parsed("pointer", expected, |text| {
+        text.starts_with('/').then(|| text.to_owned())
+    });
+    let equals = table.scalar("equals");
+    let lacks = |key| table.is_present() && table.is_missing(key);
+    if lacks("pointer") || lacks("equals") {
+        let message = "route.error_when needs both: expected { pointer = \"/…\", equals = … }";
+        table.source().mistake(table.span(), message);
+    }
+    table.finish();
+    Some(ErrorWhen {
+        pointer: pointer?.value,
+        equals: equals?,
+    })
 }

@@ -351,6 +351,24 @@ impl<'s, 'a> Section<'s, 'a> {
         found
     }
 
+    /// A string, number or boolean, as JSON has them.
+    pub fn scalar(&mut self, key: &'static str) -> Option<serde_json::Value> {
+        let value = self.value(key)?;
+        let found = match value.get_ref() {
+            DeValue::String(_) => self.text(key, value).map(|at| at.value.into()),
+            DeValue::Boolean(flag) => Some((*flag).into()),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .map(Into::into),
+            DeValue::Float(number) => number.as_str().parse::<f64>().ok().map(Into::into),
+            _ => None,
+        };
+        if found.is_none() {
+            self.wrong(key, value, "a string, a number, true or false");
+        }
+        found
+    }
+
     /// An array of strings, each turned into a value by `parse`; what is wrong is noted and left
     /// out.
     pub fn list<T>(

@@ -225,12 +225,22 @@ fn the_reference_shows_every_key_with_its_default() {
         if section.is_empty() {
             continue; // the tables themselves
         }
+        // An inline table of a section shows its keys on its own line.
+        let (section, inline) = section
+            .split_once('.')
+            .map_or((section, None), |(section, table)| (section, Some(table)));
         let in_section = text.split("\n[").any(|part| {
             let head = part.trim_start_matches('[');
             let here = head.starts_with(&format!("{section}]"));
             let shows = |line: &str| {
-                line.trim_start_matches("# ")
-                    .starts_with(&format!("{name} = "))
+                let line = line.trim_start_matches("# ");
+                match inline {
+                    None => line.starts_with(&format!("{name} = ")),
+                    Some(table) => {
+                        line.starts_with(&format!("{table} = {{"))
+                            && line.contains(&format!("{name} = "))
+                    }
+                }
             };
             here && part.lines().any(shows)
         });

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod conditional;
 pub mod decide;
+pub mod error_when;
 pub mod freshness;
 pub mod key;
 pub mod reason;
@@ -24,6 +25,7 @@ use crate::http::CacheControl;
 
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
+pub use error_when::ErrorWhen;
 pub use freshness::{Lifetimes, Record, Standing};
 pub use reason::Reason;
 pub use storable::storable;
@@ -81,6 +83,8 @@ pub struct Options {
     pub obey: Obey,
     /// Cap of a lifetime guessed from `Last-Modified` where nobody states one; `None`: no guessing.
     pub heuristic_max_ttl: Option<Duration>,
+    /// Bodies that mean a failure whatever their status says.
+    pub error_when: Option<ErrorWhen>,
     /// Fields that speak to this cache in the place of `Cache-Control` and `Expires`, the first
     /// before the next (RFC 9213).
     pub targeted_fields: Arc<[HeaderName]>,

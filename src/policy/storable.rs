@@ -33,7 +33,12 @@ pub fn storable(
     }
     let (control, _) = options.control(response.headers);
     understood(response.status)?;
-    if control.no_store && !options.ignore.no_store {
+    // must-understand overrules no-store where the status is understood, and forbids storing where
+    // it is not (§5.2.2.3).
+    if control.must_understand && !is_understood(response.status) {
+        return Err(Reason::Status);
+    }
+    if control.no_store && !control.must_understand && !options.ignore.no_store {
         return Err(Reason::NoStore);
     }
     // `private="field"` is read as the whole response: the more careful of the two readings that
@@ -94,6 +99,14 @@ fn understood(status: StatusCode) -> Result<(), Reason> {
         status if status.is_informational() => Err(Reason::Status),
         _ => Ok(()),
     }
+}
+
+/// Statuses whose caching requirements this cache implements (RFC 9110 §15).
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 400..=499 | 500..=505
+    )
 }
 
 /// §3.5, extended from `Authorization` to every field that the operator named as a credential.
@@ -221,7 +234,21 @@ mod tests {
                 Ok(9),
             ),
         ];
-        for (status, request, response, expected) in table {
+        let understood: &[(u16, &Lines, &Lines, Result<u64, Reason>)] = &[
+            (
+                200,
+                &[],
+                &[("cache-control", "no-store, must-understand, max-age=9")],
+                Ok(9),
+            ),
+            (
+                299,
+                &[],
+                &[("cache-control", "must-understand, max-age=9")],
+                Err(Reason::Status),
+            ),
+        ];
+        for (status, request, response, expected) in table.iter().chain(understood) {
             let found = judge(*status, request, response, &none);
             assert_eq!(found, *expected, "{status} {request:?} {response:?}");
         }

@@ -22,8 +22,8 @@ use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, updat
 use crate::store::{Entry, Fields, Head, Selecting};
 use crate::upstream::OriginBody;
 
-use super::Proxy;
 use super::forward::{Conditions, clean_response};
+use super::{Proxy, inspect};
 
 /// What the request that leads a fetch is told.
 pub(super) enum Led {
@@ -168,6 +168,21 @@ impl Fetching {
                 return self.failed(origin_failure(&response), Some(validation));
             }
         }
+        if let Some(rule) = self
+            .options
+            .error_when
+            .clone()
+            .filter(|_| response.status().is_success())
+        {
+            response = match inspect::means_failure(response, &rule).await {
+                Ok((false, response)) => response,
+                Ok((true, response)) => return self.false_success(response, validation),
+                Err(failure) => {
+                    self.proxy.metrics.upstream_failed(failure.kind);
+                    return self.failed(failure, validation.as_ref());
+                }
+            };
+        }
         let view = ResponseView {
             status: response.status(),
             headers: response.headers(),
@@ -176,6 +191,21 @@ impl Fetching {
             Ok(lifetimes) => self.store(response, lifetimes, validation).await,
             Err(reason) => self.own(response, reason, validation.as_ref()),
         }
+    }
+
+    /// A 2xx whose body means failure: stale in its place where there is some, else the client gets
+    /// it as it came. It is stored in no case.
+    fn false_success(self, response: Response<OriginBody>, validation: Option<Validation>) {
+        let usable = validation.as_ref().is_some_and(|validation| {
+            policy::decide::usable_on_error(&validation.entry.head.record, self.received)
+        });
+        if usable {
+            let message = "the body of the origin's answer means failure (error_when)";
+            let failure = Failure::new(FailureKind::OriginFailed, message);
+            self.proxy.metrics.upstream_failed(failure.kind);
+            return self.failed(failure, validation.as_ref());
+        }
+        self.own(response, Reason::OriginFailed, validation.as_ref());
     }
 
     pub(super) fn view(&self) -> RequestView<'_> {

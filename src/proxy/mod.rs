@@ -11,6 +11,7 @@ pub mod deliver;
 mod fetch;
 mod fill;
 mod forward;
+mod inspect;
 mod miss;
 mod pass;
 mod received;
