@@ -91,11 +91,25 @@ fn the_readmes_configuration_is_ten_lines_and_valid() {
 
 #[test]
 fn the_shipped_configurations_are_valid() {
+    let path = |name: &str| format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
     for name in ["default.toml", "reference.toml"] {
-        let path = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
-        let (status, _, error) = run(&["check", &path]);
+        let (status, _, error) = run(&["check", &path(name)]);
         assert_eq!(status, Some(0), "{error}");
     }
+    let mut strict = binary();
+    strict.args(["check", &path("conformance.toml")]);
+    let missing = strict.env_remove("UPSTREAM_URL").output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    let given = strict
+        .env("UPSTREAM_URL", "http://127.0.0.1:8000")
+        .output()
+        .unwrap();
+    assert_eq!(
+        given.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&given.stderr)
+    );
 }
 
 #[tokio::test]
