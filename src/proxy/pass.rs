@@ -63,6 +63,10 @@ impl Proxy {
                 }
                 if let Err(failure) = forward::clean_response(&mut response, self.clock.now()) {
                     self.metrics.upstream_failed(failure.kind);
+                    let note = Note {
+                        detail: Some(Reason::OriginFailed),
+                        ..note
+                    };
                     return (
                         self.failure_on(index, &asked.parts.method, &failure, note),
                         note,
