@@ -1,0 +1,115 @@
+//! Framing of the origin's answers: what cannot be believed is a 502, what can is put in our words.
+
+mod support;
+
+use support::{Fixture, Step, ok, route};
+
+#[tokio::test]
+async fn a_longer_body_than_promised_ends_where_it_should_and_poisons_nobody() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+        vec![Step::Send(
+            format!(
+                "{head}{}HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+                &seen.target[1..3]
+            )
+            .into_bytes(),
+        )]
+    })
+    .await;
+    for target in ["/aa", "/bb", "/cc"] {
+        assert_eq!(fixture.get(target).await.text(), &target[1..], "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_false_length_beside_chunks_neither_cuts_nor_fills_memory() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |_| {
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        vec![Step::Send(text.as_bytes().to_vec())]
+    })
+    .await;
+    for expected in ["MISS", "HIT"] {
+        let received = fixture.get("/a").await;
+        assert_eq!(
+            (received.cache(), received.text().as_str()),
+            (expected, "hello")
+        );
+    }
+}
+
+#[tokio::test]
+async fn framing_that_cannot_be_believed_is_a_502() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        let head = match &seen.target[1..] {
+            "gzip" => {
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            }
+            "unasked" => {
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
+            }
+            "negative" => "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+            _ => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        };
+        vec![Step::Send(head.as_bytes().to_vec())]
+    })
+    .await;
+    for target in ["/gzip", "/unasked", "/negative", "/two"] {
+        for method in ["GET", "HEAD", "POST"] {
+            let received = fixture.connect().await.ask(method, target, &[]).await;
+            assert_eq!(received.status, 502, "{method} {target}");
+        }
+    }
+    assert_eq!(fixture.metric("cache_stored_entries").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_an_origin_says_twice_or_in_an_old_version_is_passed_on_in_ours() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| match &seen.target[1..] {
+        "twice" => vec![Step::Send(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello".to_vec(),
+        )],
+        "empty" => vec![Step::Send(
+            b"HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n".to_vec(),
+        )],
+        _ => vec![
+            Step::Send(b"HTTP/1.0 200 OK\r\ncache-control: no-store\r\n\r\nhello".to_vec()),
+            Step::Close,
+        ],
+    })
+    .await;
+    let mut client = fixture.connect().await;
+    assert_eq!(client.ask("GET", "/twice", &[]).await.text(), "hello");
+    let head = client.ask("HEAD", "/twice", &[]).await;
+    assert_eq!(
+        (head.cache(), head.header("content-length")),
+        ("HIT", Some("5"))
+    );
+    for expected in ["MISS", "HIT"] {
+        let empty = client.ask("GET", "/empty", &[]).await;
+        assert_eq!(
+            (empty.status, empty.cache(), empty.header("content-length")),
+            (204, expected, None)
+        );
+    }
+    // HTTP/1.0 and closed at its end; the client's connection is neither.
+    let old = client.ask("POST", "/old", &[]).await;
+    assert_eq!(
+        (old.text().as_str(), old.header("transfer-encoding")),
+        ("hello", Some("chunked"))
+    );
+    assert_eq!(client.ask("GET", "/twice", &[]).await.cache(), "HIT");
+}
+
+#[tokio::test]
+async fn http_2_is_not_tunnelled() {
+    let fixture =
+        Fixture::start("", |seen| ok(seen.header("upgrade").unwrap_or("none"), &[])).await;
+    let fields = [
+        ("connection", "upgrade"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAMAAABk"),
+    ];
+    assert_eq!(fixture.get_with("/a", &fields).await.text(), "none");
+    assert_eq!(fixture.origin.last().header("http2-settings"), None);
+}
