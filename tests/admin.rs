@@ -61,6 +61,15 @@ async fn metrics_carry_the_operators_names_with_route_patterns_as_paths() {
     ] {
         assert_eq!(fixture.metric(&sample).await, value, "{sample}");
     }
+    // A request that was refused is an error too.
+    fixture
+        .connect()
+        .await
+        .ask("GET", "/a", &[("transfer-encoding", "gzip, chunked")])
+        .await;
+    let refused =
+        "http_errors_total{method=\"GET\",path=\"(no route)\",error_type=\"not_implemented\"}";
+    assert_eq!(fixture.metric(refused).await, 1.0);
     assert!(fixture.metric("memory_rss_bytes").await > 1e6);
     let scraped = fixture.admin("/metrics").await;
     assert!(

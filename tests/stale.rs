@@ -178,21 +178,59 @@ async fn a_failed_refresh_leaves_stale_in_its_place() {
     fixture.origin.asked(3).await;
 }
 
+const JSON: &[(&str, &str)] = &[("content-type", "application/json; charset=utf-8")];
+
+#[tokio::test]
+async fn a_stream_of_events_is_never_held_back_to_be_looked_into() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let keys = "error_when = { pointer = \"/a\", equals = 0 }";
+    let fixture = Fixture::start(&route(keys), move |_| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let begun = Step::Send(format!("{head}9\r\ndata: 1\n\n\r\n").into_bytes());
+        vec![begun, Step::Wait(held.clone())]
+    })
+    .await;
+    let mut client = fixture.connect().await;
+    client.request("GET", "/events", &[]).await;
+    client.head().await;
+    assert_eq!(client.chunk().await.unwrap(), b"data: 1\n\n");
+    gate.open();
+}
+
+#[tokio::test]
+async fn what_was_stored_without_a_cookie_does_not_stand_in_for_a_request_with_one() {
+    let fixture = Fixture::start(
+        &route("ttl = \"60s\"\nstale_if_error = \"1h\""),
+        |seen| match seen.header("cookie") {
+            None => ok("anonymous", &[]),
+            Some(_) => reply(500, "own failure", &[]),
+        },
+    )
+    .await;
+    fixture.get("/a").await;
+    for seconds in [0, 120] {
+        fixture.advance(seconds);
+        let own = fixture.get_with("/a", &[("cookie", "a=1")]).await;
+        assert_eq!((own.status, own.text().as_str()), (500, "own failure"));
+    }
+}
+
 #[tokio::test]
 async fn a_success_whose_body_means_failure_is_not_stored_and_stale_stands_in() {
     let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"\nerror_when = { pointer = \"/metrics/total\", equals = 0 }";
     let fixture = Fixture::start(&route(keys), |seen| {
         match (seen.target.as_str(), seen.number) {
-            ("/a", 1) => ok(r#"{"metrics":{"total":8}}"#, &[]),
+            ("/a", 1) => ok(r#"{"metrics":{"total":8}}"#, JSON),
             // Says so too, but in 300 KB.
             ("/large", _) => ok(
                 format!(
                     r#"{{"metrics":{{"total":0}},"x":"{}"}}"#,
                     "y".repeat(300_000)
                 ),
-                &[],
+                JSON,
             ),
-            _ => ok(r#"{"metrics":{"total":0}}"#, &[]),
+            _ => ok(r#"{"metrics":{"total":0}}"#, JSON),
         }
     })
     .await;

@@ -1,6 +1,8 @@
 //! Bodies that say "failure" under a status that says "success": some origins answer 200 with zeros
 //! when their tables are down.
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 /// A 2xx whose JSON body has `equals` at `pointer` (RFC 6901) counts as the origin's failure.
@@ -13,6 +15,18 @@ pub struct ErrorWhen {
 impl ErrorWhen {
     /// Bodies over this are not looked into.
     pub const LIMIT: u64 = 256 << 10;
+
+    /// Whether a response is one to look into: a JSON 2xx. A stream of events, say, never ends.
+    pub fn concerns(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let media_type = headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let media_type = media_type
+            .and_then(|text| text.split(';').next())
+            .unwrap_or_default();
+        let media_type = media_type.trim().to_ascii_lowercase();
+        status.is_success() && (media_type == "application/json" || media_type.ends_with("+json"))
+    }
 
     /// Whether this body means a failure. What is no JSON does not.
     pub fn matches(&self, body: &[u8]) -> bool {

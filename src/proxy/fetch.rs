@@ -168,11 +168,8 @@ impl Fetching {
                 return self.failed(origin_failure(&response), Some(validation));
             }
         }
-        if let Some(rule) = self
-            .options
-            .error_when
-            .clone()
-            .filter(|_| response.status().is_success())
+        let rule = self.options.error_when.clone();
+        if let Some(rule) = rule.filter(|rule| rule.concerns(response.status(), response.headers()))
         {
             response = match inspect::means_failure(response, &rule).await {
                 Ok((false, response)) => response,

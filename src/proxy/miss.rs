@@ -50,6 +50,8 @@ impl Proxy {
             (_, Decision::Miss { reason, .. }) => reason,
             (_, Decision::Hit { .. } | Decision::StaleHit { .. }) => Reason::Cold,
         };
+        // What was stored for requests without a cookie does not stand in for one with it either.
+        let stored = stored.filter(|_| reason != Reason::Cookie);
         let note = Note::new(CacheResult::Miss, reason);
         if asked.parts.method == Method::HEAD {
             return self.pass(asked, empty(), note).await;

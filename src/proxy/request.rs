@@ -99,7 +99,7 @@ impl Proxy {
             Ok(host) => host,
             Err(failure) => {
                 let note = Note::new(CacheResult::Bypass, Reason::Refused);
-                let response = self.failure(&failure, note);
+                let response = self.failure_on(None, &parts.method, &failure, note);
                 return self.ready(None, &parts.method, started, note, response);
             }
         };
