@@ -78,16 +78,19 @@ impl Flights {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Joins the flight of `key` or leads a new one. `stored_meanwhile` is asked, under the lock,
-    /// before a new flight begins: what a flight stored just before it ended must not be fetched
-    /// again.
+    /// Joins the flight of `key` or leads a new one, which begins at position `stamp` of the purge
+    /// log. A flight whose own stamp `is_outdated` is not joined: a new one takes its place.
+    /// `stored_meanwhile` is asked, under the lock, before a new flight begins: what a flight
+    /// stored just before it ended must not be fetched again.
     pub fn board<T>(
         self: &Arc<Self>,
         key: &[u8],
+        stamp: u64,
+        is_outdated: impl FnOnce(u64) -> bool,
         stored_meanwhile: impl FnOnce() -> Option<T>,
     ) -> Result<Boarding, T> {
         let mut shard = self.shard(key);
-        if let Some(flight) = shard.get(key) {
+        if let Some(flight) = shard.get(key).filter(|flight| !is_outdated(flight.stamp)) {
             if flight.is_open() {
                 return Ok(Boarding::Wait(Waiter {
                     flight: Arc::clone(flight),
@@ -103,8 +106,11 @@ impl Flights {
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Ok(Boarding::Full);
         }
-        let flight = Arc::new(Flight::default());
-        shard.insert(key.into(), Arc::clone(&flight));
+        let flight = Flight::at(stamp);
+        if shard.insert(key.into(), Arc::clone(&flight)).is_some() {
+            // The outdated one is no longer listed, and will not be counted when it ends.
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(Boarding::Lead(Ticket {
             flight,
             flights: Arc::clone(self),
@@ -113,9 +119,9 @@ impl Flights {
     }
 
     /// A flight that nobody can join: a fetch for one request alone.
-    pub fn solo(self: &Arc<Self>, key: &[u8]) -> Ticket {
+    pub fn solo(self: &Arc<Self>, key: &[u8], stamp: u64) -> Ticket {
         Ticket {
-            flight: Arc::default(),
+            flight: Flight::at(stamp),
             flights: Arc::clone(self),
             key: key.into(),
         }
@@ -133,9 +139,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One fetch and those who wait for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Flight {
     state: Mutex<State>,
+    /// The purge log's position when it began.
+    stamp: u64,
 }
 
 #[derive(Debug, Default)]
@@ -182,6 +190,13 @@ impl State {
 }
 
 impl Flight {
+    fn at(stamp: u64) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            stamp,
+        })
+    }
+
     fn is_open(&self) -> bool {
         !lock(&self.state).windowed
     }
@@ -197,6 +212,11 @@ pub struct Ticket {
 impl Ticket {
     pub fn key(&self) -> &[u8] {
         &self.key
+    }
+
+    /// The purge log's position when the flight began.
+    pub fn stamp(&self) -> u64 {
+        self.flight.stamp
     }
 
     /// Tells the waiters what the head showed. Only the first word counts.
@@ -391,7 +411,7 @@ mod tests {
     use crate::store::Ledger;
 
     fn board(flights: &Arc<Flights>, key: &[u8]) -> Boarding {
-        flights.board(key, || None::<()>).unwrap()
+        flights.board(key, 0, |_| false, || None::<()>).unwrap()
     }
 
     fn lead(flights: &Arc<Flights>) -> Ticket {
@@ -513,7 +533,8 @@ mod tests {
     #[test]
     fn what_was_stored_meanwhile_is_not_fetched_again() {
         let flights = Flights::new(1);
-        assert_eq!(flights.board(b"k", || Some("stored")).err(), Some("stored"));
+        let stored = flights.board(b"k", 0, |_| false, || Some("stored"));
+        assert_eq!(stored.err(), Some("stored"));
         assert_eq!(flights.count(), 0);
     }
 }

@@ -171,6 +171,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
                     .filter(|value| !value.is_empty())
             })
             .map(|at| at.value),
+        groups: None,
         credential_fields: Arc::clone(&shared.credential_fields),
     };
     let query = section.word_or_list(

@@ -77,9 +77,11 @@ impl Wishes {
     }
 
     /// Whether a response of this `age`, with so much freshness left, is too old for the client.
-    pub fn refuse(&self, age: Duration, left: Duration) -> bool {
+    /// `max-age`, which a reload sends, does not count against one that will not change
+    /// (RFC 8246 §2).
+    pub fn refuse(&self, age: Duration, left: Duration, immutable: bool) -> bool {
         self.no_cache
-            || self.max_age.is_some_and(|limit| age > limit)
+            || self.max_age.is_some_and(|limit| age > limit && !immutable)
             || self.min_fresh.is_some_and(|least| left < least)
     }
 

@@ -7,7 +7,7 @@ use http::header::{COOKIE, IF_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE, UPGRA
 
 use crate::clock::Timestamp;
 
-use super::{Cookies, Options, Reason, Record, RequestView, Standing, Wishes};
+use super::{Cookies, Options, Reason, RequestView, Standing, StoredView, Wishes};
 
 /// The answer of [`decide()`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +54,18 @@ pub fn bypass(request: RequestView<'_>, options: &Options) -> Option<Reason> {
 /// Ranks a stored response for this request, at `now`.
 pub fn decide(
     request: RequestView<'_>,
-    stored: Option<&Record>,
+    stored: Option<StoredView<'_>>,
     options: &Options,
     now: Timestamp,
 ) -> Decision {
-    let Some(record) = stored else {
+    let Some(stored) = stored else {
         return Decision::Miss {
             reason: Reason::Cold,
             validate: false,
             on_error: false,
         };
     };
+    let record = stored.record;
     // A lifetime that the operator granted was not granted for requests with cookies.
     let foreign = record.lifetimes.granted_by_operator
         && options.cookies == Cookies::Bypass
@@ -76,17 +77,19 @@ pub fn decide(
             on_error: false,
         };
     }
-    let age = record.age(now);
-    let over = age.saturating_sub(record.lifetimes.fresh);
+    let age = stored.age(now);
+    let over = stored.over(now).unwrap_or_default();
     let wishes = Wishes::of(request.headers, options.obey);
-    let standing = record.lifetimes.standing(age);
+    let standing = stored.standing(now);
     let miss = |reason| Decision::Miss {
         reason,
         validate: record.has_validator,
         on_error: standing == Standing::StaleIfError,
     };
     match standing {
-        Standing::Fresh { left } if wishes.refuse(age, left) => miss(Reason::ClientDirective),
+        Standing::Fresh { left } if wishes.refuse(age, left, record.lifetimes.immutable) => {
+            miss(Reason::ClientDirective)
+        }
         Standing::Fresh { left } => Decision::Hit { age, left },
         _ if !record.lifetimes.forbids_stale && !wishes.no_cache && wishes.accept_stale(over) => {
             Decision::StaleHit {
@@ -95,7 +98,7 @@ pub fn decide(
                 reason: Reason::MaxStale,
             }
         }
-        Standing::StaleWhileRevalidate if wishes.refuse(age, Duration::ZERO) => {
+        Standing::StaleWhileRevalidate if wishes.refuse(age, Duration::ZERO, false) => {
             miss(Reason::ClientDirective)
         }
         Standing::StaleWhileRevalidate => Decision::StaleHit {
@@ -103,22 +106,22 @@ pub fn decide(
             over,
             reason: Reason::StaleWhileRevalidate,
         },
+        _ if stored.stale_since.is_some() => miss(Reason::Purged),
         _ if record.lifetimes.fresh.is_zero() => miss(Reason::MustValidate),
         _ => miss(Reason::Expired),
     }
 }
 
 /// Whether a stored response may stand in for an origin that has just failed (RFC 5861 §4).
-pub fn usable_on_error(record: &Record, now: Timestamp) -> bool {
-    let over = record.age(now).saturating_sub(record.lifetimes.fresh);
-    let window = record.lifetimes.stale_if_error;
-    record.is_reusable(now) || over < window
+pub fn usable_on_error(stored: StoredView<'_>, now: Timestamp) -> bool {
+    let over = stored.over(now).unwrap_or_default();
+    stored.is_reusable(now) || over < stored.record.lifetimes.stale_if_error
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Lifetimes, Obey};
+    use crate::policy::{Lifetimes, Obey, Record};
     use http::header::CACHE_CONTROL;
     use http::{HeaderMap, HeaderValue};
 
@@ -133,7 +136,7 @@ mod tests {
                 stale_while_revalidate: seconds(10),
                 stale_if_error: seconds(60),
                 granted_by_operator: true,
-                forbids_stale: false,
+                ..Lifetimes::default()
             },
             has_validator: true,
             ..Record::default()
@@ -147,7 +150,12 @@ mod tests {
             has_body: false,
         };
         let now = Timestamp::from_millis(second * 1000);
-        decide(request, Some(&record()), &Options::default(), now)
+        decide(
+            request,
+            Some(StoredView::of(&record())),
+            &Options::default(),
+            now,
+        )
     }
 
     #[test]
@@ -204,7 +212,7 @@ mod tests {
             record.lifetimes.forbids_stale = forbids_stale;
             decide(
                 request,
-                Some(&record),
+                Some(StoredView::of(&record)),
                 &options,
                 Timestamp::from_millis(second * 1000),
             )
@@ -256,5 +264,70 @@ mod tests {
             };
             assert_eq!(bypass(request, &Options::default()), Some(reason));
         }
+    }
+
+    #[test]
+    fn a_soft_purge_ends_freshness_and_the_windows_count_from_it() {
+        let (record, headers) = (record(), HeaderMap::new());
+        let purged = |at: u64, now: u64| {
+            let stored = StoredView {
+                record: &record,
+                stale_since: Some(Timestamp::from_millis(at * 1000)),
+            };
+            let request = RequestView {
+                method: &Method::GET,
+                headers: &headers,
+                has_body: false,
+            };
+            let now = Timestamp::from_millis(now * 1000);
+            (
+                decide(request, Some(stored), &Options::default(), now),
+                stored.ttl(now),
+            )
+        };
+        let stale = |age: u64, over: u64| Decision::StaleHit {
+            age: seconds(age),
+            over: seconds(over),
+            reason: Reason::StaleWhileRevalidate,
+        };
+        assert_eq!(purged(3, 4), (stale(4, 1), -1));
+        let late = Decision::Miss {
+            reason: Reason::Purged,
+            validate: true,
+            on_error: true,
+        };
+        assert_eq!(purged(3, 14).0, late);
+        // It had been stale for longer than that already.
+        assert_eq!(purged(18, 19).0, stale(19, 9));
+    }
+
+    #[test]
+    fn a_reload_of_what_is_immutable_is_a_hit_while_it_is_fresh() {
+        let obey = Obey {
+            max_age: true,
+            no_cache: true,
+            ..Obey::DEFAULT
+        };
+        let options = Options {
+            obey,
+            ..Options::default()
+        };
+        let mut record = record();
+        record.lifetimes.immutable = true;
+        let hits = |second: u64, value: &'static str| {
+            let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(value))]);
+            let request = RequestView {
+                method: &Method::GET,
+                headers: &headers,
+                has_body: false,
+            };
+            let now = Timestamp::from_millis(second * 1000);
+            let found = decide(request, Some(StoredView::of(&record)), &options, now);
+            !matches!(found, Decision::Miss { .. })
+        };
+        assert!(hits(4, "max-age=0"));
+        // The user's own word, and a stale response: as if it said nothing (RFC 8246 §2).
+        assert!(!hits(4, "no-cache"));
+        assert!(!hits(12, "max-age=0"));
     }
 }

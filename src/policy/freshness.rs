@@ -21,6 +21,8 @@ pub struct Lifetimes {
     pub stale_if_error: Duration,
     /// The origin said nothing, or was overruled: `fresh` is the operator's word.
     pub granted_by_operator: bool,
+    /// The origin will not change it while it is fresh (RFC 8246).
+    pub immutable: bool,
     /// No stale response may be made of this one, whatever the client says (§4.2.4).
     pub forbids_stale: bool,
 }
@@ -41,12 +43,16 @@ pub enum Standing {
 impl Lifetimes {
     /// Ranks `age` against the windows. A window of zero is never entered.
     pub fn standing(&self, age: Duration) -> Standing {
-        if age < self.fresh {
-            return Standing::Fresh {
+        match age.checked_sub(self.fresh) {
+            Some(over) => self.grace(over),
+            None => Standing::Fresh {
                 left: self.fresh - age,
-            };
+            },
         }
-        let over = age - self.fresh;
+    }
+
+    /// What a response is good for that has been stale for so long.
+    fn grace(&self, over: Duration) -> Standing {
         if over < self.stale_while_revalidate {
             Standing::StaleWhileRevalidate
         } else if over < self.stale_if_error {
@@ -103,9 +109,41 @@ impl Record {
     pub fn age(&self, now: Timestamp) -> Duration {
         self.initial_age + now.since(self.received)
     }
+}
+
+/// A stored response as policy sees it: what it brought with it, and what a soft purge made of it.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredView<'a> {
+    pub record: &'a Record,
+    /// When a purge made it stale, whatever its lifetime.
+    pub stale_since: Option<Timestamp>,
+}
+
+impl<'a> StoredView<'a> {
+    /// As it came, untouched by any purge.
+    pub fn of(record: &'a Record) -> Self {
+        Self {
+            record,
+            stale_since: None,
+        }
+    }
+
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.record.age(now)
+    }
+
+    /// How long it has been stale; `None` while it is fresh.
+    pub fn over(&self, now: Timestamp) -> Option<Duration> {
+        let by_age = self.age(now).checked_sub(self.record.lifetimes.fresh);
+        by_age.max(self.stale_since.map(|at| now.since(at)))
+    }
 
     pub fn standing(&self, now: Timestamp) -> Standing {
-        self.lifetimes.standing(self.age(now))
+        let lifetimes = &self.record.lifetimes;
+        match self.over(now) {
+            Some(over) => lifetimes.grace(over),
+            None => lifetimes.standing(self.age(now)),
+        }
     }
 
     /// Whether the response may be used now without asking the origin first.
@@ -114,6 +152,15 @@ impl Record {
             self.standing(now),
             Standing::Fresh { .. } | Standing::StaleWhileRevalidate
         )
+    }
+
+    /// Seconds of freshness left, negative when stale.
+    pub fn ttl(&self, now: Timestamp) -> i64 {
+        let seconds = |duration: Duration| duration.as_secs() as i64;
+        match self.over(now) {
+            Some(over) if self.stale_since.is_some() => -seconds(over),
+            _ => seconds(self.record.lifetimes.fresh) - seconds(self.age(now)),
+        }
     }
 }
 
@@ -214,6 +261,7 @@ pub fn lifetimes(
     let mut found = Lifetimes {
         fresh: if no_cache { Duration::ZERO } else { fresh },
         granted_by_operator,
+        immutable: control.immutable,
         forbids_stale: no_cache
             || forced.is_none()
                 && (control.must_revalidate
@@ -403,13 +451,16 @@ mod tests {
         };
         let record = Record::new(granted, &late, NOW, NOW);
         assert_eq!(record.age(NOW), seconds(300));
-        assert_eq!(record.standing(NOW), Standing::Fresh { left: seconds(30) });
+        assert_eq!(
+            StoredView::of(&record).standing(NOW),
+            Standing::Fresh { left: seconds(30) }
+        );
         let stated = Lifetimes {
             fresh: seconds(30),
             ..Lifetimes::default()
         };
         assert_eq!(
-            Record::new(stated, &late, NOW, NOW).standing(NOW),
+            StoredView::of(&Record::new(stated, &late, NOW, NOW)).standing(NOW),
             Standing::Expired
         );
     }

@@ -40,18 +40,60 @@ impl KeyParts<'_> {
             self.scheme,
             self.host,
             self.forwarded_host.unwrap_or_default(),
-            self.path,
         ] {
             key.extend_from_slice(part.as_bytes());
             key.push(0);
         }
-        if let Some(query) = self.query {
-            key.push(b'?');
-            key.extend_from_slice(query.as_bytes());
-        }
-        key.push(0);
+        write_target(self.path, self.query, key);
         key.extend_from_slice(self.partition);
     }
+}
+
+/// Where a key points, as purges name it: of whatever partition and variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// Scheme and hosts, as written: one origin.
+    pub origin: &'a [u8],
+    pub host: &'a [u8],
+    /// Empty where no trusted proxy named one.
+    pub forwarded_host: &'a [u8],
+    pub path: &'a [u8],
+    /// Path and query, as written: see [`write_target`].
+    pub target: &'a [u8],
+}
+
+impl<'a> Place<'a> {
+    /// The place of a key that [`KeyParts::write`] began; `None` if it did not.
+    pub fn of(key: &'a [u8]) -> Option<Self> {
+        let mut ends = key.iter().enumerate().filter(|(_, byte)| **byte == 0);
+        let mut next = || ends.next().map(|(at, _)| at);
+        let (scheme, host, forwarded) = (next()?, next()?, next()?);
+        let (path, query) = (next()?, next()?);
+        Some(Self {
+            origin: &key[..=forwarded],
+            host: &key[scheme + 1..host],
+            forwarded_host: &key[host + 1..forwarded],
+            path: &key[forwarded + 1..path],
+            target: &key[forwarded + 1..=query],
+        })
+    }
+
+    /// Without its `?`.
+    pub fn query(&self) -> &'a [u8] {
+        let after_path = &self.target[self.path.len() + 1..self.target.len() - 1];
+        after_path.strip_prefix(b"?").unwrap_or(after_path)
+    }
+}
+
+/// Writes path and query as they stand in a key.
+pub fn write_target(path: &str, query: Option<&str>, key: &mut KeyBytes) {
+    key.extend_from_slice(path.as_bytes());
+    key.push(0);
+    if let Some(query) = query {
+        key.push(b'?');
+        key.extend_from_slice(query.as_bytes());
+    }
+    key.push(0);
 }
 
 /// The path in one spelling: percent-encoded octets in upper case, and those of unreserved
@@ -169,6 +211,28 @@ mod tests {
             write("a", "/b", None, b"?x")
         );
         assert_ne!(write("a", "/b", Some(""), b""), write("a", "/b", None, b""));
+    }
+
+    #[test]
+    fn a_key_knows_its_place_whatever_partition_and_variant_follow() {
+        let mut key = KeyBytes::new();
+        KeyParts {
+            scheme: "https",
+            host: "a:81",
+            forwarded_host: None,
+            path: "/b",
+            query: Some("x=1"),
+            partition: &[0; 32],
+        }
+        .write(&mut key);
+        let place = Place::of(&key).unwrap();
+        assert_eq!(place.origin, b"https\0a:81\0\0");
+        assert_eq!((place.host, place.forwarded_host), (&b"a:81"[..], &b""[..]));
+        assert_eq!((place.path, place.query()), (&b"/b"[..], &b"x=1"[..]));
+        let mut target = KeyBytes::new();
+        write_target("/b", Some("x=1"), &mut target);
+        assert_eq!(place.target, &target[..]);
+        assert_eq!(Place::of(b"no key"), None);
     }
 
     proptest::proptest! {

@@ -9,6 +9,7 @@ pub mod conditional;
 pub mod decide;
 pub mod error_when;
 pub mod freshness;
+pub mod groups;
 pub mod key;
 pub mod reason;
 pub mod storable;
@@ -26,7 +27,8 @@ use crate::http::CacheControl;
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
 pub use error_when::ErrorWhen;
-pub use freshness::{Lifetimes, Record, Standing};
+pub use freshness::{Lifetimes, Record, Standing, StoredView};
+pub use groups::Groups;
 pub use reason::Reason;
 pub use storable::storable;
 
@@ -92,6 +94,8 @@ pub struct Options {
     pub hides_targeted: bool,
     /// What clients see as `Cache-Control` of a response that may be stored.
     pub client_cache_control: Option<HeaderValue>,
+    /// Groups that every response of the route is in.
+    pub groups: Option<Groups>,
     /// Fields that carry a principal's credential: `Authorization` and its like.
     pub credential_fields: Arc<[HeaderName]>,
 }

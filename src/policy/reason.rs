@@ -19,6 +19,8 @@ pub enum Reason {
     Expired,
     /// Stored, but not reusable without asking the origin.
     MustValidate,
+    /// A purge or a write made the stored response stale, or came while it was fetched.
+    Purged,
     /// The client asked for a newer response, or for none to be kept.
     ClientDirective,
     /// The last response for this key could not be shared; it is fetched without waiting.
@@ -51,7 +53,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Fresh,
         Self::StaleWhileRevalidate,
         Self::StaleIfError,
@@ -61,6 +63,7 @@ impl Reason {
         Self::VaryMiss,
         Self::Expired,
         Self::MustValidate,
+        Self::Purged,
         Self::ClientDirective,
         Self::HitForMiss,
         Self::NoRoute,
@@ -99,6 +102,7 @@ impl Reason {
             Self::VaryMiss => "vary-miss",
             Self::Expired => "expired",
             Self::MustValidate => "must-validate",
+            Self::Purged => "purged",
             Self::ClientDirective => "client-directive",
             Self::HitForMiss => "hit-for-miss",
             Self::NoRoute => "no-route",
@@ -131,7 +135,7 @@ impl Reason {
         match self {
             Self::Cold | Self::HitForMiss | Self::FlightsFull | Self::WaitTimeout => "uri-miss",
             Self::VaryMiss => "vary-miss",
-            Self::Expired | Self::MustValidate | Self::Revalidated => "stale",
+            Self::Expired | Self::MustValidate | Self::Purged | Self::Revalidated => "stale",
             Self::Method => "method",
             Self::Range => "partial",
             Self::RequestBody

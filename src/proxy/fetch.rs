@@ -18,7 +18,9 @@ use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
 use crate::policy::vary::{append_selecting, nominated};
-use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, update};
+use crate::policy::{
+    self, Lifetimes, Options, Reason, Record, RequestView, StoredView, groups, update,
+};
 use crate::store::{Entry, Fields, Head, Selecting};
 use crate::upstream::OriginBody;
 
@@ -162,8 +164,7 @@ impl Fetching {
             if response.status() == StatusCode::NOT_MODIFIED && validation.asks() {
                 return self.confirmed(response.headers(), validation);
             }
-            let usable =
-                policy::decide::usable_on_error(&validation.entry.head.record, self.received);
+            let usable = policy::decide::usable_on_error(validation.entry.view(), self.received);
             if counts_as_failure(response.status()) && usable {
                 return self.failed(origin_failure(&response), Some(validation));
             }
@@ -194,7 +195,7 @@ impl Fetching {
     /// it as it came. It is stored in no case.
     fn false_success(self, response: Response<OriginBody>, validation: Option<Validation>) {
         let usable = validation.as_ref().is_some_and(|validation| {
-            policy::decide::usable_on_error(&validation.entry.head.record, self.received)
+            policy::decide::usable_on_error(validation.entry.view(), self.received)
         });
         if usable {
             let message = "the body of the origin's answer means failure (error_when)";
@@ -243,11 +244,7 @@ impl Fetching {
         };
         let entry = Arc::new(entry);
         match lifetimes {
-            Ok(_) => {
-                self.proxy
-                    .memory
-                    .insert(&self.primary, &self.client_headers, Arc::clone(&entry))
-            }
+            Ok(_) => self.keep(Arc::clone(&entry)),
             // It may no longer be stored, or not by this request's leave.
             Err(reason) if reason.is_of_the_response() => {
                 self.proxy.memory.remove(&self.primary, stored)
@@ -267,7 +264,7 @@ impl Fetching {
         status: StatusCode,
         may_store: Result<(), Reason>,
     ) {
-        let is_reusable = entry.head.record.is_reusable(self.received);
+        let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.received);
         self.ticket.publish(match may_store {
             Ok(()) if is_reusable => Outcome::Stored(Arc::clone(&entry)),
             Ok(()) => Outcome::NotShared(Reason::MustValidate),
@@ -294,6 +291,8 @@ impl Fetching {
             fields: Fields::pack(headers),
             record: Record::new(lifetimes, headers, self.requested, self.received),
             selecting,
+            stamp: self.ticket.stamp(),
+            groups: groups::of(headers, self.options.groups.as_ref()),
         }
     }
 

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Failure, FailureKind};
 use crate::flight::Outcome;
 use crate::metrics::Refresh;
-use crate::policy::{Lifetimes, Reason};
+use crate::policy::{Lifetimes, Reason, StoredView};
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
@@ -61,7 +61,7 @@ impl Fetching {
 
     /// `outcome`, unless the response must be validated by everybody who wants it.
     fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
-        if head.record.is_reusable(self.received) {
+        if StoredView::of(&head.record).is_reusable(self.received) {
             outcome
         } else {
             Outcome::NotShared(Reason::MustValidate)
@@ -175,9 +175,12 @@ impl Fetching {
         self.ticket.finish(Ok(None));
     }
 
-    fn keep(&self, entry: Arc<Entry>) {
+    /// Stores it, unless a purge came while it was fetched.
+    pub(super) fn keep(&self, entry: Arc<Entry>) {
         let memory = &self.proxy.memory;
-        memory.insert(&self.primary, &self.client_headers, entry);
+        if !memory.insert(&self.primary, &self.client_headers, entry) {
+            self.not_stored(Reason::Purged);
+        }
     }
 }
 

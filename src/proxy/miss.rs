@@ -13,8 +13,8 @@ use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Outcome, Ticket};
 use crate::metrics::CacheResult;
 use crate::policy::vary::append_selecting;
-use crate::policy::{self, Cookies, Decision, Options, Reason};
-use crate::store::{Entry, Found, Head};
+use crate::policy::{self, Cookies, Decision, Options, Reason, StoredView};
+use crate::store::{Entry, Found, Head, Judgement};
 use crate::upstream::{OriginBody, empty};
 
 use super::Proxy;
@@ -24,6 +24,15 @@ use super::request::{Asked, flight_key};
 
 /// Elections of a leader that one request takes part in; after that it fetches alone.
 const ELECTIONS: u32 = 2;
+
+/// Whether what another request fetched answers this one.
+enum Fits {
+    Yes,
+    /// Another variant, or another cookie: whatever it is now, it is not this one.
+    No,
+    /// A purge came while it was fetched: whoever is first fetches again, for all.
+    Purged,
+}
 
 impl Proxy {
     /// Miss: joins the fetch of this key or leads it.
@@ -40,7 +49,7 @@ impl Proxy {
         let now = self.clock.now();
         let decision = policy::decide(
             asked.view(),
-            stored.as_deref().map(|entry| &entry.head.record),
+            stored.as_deref().map(Entry::view),
             &options,
             now,
         );
@@ -88,10 +97,7 @@ impl Proxy {
             if alone.is_some() {
                 break;
             }
-            match self
-                .flights
-                .board(&flight_key, || self.stored_meanwhile(&asked, &options))
-            {
+            match self.board(&asked, || self.stored_meanwhile(&asked, &options)) {
                 Err(served) => return served,
                 Ok(Boarding::Lead(ticket)) => {
                     return self.lead(asked, ticket, validation, note).await;
@@ -105,22 +111,24 @@ impl Proxy {
                     };
                     match outcome {
                         Outcome::Streaming(head) => {
-                            let reader = waiter
-                                .reader()
-                                .filter(|_| self.is_for(&asked, &options, &head));
-                            if let Some(reader) = reader {
-                                return self.collapsed(&asked, &head, Body::Flight(reader), note);
+                            let fits = self.fits(&asked, &options, &head);
+                            match (fits, waiter.reader()) {
+                                (Fits::Yes, Some(reader)) => {
+                                    let body = Body::Flight(reader);
+                                    return self.collapsed(&asked, &head, body, note);
+                                }
+                                (Fits::Purged, _) => {}
+                                _ => alone = Some(reason),
                             }
-                            // Another variant, or another cookie: whatever it is now, it is not this one.
-                            alone = Some(reason);
                         }
-                        Outcome::Stored(entry) => {
-                            if self.is_for(&asked, &options, &entry.head) {
+                        Outcome::Stored(entry) => match self.fits(&asked, &options, &entry.head) {
+                            Fits::Yes => {
                                 let body = Body::Whole(entry.body());
                                 return self.collapsed(&asked, &entry.head, body, note);
                             }
-                            alone = Some(reason);
-                        }
+                            Fits::No => alone = Some(reason),
+                            Fits::Purged => {}
+                        },
                         Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
                         Outcome::Failed(failure) => {
                             return self.stale_or_failure(&asked, stored.as_ref(), &failure, note);
@@ -134,7 +142,8 @@ impl Proxy {
             reason: alone.unwrap_or(reason),
             ..note
         };
-        let ticket = self.flights.solo(&flight_key);
+        let stamp = self.memory.purges().position();
+        let ticket = self.flights.solo(&flight_key, stamp);
         self.lead(asked, ticket, validation, note).await
     }
 
@@ -145,20 +154,33 @@ impl Proxy {
         let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
             return None;
         };
-        let decision = policy::decide(asked.view(), Some(&entry.head.record), options, now);
+        let decision = policy::decide(asked.view(), Some(entry.view()), options, now);
         self.reuse(&entry, decision, &asked.parts, options, now)
     }
 
     /// Whether a response that another request fetched answers this one too.
-    fn is_for(&self, asked: &Asked, options: &Options, head: &Head) -> bool {
-        let decision = policy::decide(asked.view(), Some(&head.record), options, self.clock.now());
+    fn fits(&self, asked: &Asked, options: &Options, head: &Head) -> Fits {
+        let stale_since = match self.memory.judge(&asked.primary, head) {
+            Judgement::Gone => return Fits::Purged,
+            Judgement::StaleSince(at) => Some(at),
+            Judgement::Untouched => None,
+        };
+        let stored = StoredView {
+            record: &head.record,
+            stale_since,
+        };
+        let decision = policy::decide(asked.view(), Some(stored), options, self.clock.now());
         let is_usable = matches!(decision, Decision::Hit { .. } | Decision::StaleHit { .. });
         let is_selected = head.selecting.as_ref().is_none_or(|selecting| {
             let mut values = Vec::new();
             append_selecting(&selecting.names, &asked.parts.headers, &mut values);
             values == selecting.values
         });
-        is_usable && is_selected
+        if is_usable && is_selected {
+            Fits::Yes
+        } else {
+            Fits::No
+        }
     }
 
     fn collapsed(
@@ -278,7 +300,7 @@ impl Proxy {
     ) -> (Response<Body>, Note) {
         let now = self.clock.now();
         let usable = stored.filter(|entry| {
-            failure.kind.is_origins() && policy::decide::usable_on_error(&entry.head.record, now)
+            failure.kind.is_origins() && policy::decide::usable_on_error(entry.view(), now)
         });
         let Some(entry) = usable else {
             let note = Note {
@@ -291,11 +313,8 @@ impl Proxy {
                 note,
             );
         };
-        let (fresh, age) = (
-            entry.head.record.lifetimes.fresh,
-            entry.head.record.age(now),
-        );
-        let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age);
+        let (age, ttl) = (entry.view().age(now), entry.view().ttl(now));
+        let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, ttl);
         let body = Body::Whole(entry.body());
         give(asked, &entry.head, age, body, note)
     }

@@ -133,12 +133,8 @@ impl Proxy {
         let now = self.clock.now();
         let found = self.memory.get(&mut key, &parts.headers, now);
         if let Found::Entry(entry) = &found {
-            let decision = policy::decide(
-                view(&parts, false),
-                Some(&entry.head.record),
-                &route.options,
-                now,
-            );
+            let decision =
+                policy::decide(view(&parts, false), Some(entry.view()), &route.options, now);
             if let Some(served) = self.reuse(entry, decision, &parts, &route.options, now) {
                 let (response, note) = served;
                 if note.result == CacheResult::Stale && self.may_refresh(entry, now) {
@@ -269,24 +265,17 @@ impl Proxy {
         options: &Options,
         now: Timestamp,
     ) -> Option<(Response<Body>, Note)> {
-        let fresh = entry.head.record.lifetimes.fresh;
-        let (age, note) = match decision {
-            Decision::Hit { age, .. } => {
-                (age, Note::hit(CacheResult::Hit, Reason::Fresh, fresh, age))
-            }
-            Decision::StaleHit { age, reason, .. } => {
-                (age, Note::hit(CacheResult::Stale, reason, fresh, age))
-            }
+        let stored = entry.view();
+        let (result, reason) = match decision {
+            Decision::Hit { .. } => (CacheResult::Hit, Reason::Fresh),
+            Decision::StaleHit { reason, .. } => (CacheResult::Stale, reason),
             // The origin has just failed for this: it is given a pause, and stale stands in.
             Decision::Miss { on_error: true, .. } if !self.may_refresh(entry, now) => {
-                let age = entry.head.record.age(now);
-                (
-                    age,
-                    Note::hit(CacheResult::Stale, Reason::StaleIfError, fresh, age),
-                )
+                (CacheResult::Stale, Reason::StaleIfError)
             }
             Decision::Miss { .. } => return None,
         };
+        let (age, note) = (stored.age(now), Note::hit(result, reason, stored.ttl(now)));
         let body = Body::Whole(entry.body());
         Some((
             deliver::deliver(
@@ -309,8 +298,7 @@ impl Proxy {
 
     /// Starts a fetch behind a stale answer, unless one is under way (RFC 5861 §3).
     fn refresh(self: &Arc<Self>, asked: &Asked, entry: &Arc<Entry>) {
-        let flight_key = flight_key(asked);
-        if let Ok(Boarding::Lead(ticket)) = self.flights.board(&flight_key, || None::<()>) {
+        if let Ok(Boarding::Lead(ticket)) = self.board(asked, || None::<()>) {
             let validation = Validation::of(Arc::clone(entry));
             match self.fetch(asked, ticket, Some(validation), None) {
                 Ok(fetch) => drop(tokio::spawn(fetch.run())),
@@ -319,6 +307,20 @@ impl Proxy {
                 }
             }
         }
+    }
+
+    /// Joins the flight of what is asked for, unless a hard purge has outdated it, or leads one.
+    pub(super) fn board<T>(
+        &self,
+        asked: &Asked,
+        stored_meanwhile: impl FnOnce() -> Option<T>,
+    ) -> Result<Boarding, T> {
+        let key = flight_key(asked);
+        let purges = self.memory.purges();
+        let groups = asked.options().and_then(|options| options.groups.as_ref());
+        let is_outdated = |stamp| purges.has_purged(&key, groups, stamp);
+        self.flights
+            .board(&key, purges.position(), is_outdated, stored_meanwhile)
     }
 
     pub(super) fn fetch(

@@ -1,13 +1,14 @@
 //! One stored response: its head in a compact form, its body, and what policy remembers of it.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{AGE, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use crate::clock::Timestamp;
 use crate::http::fields::is_hop_by_hop;
-use crate::policy::Record;
+use crate::policy::{Groups, Record, StoredView};
 
 use super::ledger::Charge;
 
@@ -114,6 +115,9 @@ pub struct Head {
     /// `None` without a `Vary`. Boxed: most responses have none, and each byte here counts once
     /// for every stored one.
     pub selecting: Option<Box<Selecting>>,
+    /// The purge log's position when its fetch began.
+    pub stamp: u64,
+    pub groups: Option<Groups>,
 }
 
 /// A whole stored response. Head block and body are one allocation.
@@ -122,6 +126,10 @@ pub struct Entry {
     pub head: Head,
     /// Unix milliseconds before which a failed background refresh is not tried again.
     pub refresh_after: AtomicU64,
+    /// Purges up to this position have been taken into account.
+    judged: AtomicU64,
+    /// Unix milliseconds at which a purge made it stale; 0 for never.
+    stale_since: AtomicU64,
     /// Where the body begins in the allocation that `head.fields` begins.
     body_start: u32,
     weight: u32,
@@ -197,6 +205,8 @@ impl Entry {
                 ..head.clone()
             },
             refresh_after: AtomicU64::new(0),
+            judged: AtomicU64::new(head.stamp),
+            stale_since: AtomicU64::new(0),
             body_start,
             weight,
         })
@@ -205,6 +215,32 @@ impl Entry {
     /// The body; shares the entry's allocation.
     pub fn body(&self) -> Bytes {
         self.head.fields.block.slice(self.body_start as usize..)
+    }
+
+    /// As policy sees it now.
+    pub fn view(&self) -> StoredView<'_> {
+        let since = self.stale_since.load(Ordering::Relaxed);
+        StoredView {
+            record: &self.head.record,
+            stale_since: (since > 0).then(|| Timestamp::from_millis(since)),
+        }
+    }
+
+    /// Ends its freshness, unless that happened before.
+    pub fn make_stale(&self, at: Timestamp) {
+        let earlier = |since: u64| (since == 0 || at.as_millis() < since).then(|| at.as_millis());
+        let _ = self
+            .stale_since
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier);
+    }
+
+    /// The position of the purge log up to which it was judged.
+    pub fn judged(&self) -> u64 {
+        self.judged.load(Ordering::Relaxed)
+    }
+
+    pub fn set_judged(&self, position: u64) {
+        self.judged.fetch_max(position, Ordering::Relaxed);
     }
 
     /// Bytes of head and body.
@@ -243,6 +279,8 @@ mod tests {
             fields: Fields::pack(&headers),
             record: Record::default(),
             selecting: None,
+            stamp: 0,
+            groups: None,
         }
     }
 

@@ -14,11 +14,12 @@ use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::policy::Reason;
-use crate::policy::key::KeyBytes;
+use crate::policy::key::{KeyBytes, Place};
 use crate::policy::vary::append_selecting;
 
-use super::entry::Entry;
+use super::entry::{Entry, Head};
 use super::ledger::{Charge, Ledger};
+use super::purge::{Judgement, Purge, PurgeLog};
 
 /// What an entry costs beside its head, body and key: the entry itself, its two reference counts,
 /// the allocator's rounding, and its place in the table. Measured by `tests/memory.rs`.
@@ -101,6 +102,7 @@ pub struct Memory {
     cache: Cache<Key, Slot, ByCost, DefaultHashBuilder, CountEvictions>,
     evictions: CountEvictions,
     ledger: Arc<Ledger>,
+    purges: PurgeLog,
     /// Held while a list of variants is read, changed and put back.
     variants: Mutex<()>,
 }
@@ -139,6 +141,7 @@ impl Memory {
             cache,
             evictions,
             ledger: Ledger::new(budget),
+            purges: PurgeLog::default(),
             variants: Mutex::new(()),
         }
     }
@@ -148,12 +151,62 @@ impl Memory {
         self.ledger.open()
     }
 
+    /// What was made unusable, and when.
+    pub fn purges(&self) -> &PurgeLog {
+        &self.purges
+    }
+
+    /// Judges `entry`, stored under `key`, by the purges since it was last judged; `false` where
+    /// one has made it unusable.
+    fn is_current(&self, key: &[u8], entry: &Entry) -> bool {
+        let judged = entry.judged();
+        if judged == self.purges.position() {
+            return true;
+        }
+        let Some(place) = Place::of(key) else {
+            return true;
+        };
+        let (stamp, groups) = (entry.head.stamp, entry.head.groups.as_ref());
+        let (judgement, position) = self.purges.judge(&place, groups, stamp, judged);
+        match judgement {
+            Judgement::Gone => return false,
+            Judgement::StaleSince(at) => entry.make_stale(at),
+            Judgement::Untouched => {}
+        }
+        entry.set_judged(position);
+        true
+    }
+
+    /// What the purges say of a response that is not stored yet.
+    pub fn judge(&self, key: &[u8], head: &Head) -> Judgement {
+        if head.stamp == self.purges.position() {
+            return Judgement::Untouched;
+        }
+        let judge = |place: Place<'_>| {
+            let groups = head.groups.as_ref();
+            self.purges.judge(&place, groups, head.stamp, head.stamp).0
+        };
+        Place::of(key).map_or(Judgement::Untouched, judge)
+    }
+
+    /// The entry under exactly this key, unless a purge has made it unusable.
+    fn get_entry(&self, key: &[u8], entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        if self.is_current(key, &entry) {
+            return Some(entry);
+        }
+        self.remove_under(key, &entry);
+        None
+    }
+
     /// Looks up `key`, a primary key, for a request with these fields. Where the response has
     /// variants, `key` becomes the variant's key: flights of different variants do not meet.
     pub fn get(&self, key: &mut KeyBytes, request: &HeaderMap, now: Timestamp) -> Found {
         match self.cache.get(&key[..]) {
             None => Found::Nothing,
-            Some(Slot::Entry(entry)) => Found::Entry(entry),
+            Some(Slot::Entry(entry)) => match self.get_entry(key, entry) {
+                Some(entry) => Found::Entry(entry),
+                None => Found::Nothing,
+            },
             Some(Slot::NotShared { until, reason }) if now < until => Found::NotShared(reason),
             Some(Slot::NotShared { .. }) => Found::Nothing,
             Some(Slot::Variants(variants)) => self.get_variant(&variants, key, request, now),
@@ -178,7 +231,11 @@ impl Memory {
             key.truncate(primary);
             append_selecting(&variant.names, request, key);
             match self.cache.get(&key[..]) {
-                Some(Slot::Entry(entry)) => return Found::Entry(entry),
+                Some(Slot::Entry(entry)) => {
+                    if let Some(entry) = self.get_entry(key, entry) {
+                        return Found::Entry(entry);
+                    }
+                }
                 Some(Slot::NotShared { until, reason }) if now < until => {
                     return Found::NotShared(reason);
                 }
@@ -192,11 +249,16 @@ impl Memory {
         Found::NoVariant
     }
 
-    /// Stores `entry` under `primary`, or under its variant for `request` where it has a `Vary`.
-    pub fn insert(&self, primary: &[u8], request: &HeaderMap, entry: Arc<Entry>) {
+    /// Stores `entry` under `primary`, or under its variant for `request` where it has a `Vary`;
+    /// `false` where a purge came after its fetch had begun.
+    #[must_use]
+    pub fn insert(&self, primary: &[u8], request: &HeaderMap, entry: Arc<Entry>) -> bool {
+        if !self.is_current(primary, &entry) {
+            return false;
+        }
         let Some(selecting) = &entry.head.selecting else {
             self.cache.insert(primary.into(), Slot::Entry(entry));
-            return;
+            return true;
         };
         let names = selecting.names.clone();
         let mut key = KeyBytes::from_slice(primary);
@@ -218,6 +280,7 @@ impl Memory {
         if let Some(oldest) = dropped {
             self.cache.remove(&oldest.key);
         }
+        true
     }
 
     /// Remembers until then that the response under `key` cannot be shared. A response that is
@@ -240,10 +303,31 @@ impl Memory {
         if let Some(selecting) = &entry.head.selecting {
             key.extend_from_slice(&selecting.values);
         }
+        self.remove_under(&key, entry);
+    }
+
+    fn remove_under(&self, key: &[u8], entry: &Arc<Entry>) {
         self.cache.remove_if(
-            &key[..],
+            key,
             |slot| matches!(slot, Slot::Entry(stored) if Arc::ptr_eq(stored, entry)),
         );
+    }
+
+    /// Judges stored responses by all purges so far, and removes those that are gone. Counts those
+    /// that `purge` names, as they come: an iterator, so that the caller can pause.
+    pub fn sweep<'a>(&'a self, purge: Option<&'a Purge>) -> impl Iterator<Item = bool> + 'a {
+        self.cache.iter().filter_map(move |(key, slot)| {
+            let Slot::Entry(entry) = slot else {
+                return None;
+            };
+            let place = Place::of(&key)?;
+            let is_named =
+                purge.is_some_and(|purge| purge.covers(&place, entry.head.groups.as_ref()));
+            if !self.is_current(&key, &entry) {
+                self.remove_under(&key, &entry);
+            }
+            Some(is_named)
+        })
     }
 
     /// Weight of everything stored.
@@ -269,7 +353,9 @@ impl Memory {
 mod tests {
     use super::*;
     use crate::policy::Record;
-    use crate::store::entry::{Fields, Head, Selecting};
+    use crate::policy::key::KeyParts;
+    use crate::store::entry::{Fields, Selecting};
+    use crate::store::purge::{Mode, Reach, Target};
     use bytes::Bytes;
     use http::{HeaderValue, StatusCode};
 
@@ -287,6 +373,8 @@ mod tests {
                     values: Vec::new(),
                 })
             }),
+            stamp: 0,
+            groups: None,
         };
         let body = [Bytes::copy_from_slice(body)];
         Arc::new(Entry::assemble(&head, &body, None, memory.charge()).unwrap())
@@ -314,11 +402,11 @@ mod tests {
     fn each_variant_is_found_by_its_own_request_fields() {
         let memory = Memory::new(4 << 20, 1 << 19);
         for language in ["de", "en"] {
-            memory.insert(
+            assert!(memory.insert(
                 b"k",
                 &request(language),
                 entry(&memory, language.as_bytes(), &["accept-language"]),
-            );
+            ));
         }
         assert_eq!(
             body(&get(&memory, &request("de"))),
@@ -334,11 +422,11 @@ mod tests {
     #[test]
     fn a_miss_among_variants_leaves_the_variants_key() {
         let memory = Memory::new(4 << 20, 1 << 19);
-        memory.insert(
+        assert!(memory.insert(
             b"k",
             &request("de"),
             entry(&memory, b"de", &["accept-language"]),
-        );
+        ));
         let (mut one, mut other) = (KeyBytes::from_slice(b"k"), KeyBytes::from_slice(b"k"));
         memory.get(&mut one, &request("fr"), NOW);
         memory.get(&mut other, &request("es"), NOW);
@@ -355,7 +443,7 @@ mod tests {
             })
             .collect();
         for language in &languages {
-            memory.insert(b"k", language, entry(&memory, b"x", &["accept-language"]));
+            assert!(memory.insert(b"k", language, entry(&memory, b"x", &["accept-language"])));
         }
         assert!(matches!(get(&memory, &languages[0]), Found::NoVariant));
         assert!(body(&get(&memory, &languages[MAX_VARIANTS])).is_some());
@@ -377,7 +465,7 @@ mod tests {
             Timestamp::from_millis(5),
         );
         assert!(matches!(later, Found::Nothing));
-        memory.insert(b"k", &none, entry(&memory, b"x", &[]));
+        assert!(memory.insert(b"k", &none, entry(&memory, b"x", &[])));
         memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::Status, true);
         assert!(body(&get(&memory, &none)).is_some());
         memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::NoStore, false);
@@ -389,11 +477,11 @@ mod tests {
         let memory = Memory::new(4 << 20, 1 << 16);
         for number in 0_u32..500 {
             let body = vec![0; 30_000];
-            memory.insert(
+            assert!(memory.insert(
                 &number.to_be_bytes(),
                 &HeaderMap::new(),
                 entry(&memory, &body, &[]),
-            );
+            ));
             assert!(memory.held_bytes() <= 4 << 20);
         }
         assert!(memory.evictions() > 300, "{}", memory.evictions());
@@ -404,7 +492,7 @@ mod tests {
     fn bytes_of_an_evicted_response_count_while_it_is_read() {
         let memory = Memory::new(4 << 20, 1 << 16);
         let none = HeaderMap::new();
-        memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[]));
+        assert!(memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[])));
         let Found::Entry(reader) = get(&memory, &none) else {
             panic!("not stored")
         };
@@ -412,5 +500,47 @@ mod tests {
         assert!(memory.held_bytes() >= 1000);
         drop(reader);
         assert_eq!(memory.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_purge_reached_is_neither_found_nor_put_back() {
+        let memory = Memory::new(4 << 20, 1 << 19);
+        let mut key = KeyBytes::new();
+        KeyParts {
+            scheme: "http",
+            host: "h",
+            forwarded_host: None,
+            path: "/a",
+            query: None,
+            partition: b"",
+        }
+        .write(&mut key);
+        let find = || memory.get(&mut key.clone(), &request("de"), NOW);
+        let purge = |mode| {
+            let purge = Purge {
+                target: Target::Prefix("/a".into()),
+                reach: Reach::Any,
+            };
+            memory
+                .purges()
+                .append(purge, mode, Timestamp::from_millis(7));
+        };
+        for varies_by in [&[][..], &["accept-language"][..]] {
+            let mut head = entry(&memory, b"x", varies_by).head.clone();
+            head.stamp = memory.purges().position();
+            let body = [Bytes::from_static(b"x")];
+            let stored = Entry::assemble(&head, &body, None, memory.charge());
+            let stored = Arc::new(stored.unwrap());
+            assert!(memory.insert(&key, &request("de"), Arc::clone(&stored)));
+            purge(Mode::Soft);
+            assert!(matches!(find(), Found::Entry(_)));
+            assert_eq!(stored.view().stale_since, Some(Timestamp::from_millis(7)));
+            purge(Mode::Hard);
+            assert_eq!(memory.sweep(None).count(), 1);
+            assert!(!matches!(find(), Found::Entry(_)));
+            assert_eq!(memory.sweep(None).count(), 0);
+            // A fill that began before the purge.
+            assert!(!memory.insert(&key, &request("de"), stored));
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Stored responses: what one is made of ([`entry`]), the bytes that all of them may take
-//! ([`ledger`]), and the tier that holds them in memory ([`memory`]).
+//! ([`ledger`]), the tier that holds them in memory ([`memory`]), and what was made unusable ([`purge`]).
 
 pub mod entry;
 pub mod ledger;
 pub mod memory;
+pub mod purge;
 
 pub use entry::{Entry, Fields, Head, NotAssembled, Selecting};
 pub use ledger::{Charge, Ledger};
 pub use memory::{Found, Memory};
+pub use purge::{Judgement, Mode, Purge, PurgeLog, Reach, Target};
