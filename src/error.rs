@@ -121,6 +121,21 @@ impl FailureKind {
         }
     }
 
+    /// Whether the origin may have acted on a request that failed so: only what failed before a
+    /// byte was sent has surely changed nothing.
+    pub fn may_have_arrived(self) -> bool {
+        !matches!(
+            self,
+            Self::DnsFailed
+                | Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::TlsFailed
+                | Self::BreakerOpen
+                | Self::QueueFull
+                | Self::WaitTimeout
+        )
+    }
+
     /// The label in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,7 @@
-//! The admin port: metrics, the summary, health. Its own listener, away from the clients' traffic.
+//! The admin port: metrics, the summary, health, purges. Its own listener, away from the clients'
+//! traffic.
+
+mod purge;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,11 +20,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::proxy::Proxy;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// How long the body of a request may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const JSON: &str = "application/json";
 
 /// What the handlers answer from.
@@ -65,8 +71,8 @@ impl Admin {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let service = service_fn(move |request: Request<Incoming>| {
-            let response = self.answer(request.method(), request.uri().path(), request.headers());
-            async move { Ok::<_, Infallible>(response.map(Full::new)) }
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.answer(request).await.map(Full::new)) }
         });
         let mut protocol = http1::Builder::new();
         protocol
@@ -80,15 +86,19 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str, headers: &HeaderMap) -> Response<Bytes> {
-        if *method != Method::GET && *method != Method::HEAD {
-            let mut response = json_response(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &json!({"error": "Method not allowed"}),
-            );
+    async fn answer(&self, request: Request<Incoming>) -> Response<Bytes> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        let (takes, allowed): (&[Method], _) = match path {
+            "/purge" => (&[Method::POST], "POST"),
+            _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+        };
+        if !takes.contains(&parts.method) {
+            let body = json!({"error": format!("Method not allowed: {path} takes {allowed}")});
+            let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
             response
                 .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                .insert(ALLOW, HeaderValue::from_static(allowed));
             return response;
         }
         // Health is for probes, which have no token.
@@ -97,7 +107,7 @@ impl Admin {
             "/readyz" => return self.readiness(),
             _ => {}
         }
-        if !self.is_allowed(headers) {
+        if !self.is_allowed(&parts.headers) {
             let body = json!({"error": "this endpoint needs the bearer token of admin.token"});
             let mut response = json_response(StatusCode::UNAUTHORIZED, &body);
             response
@@ -114,13 +124,36 @@ impl Admin {
                 ),
             },
             "/api/metrics" => json_response(StatusCode::OK, &self.proxy.metrics.summary()),
+            "/purge" => self.purge(body).await,
             _ => {
                 let body = json!({
                     "error": "Not found",
-                    "endpoints": ["/metrics", "/api/metrics", "/healthz", "/readyz"],
+                    "endpoints": ["/metrics", "/api/metrics", "/healthz", "/readyz", "POST /purge"],
                 });
                 json_response(StatusCode::NOT_FOUND, &body)
             }
+        }
+    }
+
+    async fn purge(&self, body: Incoming) -> Response<Bytes> {
+        let refuse = |status, error: String| json_response(status, &json!({"error": error}));
+        let reading = Limited::new(body, purge::BODY_LIMIT).collect();
+        let body = match timeout(BODY_TIMEOUT, reading).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let limit = purge::BODY_LIMIT;
+                let error = format!("the body is larger than {limit} bytes");
+                return refuse(StatusCode::PAYLOAD_TOO_LARGE, error);
+            }
+            Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, error.to_string()),
+            Err(_) => {
+                let error = format!("the body did not come within {BODY_TIMEOUT:?}");
+                return refuse(StatusCode::REQUEST_TIMEOUT, error);
+            }
+        };
+        match purge::purge(&self.proxy, &body).await {
+            Ok(done) => json_response(StatusCode::OK, &done),
+            Err(error) => refuse(StatusCode::BAD_REQUEST, error),
         }
     }
 

@@ -7,8 +7,9 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
 use crate::http::fields::is_hop_by_hop;
+use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, ErrorWhen, Ignore, Obey, Share};
+use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Obey, Share};
 
 use super::Cache;
 use super::routes::{Route, RouteError, Routes};
@@ -171,7 +172,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
                     .filter(|value| !value.is_empty())
             })
             .map(|at| at.value),
-        groups: None,
+        groups: group_names(&mut section, "groups").map(Into::into),
         credential_fields: Arc::clone(&shared.credential_fields),
     };
     let query = section.word_or_list(
@@ -184,10 +185,21 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         },
         QueryRule::Names,
     );
+    let invalidates = group_names(&mut section, "invalidates");
+    let methods = methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]);
+    if invalidates.is_some() && methods.iter().all(is_safe) {
+        let message = "route.invalidates is for writes, and no method of this route is one: expected methods = [\"POST\", …]";
+        section.source().mistake(section.span(), message);
+    }
+    let invalidation = section.parsed("invalidation", "\"soft\" or \"hard\"", |text| {
+        Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
+    });
     let route = Route {
         path: path.to_owned(),
         host: host.map(|at| at.value),
-        methods: methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]),
+        methods,
+        invalidates: invalidates.unwrap_or_default(),
+        invalidation: invalidation.map_or(Mode::Soft, |at| at.value),
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
@@ -201,6 +213,12 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     section.finish();
     // A host that could not be read is not "any": what comes of it would only mislead.
     (!has_host || route.host.is_some()).then_some(route)
+}
+
+fn group_names(section: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<Box<str>>> {
+    section.some(key, "a name such as \"overview\"", |text| {
+        (!text.trim().is_empty()).then(|| text.into())
+    })
 }
 
 fn ignore(section: &mut Section<'_, '_>) -> Ignore {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use matchit::Router;
 
-use crate::policy::Options;
 use crate::policy::key::QueryRule;
+use crate::policy::{Mode, Options};
 
 /// One checked `[[route]]`.
 #[derive(Clone, Debug)]
@@ -21,6 +21,9 @@ pub struct Route {
     pub sort_query: bool,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
+    /// Groups that a write through this route changes.
+    pub invalidates: Vec<Box<str>>,
+    pub invalidation: Mode,
     /// Where it stands in the file, for messages about it.
     pub line: usize,
 }
@@ -111,6 +114,14 @@ impl Routes {
         }
         find_path(&self.any_host, method, path)
             .and_then(|index| self.list.get(index).map(|route| (index, route)))
+    }
+
+    /// The routes that this path may take, of whatever host.
+    pub fn for_path(&self, method: &Method, path: &str) -> impl Iterator<Item = &Arc<Route>> {
+        let hosts = self.hosts.iter().map(|(_, by_method)| by_method);
+        hosts
+            .chain([&self.any_host])
+            .filter_map(move |by_method| self.list.get(find_path(by_method, method, path)?))
     }
 
     /// Whether any route looks at the host, so that it belongs in every key.

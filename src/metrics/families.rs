@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use crate::error::FailureKind;
-use crate::policy::Reason;
+use crate::policy::{Mode, Reason};
 
 use super::{CacheResult, Metrics, NO_ROUTE, REFRESHES, RouteMetrics, TABLES};
 
@@ -74,6 +74,12 @@ pub struct TypeLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabels {
     pub result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PurgeLabels {
+    pub target: &'static str,
+    pub mode: &'static str,
 }
 
 impl Metrics {
@@ -212,6 +218,16 @@ impl Metrics {
             "Requests answered by another request's fetch",
             self.coalesced_waiters.clone(),
         );
+        registry.register(
+            "cache_purges",
+            "Purges by the admin port and by writes: what they name, and whether it is gone or stale",
+            self.purges.clone(),
+        );
+        for target in ["all", "url", "prefix", "group"] {
+            for mode in Mode::ALL.map(Mode::as_str) {
+                touch(&self.purges, &PurgeLabels { target, mode });
+            }
+        }
         registry.register(
             "cache_background_refreshes",
             "Refreshes behind a stale answer, by how they ended",

@@ -20,11 +20,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::error::FailureKind;
-use crate::policy::Reason;
+use crate::policy::{Mode, Reason};
 
 use families::{
-    ErrorLabels, OutcomeLabels, PathLabels, QueryErrorLabels, QueryLabels, ReasonLabels,
-    RequestLabels, TypeLabels,
+    ErrorLabels, OutcomeLabels, PathLabels, PurgeLabels, QueryErrorLabels, QueryLabels,
+    ReasonLabels, RequestLabels, TypeLabels,
 };
 use latency::Latency;
 
@@ -117,6 +117,7 @@ pub struct Metrics {
     not_stored: Family<ReasonLabels, Counter>,
     pub coalesced_waiters: Counter,
     refreshes: Family<OutcomeLabels, Counter>,
+    purges: Family<PurgeLabels, Counter>,
     upstream_duration: Latency,
     upstream_errors: Family<TypeLabels, Counter>,
     pub upstream_retries: Counter,
@@ -169,6 +170,7 @@ impl Metrics {
             not_stored: Family::default(),
             coalesced_waiters: Counter::default(),
             refreshes: Family::default(),
+            purges: Family::default(),
             upstream_duration: Latency::default(),
             upstream_errors: Family::default(),
             upstream_retries: Counter::default(),
@@ -275,6 +277,12 @@ impl Metrics {
                 .get_or_create(&OutcomeLabels { result })
                 .inc();
         }
+    }
+
+    pub fn purged(&self, target: &'static str, mode: Mode) {
+        let mode = mode.as_str();
+        let labels = PurgeLabels { target, mode };
+        self.purges.get_or_create(&labels).inc();
     }
 
     pub fn upstream_answered(&self, elapsed: Duration) {

@@ -36,6 +36,13 @@ impl KeyParts<'_> {
     /// Writes the key. Parts end in a zero byte, which no URI contains, so that no two different
     /// lists of parts give the same bytes.
     pub fn write(&self, key: &mut KeyBytes) {
+        self.write_origin(key);
+        write_target(self.path, self.query, key);
+        key.extend_from_slice(self.partition);
+    }
+
+    /// Writes the beginning of the key, which says which origin: [`Place::origin`].
+    pub fn write_origin(&self, key: &mut KeyBytes) {
         for part in [
             self.scheme,
             self.host,
@@ -44,8 +51,6 @@ impl KeyParts<'_> {
             key.extend_from_slice(part.as_bytes());
             key.push(0);
         }
-        write_target(self.path, self.query, key);
-        key.extend_from_slice(self.partition);
     }
 }
 

@@ -10,7 +10,9 @@ pub mod decide;
 pub mod error_when;
 pub mod freshness;
 pub mod groups;
+pub mod invalidate;
 pub mod key;
+pub mod range;
 pub mod reason;
 pub mod storable;
 pub mod update;
@@ -29,6 +31,7 @@ pub use decide::{Decision, bypass, decide};
 pub use error_when::ErrorWhen;
 pub use freshness::{Lifetimes, Record, Standing, StoredView};
 pub use groups::Groups;
+pub use invalidate::Mode;
 pub use reason::Reason;
 pub use storable::storable;
 

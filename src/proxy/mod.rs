@@ -12,6 +12,7 @@ mod fetch;
 mod fill;
 mod forward;
 mod inspect;
+mod invalidate;
 mod miss;
 mod pass;
 mod received;

@@ -13,6 +13,7 @@ use crate::policy::Reason;
 
 use super::deliver::{Body, Note};
 use super::forward::{self, Conditions};
+use super::invalidate::Write;
 use super::request::Asked;
 use super::{Proxy, tunnel};
 
@@ -42,7 +43,14 @@ impl Proxy {
             body,
         );
         let answer = match request {
-            Ok(request) => self.origin.answer(request).await,
+            Ok(request) => {
+                let write = Write::of(&self, &asked);
+                let answer = self.origin.answer(request).await;
+                if let Some(write) = write {
+                    write.answered(&answer);
+                }
+                answer
+            }
             Err(failure) => Err(failure),
         };
         match answer {

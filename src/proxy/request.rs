@@ -242,18 +242,33 @@ impl Proxy {
         route: &Route,
         client: Client,
     ) {
-        let hides_host = self.forwarding.rewrites_host() && !self.config.routes.match_hosts();
         let query = select_query(parts.uri.query(), &route.query, route.sort_query);
         let partition = partition(&parts.headers, &route.options);
         KeyParts {
-            scheme: client_scheme(&parts.headers, client),
-            host: host.filter(|_| !hides_host).unwrap_or_default(),
-            forwarded_host: forwarded_host(&parts.headers, client).filter(|_| !hides_host),
             path,
             query: query.as_deref(),
             partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
+            ..self.origin_parts(&parts.headers, host, client)
         }
         .write(key);
+    }
+
+    /// The parts of a key that say which origin; the rest is empty.
+    pub(super) fn origin_parts<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        host: Option<&'a str>,
+        client: Client,
+    ) -> KeyParts<'a> {
+        let hides_host = self.forwarding.rewrites_host() && !self.config.routes.match_hosts();
+        KeyParts {
+            scheme: client_scheme(headers, client),
+            host: host.filter(|_| !hides_host).unwrap_or_default(),
+            forwarded_host: forwarded_host(headers, client).filter(|_| !hides_host),
+            path: "",
+            query: None,
+            partition: &[],
+        }
     }
 
     /// The response to a request from what is stored, if the decision allows it.

@@ -313,16 +313,16 @@ impl Memory {
         );
     }
 
-    /// Judges stored responses by all purges so far, and removes those that are gone. Counts those
-    /// that `purge` names, as they come: an iterator, so that the caller can pause.
-    pub fn sweep<'a>(&'a self, purge: Option<&'a Purge>) -> impl Iterator<Item = bool> + 'a {
+    /// Judges stored responses by all purges so far, and removes those that are gone. Says of each
+    /// whether one of `purges` names it; an iterator, so that the caller can pause.
+    pub fn sweep<'a>(&'a self, purges: &'a [Purge]) -> impl Iterator<Item = bool> + 'a {
         self.cache.iter().filter_map(move |(key, slot)| {
             let Slot::Entry(entry) = slot else {
                 return None;
             };
             let place = Place::of(&key)?;
-            let is_named =
-                purge.is_some_and(|purge| purge.covers(&place, entry.head.groups.as_ref()));
+            let groups = entry.head.groups.as_ref();
+            let is_named = purges.iter().any(|purge| purge.covers(&place, groups));
             if !self.is_current(&key, &entry) {
                 self.remove_under(&key, &entry);
             }
@@ -352,10 +352,11 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Mode;
     use crate::policy::Record;
     use crate::policy::key::KeyParts;
     use crate::store::entry::{Fields, Selecting};
-    use crate::store::purge::{Mode, Reach, Target};
+    use crate::store::purge::{Reach, Target};
     use bytes::Bytes;
     use http::{HeaderValue, StatusCode};
 
@@ -536,9 +537,9 @@ mod tests {
             assert!(matches!(find(), Found::Entry(_)));
             assert_eq!(stored.view().stale_since, Some(Timestamp::from_millis(7)));
             purge(Mode::Hard);
-            assert_eq!(memory.sweep(None).count(), 1);
+            assert_eq!(memory.sweep(&[]).count(), 1);
             assert!(!matches!(find(), Found::Entry(_)));
-            assert_eq!(memory.sweep(None).count(), 0);
+            assert_eq!(memory.sweep(&[]).count(), 0);
             // A fill that began before the purge.
             assert!(!memory.insert(&key, &request("de"), stored));
         }

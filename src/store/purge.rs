@@ -13,7 +13,8 @@ use std::sync::{PoisonError, RwLock};
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::policy::groups::Groups;
+use crate::policy::Groups;
+use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
 /// Marks that are kept; past it the older half goes, and what was not judged by it since is
@@ -22,25 +23,6 @@ const MOST_MARKS: usize = 65_536;
 
 /// Prefixes that are kept: each is compared with every response that is judged.
 const MOST_PREFIXES: usize = 256;
-
-/// Whether a purged response is gone or stale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Never used again.
-    #[default]
-    Hard,
-    /// Stale from this moment on: its windows of grace begin.
-    Soft,
-}
-
-impl Mode {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hard => "hard",
-            Self::Soft => "soft",
-        }
-    }
-}
 
 /// What a purge names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

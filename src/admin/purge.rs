@@ -1,0 +1,153 @@
+//! `POST /purge`: what an operator, or a program of theirs, makes unusable by hand.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
+use url::Url;
+
+use crate::policy::Mode;
+use crate::policy::key::normalise_path;
+use crate::proxy::Proxy;
+use crate::store::{Purge, Reach, Target};
+use std::sync::Arc;
+
+/// Largest order.
+pub const BODY_LIMIT: usize = 64 << 10;
+
+const EXPECTED: &str = r#"expected one of {"url": "/path?query"}, {"prefix": "/path"}, {"group": "name"}, {"all": true}; beside it "soft": true (stale instead of gone) and "dry_run": true (only count)"#;
+
+/// The body of the request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    url: Option<String>,
+    prefix: Option<String>,
+    group: Option<String>,
+    all: Option<bool>,
+    #[serde(default)]
+    soft: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Carries out an order: the log's position after it, the instances that know of it, and how many
+/// stored responses it named. An error says what is wrong with the order.
+pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
+    let order: Order =
+        serde_json::from_slice(body).map_err(|error| format!("{error}; {EXPECTED}"))?;
+    let purges = order.purges(proxy)?;
+    let mode = if order.soft { Mode::Soft } else { Mode::Hard };
+    let mut position = proxy.purge_position();
+    if !order.dry_run {
+        for purge in &purges {
+            position = proxy.purge(purge.clone(), mode);
+        }
+    }
+    let matches = proxy.sweep(&purges).await;
+    if !order.dry_run {
+        let what = String::from_utf8_lossy(body);
+        info!(order = %what.trim(), mode = mode.as_str(), position, matches, "purged");
+    }
+    Ok(json!({
+        "position": position,
+        "mode": mode.as_str(),
+        "dry_run": order.dry_run,
+        "matches": matches,
+        "instances": 1,
+    }))
+}
+
+impl Order {
+    fn purges(&self, proxy: &Proxy) -> Result<Vec<Purge>, String> {
+        let any = |target| {
+            let reach = Reach::Any;
+            Purge { target, reach }
+        };
+        match (&self.url, &self.prefix, &self.group, self.all) {
+            (Some(url), None, None, None) => urls(proxy, url),
+            (None, Some(prefix), None, None) => {
+                let (host, prefix) = place(prefix)?;
+                let prefix = match prefix.split_once('?') {
+                    Some((path, query)) => format!("{}?{query}", normalise_path(path)),
+                    None => normalise_path(&prefix).into_owned(),
+                };
+                Ok(vec![Purge {
+                    target: Target::Prefix(prefix.into()),
+                    reach: reach(host),
+                }])
+            }
+            (None, None, Some(group), None) if !group.is_empty() => {
+                Ok(vec![any(Target::Group(group.as_str().into()))])
+            }
+            (None, None, None, Some(true)) => Ok(vec![any(Target::All)]),
+            _ => Err(EXPECTED.to_owned()),
+        }
+    }
+}
+
+fn urls(proxy: &Proxy, url: &str) -> Result<Vec<Purge>, String> {
+    let (host, target) = place(url)?;
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target.as_str(), None),
+    };
+    let targets = proxy.targets(host.as_deref(), path, query);
+    if targets.is_empty() {
+        return Err(format!(
+            "\"url\": {url:?}: no [[route]] takes GET requests for it, so nothing of it is stored"
+        ));
+    }
+    let purges = targets.into_iter().map(|target| Purge {
+        target,
+        reach: reach(host.clone()),
+    });
+    Ok(purges.collect())
+}
+
+fn reach(host: Option<String>) -> Reach {
+    host.map_or(Reach::Any, |host| Reach::Host(host.into()))
+}
+
+/// Host, where one is named, and the rest of a URL; the scheme does not matter, for who ends TLS
+/// before us decides it.
+fn place(text: &str) -> Result<(Option<String>, String), String> {
+    if text.starts_with('/') && !text.starts_with("//") {
+        return Ok((None, text.to_owned()));
+    }
+    let expected = || {
+        format!(
+            "{text:?}: expected a path such as \"/api\", or a URL such as \"https://api.example.org/api\""
+        )
+    };
+    let url = Url::parse(text).map_err(|_| expected())?;
+    let host = url
+        .host_str()
+        .filter(|_| matches!(url.scheme(), "http" | "https"));
+    let host = host.ok_or_else(expected)?;
+    let host = match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    let query = url
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
+    Ok((Some(host), format!("{}{query}", url.path())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_path_or_a_url_with_its_host() {
+        let read = |text| place(text).ok();
+        let here = |rest: &str| Some((None, rest.to_owned()));
+        let there = |host: &str, rest: &str| Some((Some(host.to_owned()), rest.to_owned()));
+        assert_eq!(read("/a?x=1"), here("/a?x=1"));
+        assert_eq!(read("https://H.example/a?x"), there("h.example", "/a?x"));
+        assert_eq!(read("http://h:81"), there("h:81", "/"));
+        for broken in ["", "a", "//h/a", "ftp://h/a", "http://"] {
+            assert_eq!(read(broken), None, "{broken}");
+        }
+    }
+}

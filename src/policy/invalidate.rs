@@ -1,0 +1,104 @@
+//! What a write makes of stored responses (RFC 9111 §4.4).
+
+use http::header::{CONTENT_LOCATION, LOCATION};
+use http::{HeaderMap, Method, StatusCode};
+use url::Url;
+
+/// Whether a purged response is gone or stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Never used again.
+    #[default]
+    Hard,
+    /// Stale from this moment on: its windows of grace begin.
+    Soft,
+}
+
+impl Mode {
+    pub const ALL: [Self; 2] = [Self::Hard, Self::Soft];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hard => "hard",
+            Self::Soft => "soft",
+        }
+    }
+}
+
+/// Whether a method is known to change nothing: those of RFC 9110 §9.2.1, and those that IANA's
+/// registry of methods calls safe. Of every other the safety is unknown.
+pub fn is_safe(method: &Method) -> bool {
+    let safe = ["PROPFIND", "REPORT", "SEARCH", "QUERY", "PRI"];
+    method.is_safe() || safe.contains(&method.as_str())
+}
+
+/// Whether a write with this answer has changed what it names: it was not refused (§4.4), or a
+/// gateway behind us does not know either.
+pub fn has_changed(status: StatusCode) -> bool {
+    let is_unknown = matches!(
+        status,
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+    );
+    status.is_success() || status.is_redirection() || is_unknown
+}
+
+/// The other URIs that a write to `target` has changed: what its answer says in `Location` and
+/// `Content-Location`, where that is of the same origin (§4.4 forbids any other).
+pub fn also_changed(target: &Url, response: &HeaderMap) -> Vec<Url> {
+    let named = [LOCATION, CONTENT_LOCATION];
+    let named = named.iter().filter_map(|name| response.get(name));
+    let resolved = named.filter_map(|value| target.join(value.to_str().ok()?).ok());
+    resolved
+        .filter(|url| url.origin() == target.origin())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn methods_of_unknown_safety_are_unsafe() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "SEARCH", "QUERY"] {
+            assert!(is_safe(&method.parse().unwrap()), "{method}");
+        }
+        for method in ["POST", "PUT", "DELETE", "PATCH", "BREW", "get"] {
+            assert!(!is_safe(&method.parse().unwrap()), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_refused_write_changes_nothing() {
+        let changed = |status: u16| has_changed(StatusCode::from_u16(status).unwrap());
+        assert!([200, 201, 204, 303, 304, 502, 504].into_iter().all(changed));
+        assert!(![400, 401, 404, 500, 503].into_iter().any(changed));
+    }
+
+    #[test]
+    fn other_uris_are_resolved_and_never_of_another_origin() {
+        let target = Url::parse("http://api.example/items/?x=1").unwrap();
+        let also = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, HeaderValue::from_static(value));
+            headers.insert(CONTENT_LOCATION, HeaderValue::from_static("?x=2"));
+            let found = also_changed(&target, &headers);
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found.last().unwrap(), "http://api.example/items/?x=2");
+            (found.len() > 1).then(|| found[0].clone())
+        };
+        let there = |text: &str| Some(format!("http://api.example{text}"));
+        assert_eq!(also("7"), there("/items/7"));
+        assert_eq!(also("/other"), there("/other"));
+        assert_eq!(also("http://API.example:80/x"), there("/x"));
+        assert_eq!(also("//api.example/x"), there("/x"));
+        for foreign in [
+            "https://api.example/x",
+            "http://other/x",
+            "http://api.example:81/x",
+            "//evil/x",
+        ] {
+            assert_eq!(also(foreign), None, "{foreign}");
+        }
+    }
+}
