@@ -58,6 +58,8 @@ pub enum FailureKind {
     WaitTimeout,
     /// The built-in origin could not answer.
     OriginFailed,
+    /// None of the ranges asked for is in the representation (RFC 9110 §15.5.17).
+    RangeNotSatisfiable,
     /// `only-if-cached`, and nothing is (RFC 9111 §5.2.1.7).
     OnlyIfCached,
     /// A defect of ours.
@@ -66,7 +68,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::InvalidHead,
         Self::HeadTooLarge,
@@ -89,6 +91,7 @@ impl FailureKind {
         Self::QueueFull,
         Self::WaitTimeout,
         Self::OriginFailed,
+        Self::RangeNotSatisfiable,
         Self::OnlyIfCached,
         Self::Internal,
     ];
@@ -101,6 +104,7 @@ impl FailureKind {
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::DnsFailed
             | Self::ConnectFailed
@@ -161,6 +165,7 @@ impl FailureKind {
             Self::QueueFull => "queue_full",
             Self::WaitTimeout => "wait_timeout",
             Self::OriginFailed => "origin_failed",
+            Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::OnlyIfCached => "only_if_cached",
             Self::Internal => "internal_error",
         }
@@ -175,6 +180,7 @@ impl FailureKind {
             | Self::TargetTooLong
             | Self::NotImplemented
             | Self::BodyTooLarge
+            | Self::RangeNotSatisfiable
             | Self::RequestTimeout => "http_request_error",
             Self::MethodNotAllowed | Self::OnlyIfCached => "http_request_denied",
             Self::Overloaded | Self::QueueFull => "connection_limit_reached",
@@ -206,6 +212,7 @@ impl FailureKind {
                 | Self::BodyTooLarge
                 | Self::RequestTimeout
                 | Self::Overloaded
+                | Self::RangeNotSatisfiable
                 | Self::OnlyIfCached
         )
     }

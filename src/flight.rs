@@ -362,6 +362,19 @@ impl Reader {
         Self { flight, slot }
     }
 
+    /// Waits for the end; the pieces of the body, shared with the flight. `Ok(None)` where it turns
+    /// out too large to be kept.
+    pub async fn whole(mut self) -> Result<Option<Vec<Bytes>>, Failure> {
+        let mut pieces = Vec::new();
+        while self.flight.is_open() {
+            match poll_fn(|context| self.poll_frame(context)).await {
+                None => return Ok(Some(pieces)),
+                Some(frame) => pieces.extend(frame?.into_data().ok()),
+            }
+        }
+        Ok(None)
+    }
+
     /// The next piece, or the trailers; `None` at the end.
     pub fn poll_frame(
         &mut self,

@@ -111,7 +111,7 @@ async fn files_of_nginx_are_served_from_the_cache() {
         .await;
     assert_eq!(
         (part.status, part.body.len(), part.cache()),
-        (206, 10, "BYPASS")
+        (206, 10, "HIT")
     );
     let missing = client.ask("GET", "/missing.json", &[]).await;
     assert_eq!(missing.status, 404);

@@ -137,9 +137,10 @@ impl Reason {
             Self::VaryMiss => "vary-miss",
             Self::Expired | Self::MustValidate | Self::Purged | Self::Revalidated => "stale",
             Self::Method => "method",
-            Self::Range => "partial",
+            Self::Partial => "partial",
             Self::RequestBody
             | Self::Precondition
+            | Self::Range
             | Self::Upgrade
             | Self::Cookie
             | Self::ClientDirective => "request",

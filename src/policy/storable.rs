@@ -8,7 +8,7 @@ use crate::http::cache_control::Scope;
 use crate::http::{CacheControl, fields};
 
 use super::freshness::{has_validator, is_event_stream, lifetimes};
-use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share, Wishes};
+use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share, Wishes, range};
 
 /// What policy sees of a response head.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,24 @@ pub fn storable(
         None if is_event_stream(response.headers) => Err(Reason::EventStream),
         None => Err(Reason::NoLifetime),
     }
+}
+
+/// Whether a part of a representation may be kept, to answer what it covers and to be completed
+/// (§3.3, §3.4): where the whole might be, and a strong validator tells which whole it is of.
+pub fn storable_part(
+    request: RequestView<'_>,
+    response: &HeaderMap,
+    options: &Options,
+    now: Timestamp,
+) -> Result<Lifetimes, Reason> {
+    if range::strong_tag(response).is_none() || range::part_of(response).is_none() {
+        return Err(Reason::Partial);
+    }
+    let whole = ResponseView {
+        status: StatusCode::OK,
+        headers: response,
+    };
+    storable(request, whole, options, now)
 }
 
 /// `*`, and the fields that this proxy writes itself on the way to the origin: the client's own

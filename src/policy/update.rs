@@ -1,9 +1,39 @@
 //! What a 304 changes in the response that it confirms (RFC 9111 §3.2, §4.3.4).
 
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED,
+};
 
-use crate::http::fields;
+use crate::http::{EntityTag, dates, fields};
+
+/// Whether a 304 is about the response that we asked to have confirmed (§4.3.4): by the validator
+/// that it brings, the strongest it has. One that brings none can only mean that one.
+pub fn selects(stored: &HeaderMap, update: &HeaderMap) -> bool {
+    let tag = |headers: &HeaderMap| headers.get(ETAG).map(|value| value.as_bytes().to_owned());
+    match (tag(update), tag(stored)) {
+        (Some(new), Some(old)) => match (EntityTag::parse(&new), EntityTag::parse(&old)) {
+            (Some(new), Some(old)) if new.is_weak() => new.weak_eq(old),
+            (Some(new), Some(old)) => new.strong_eq(old),
+            _ => new == old,
+        },
+        (Some(_), None) => false,
+        (None, _) => match (update.get(LAST_MODIFIED), stored.get(LAST_MODIFIED)) {
+            (Some(new), Some(old)) => dates::parse(new) == dates::parse(old),
+            (Some(_), None) => false,
+            (None, _) => true,
+        },
+    }
+}
+
+/// Whether a HEAD's 200 is about the same representation as a stored response to GET (§4.3.5).
+pub fn describes(stored: &HeaderMap, head: &HeaderMap) -> bool {
+    let same = |name: HeaderName| match head.get(&name) {
+        Some(new) => stored.get(&name) == Some(new),
+        None => true,
+    };
+    [ETAG, LAST_MODIFIED, CONTENT_LENGTH].into_iter().all(same)
+}
 
 /// Replaces the stored fields by those of the 304, but for the ones that describe the body that
 /// we hold and the 304 did not bring.
@@ -30,6 +60,49 @@ fn updates(name: &HeaderName) -> bool {
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        };
+        lines.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_304_selects_by_its_own_strongest_validator() {
+        const ONE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+        const OTHER: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
+        let strong = [("etag", "\"a\""), ("last-modified", ONE)];
+        let weak = [("etag", "W/\"a\""), ("last-modified", ONE)];
+        let dated = [("last-modified", ONE)];
+        let is = |stored: &[(&'static str, &'static str)],
+                  update: &[(&'static str, &'static str)]| {
+            selects(&map(stored), &map(update))
+        };
+        assert!(is(&strong, &[("etag", "\"a\"")]));
+        assert!(!is(&strong, &[("etag", "\"b\"")]));
+        assert!(is(&strong, &[("etag", "W/\"a\"")]));
+        assert!(is(&weak, &[("etag", "W/\"a\"")]));
+        assert!(!is(&weak, &[("etag", "\"a\"")]));
+        assert!(!is(&dated, &[("etag", "\"a\"")]));
+        assert!(is(&dated, &dated));
+        assert!(!is(&dated, &[("last-modified", OTHER)]));
+        assert!(is(&strong, &[]));
+    }
+
+    #[test]
+    fn a_head_is_about_the_stored_response_where_nothing_says_otherwise() {
+        let stored = map(&[("etag", "\"a\""), ("content-length", "5")]);
+        assert!(describes(&stored, &map(&[("etag", "\"a\"")])));
+        assert!(describes(&stored, &map(&[])));
+        assert!(!describes(&stored, &map(&[("etag", "\"b\"")])));
+        assert!(!describes(&stored, &map(&[("content-length", "6")])));
+        let dated = map(&[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT")]);
+        assert!(!describes(&stored, &dated));
+    }
 
     #[test]
     fn new_fields_replace_old_ones_but_never_describe_another_body() {

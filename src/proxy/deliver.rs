@@ -6,17 +6,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, HeaderName};
+use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::flight::Reader;
 use crate::http::cache_control::Scope;
 use crate::metrics::CacheResult;
+use crate::policy::range::{self, Span};
 use crate::policy::{Options, Reason, conditional};
 use crate::store::Head;
 use crate::upstream::OriginBody;
+
+use super::Proxy;
+use super::ranges::{self, Cut, Pieces, Slice};
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -28,8 +32,12 @@ pub enum Body {
     Empty,
     /// Stored, or made here.
     Whole(Bytes),
+    /// Several pieces of what is stored, one after another.
+    Pieces(Pieces),
     /// Read from a flight, perhaps while it still comes in.
     Flight(Reader),
+    /// One range of it.
+    Slice(Slice),
     /// Passed through.
     Origin(OriginBody),
 }
@@ -49,7 +57,9 @@ impl http_body::Body for Body {
                 *self = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
+            Self::Pieces(pieces) => Poll::Ready(pieces.next().map(|piece| Ok(Frame::data(piece)))),
             Self::Flight(reader) => reader.poll_frame(context),
+            Self::Slice(slice) => slice.poll_frame(context),
             Self::Origin(body) => Pin::new(body).poll_frame(context),
         }
     }
@@ -58,7 +68,9 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
+            Self::Pieces(pieces) => pieces.size() == 0,
             Self::Flight(_) => false,
+            Self::Slice(slice) => slice.left() == 0,
             Self::Origin(body) => body.is_end_stream(),
         }
     }
@@ -67,7 +79,9 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Pieces(pieces) => SizeHint::with_exact(pieces.size()),
             Self::Flight(_) => SizeHint::default(),
+            Self::Slice(slice) => SizeHint::with_exact(slice.left()),
             Self::Origin(body) => body.size_hint(),
         }
     }
@@ -197,16 +211,51 @@ impl Note {
     }
 }
 
-/// The response to a request, from a head that is stored or may be.
-pub fn deliver(
-    method: &Method,
-    request: &HeaderMap,
-    options: &Options,
+/// The request that a response is for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+    pub options: &'a Options,
+}
+
+impl Proxy {
+    /// The response to a request, from a head that is stored or may be; 416 where it asks for
+    /// ranges of which there are none.
+    pub(super) fn deliver(
+        &self,
+        wanted: Wanted<'_>,
+        head: &Head,
+        age: Duration,
+        body: Body,
+        note: Note,
+    ) -> Response<Body> {
+        deliver(wanted, head, age, body, note).unwrap_or_else(|OutOfRange { length }| {
+            let message =
+                format!("none of the ranges is in the representation: it has {length} bytes");
+            let failure = Failure::new(FailureKind::RangeNotSatisfiable, message);
+            let mut response = self.failure(&failure, note);
+            let value = range::unsatisfied_range(length);
+            response.headers_mut().insert(CONTENT_RANGE, value);
+            response
+        })
+    }
+}
+
+/// The response to a request, from a head that is stored or may be. An error is the request's own:
+/// it asked for ranges of which there are none.
+fn deliver(
+    wanted: Wanted<'_>,
     head: &Head,
     age: Duration,
     body: Body,
     note: Note,
-) -> Response<Body> {
+) -> Result<Response<Body>, OutOfRange> {
+    let Wanted {
+        method,
+        headers: request,
+        options,
+    } = wanted;
     let mut headers = head.fields.unpack(4);
     let is_ok = head.status == StatusCode::OK;
     let not_modified = is_ok
@@ -237,16 +286,61 @@ pub fn deliver(
         }
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
-        *response.status_mut() = head.status;
+        let wants_part = *method == Method::GET && request.contains_key(RANGE);
+        let (status, body) = if wants_part {
+            part(request, &mut headers, head, body)?
+        } else {
+            (head.status, body)
+        };
+        *response.status_mut() = status;
         if *method != Method::HEAD {
             *response.body_mut() = body;
         }
-        if matches!(head.status, StatusCode::NO_CONTENT) {
+        if matches!(status, StatusCode::NO_CONTENT) {
             headers.remove(CONTENT_LENGTH);
         }
     }
     *response.headers_mut() = headers;
-    response
+    Ok(response)
+}
+
+/// 416: none of the ranges asked for is in a representation of this length.
+#[derive(Clone, Copy, Debug)]
+pub struct OutOfRange {
+    pub length: u64,
+}
+
+/// What a GET with a `Range` gets: of a 200 what it asks for, of another status the whole (RFC 9110
+/// §14.2); and of a stored 206 what its caller has seen to be there.
+fn part(
+    request: &HeaderMap,
+    headers: &mut HeaderMap,
+    head: &Head,
+    body: Body,
+) -> Result<(StatusCode, Body), OutOfRange> {
+    let held = match head.status {
+        StatusCode::OK => {
+            let length = match &body {
+                Body::Whole(bytes) => Some(bytes.len() as u64),
+                Body::Pieces(pieces) => Some(pieces.size()),
+                _ => head.content_length(),
+            };
+            length.filter(|length| *length > 0).map(|length| {
+                let (first, last) = (0, length - 1);
+                (Span { first, last }, length)
+            })
+        }
+        StatusCode::PARTIAL_CONTENT => range::part_of(headers),
+        _ => None,
+    };
+    let Some((held, length)) = held else {
+        return Ok((head.status, body));
+    };
+    match ranges::cut(request, headers, body, held, length) {
+        Cut::Whole(body) => Ok((head.status, body)),
+        Cut::Part(body) => Ok((StatusCode::PARTIAL_CONTENT, body)),
+        Cut::Unsatisfiable { length } => Err(OutOfRange { length }),
+    }
 }
 
 /// `no-cache="field"`: these fields may not be reused unvalidated (RFC 9111 §5.2.2.4).

@@ -22,9 +22,10 @@ use crate::policy::{
     self, Lifetimes, Options, Reason, Record, RequestView, StoredView, groups, update,
 };
 use crate::store::{Entry, Fields, Head, Selecting};
-use crate::upstream::OriginBody;
+use crate::upstream::{OriginBody, empty};
 
-use super::forward::{Conditions, clean_response};
+use super::forward::{Conditions, clean_response, unconditional};
+use super::part::Beginning;
 use super::{Proxy, inspect};
 
 /// What the request that leads a fetch is told.
@@ -99,8 +100,55 @@ pub(super) struct Fetch {
     pub request: Request<OriginBody>,
     pub ticket: Ticket,
     pub validation: Option<Validation>,
+    /// What is known of the response already, where only the rest is asked for.
+    pub begun: Option<Beginning>,
     /// `None`: a refresh behind a stale answer.
     pub leader: Option<oneshot::Sender<Led>>,
+}
+
+/// When a fetch began and its head came, and what had been purged before it began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origins {
+    pub stamp: u64,
+    pub requested: Timestamp,
+    pub received: Timestamp,
+}
+
+impl Origins {
+    /// Of a fetch that begins now.
+    pub fn begin(proxy: &Proxy) -> Self {
+        let now = proxy.clock.now();
+        Self {
+            stamp: proxy.memory.purges().position(),
+            requested: now,
+            received: now,
+        }
+    }
+
+    /// The head of a response to a request with these fields, as it is stored.
+    pub fn head(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        lifetimes: Lifetimes,
+        client_headers: &HeaderMap,
+        options: &Options,
+    ) -> Head {
+        let names = nominated(headers);
+        let selecting = (!names.is_empty()).then(|| {
+            let mut values = Vec::new();
+            append_selecting(&names, client_headers, &mut values);
+            Box::new(Selecting { names, values })
+        });
+        Head {
+            status,
+            fields: Fields::pack(headers),
+            record: Record::new(lifetimes, headers, self.requested, self.received),
+            selecting,
+            stamp: self.stamp,
+            groups: groups::of(headers, options.groups.as_ref()),
+        }
+    }
 }
 
 /// A fetch after its request was sent.
@@ -114,8 +162,9 @@ pub(super) struct Fetching {
     pub leader: Option<oneshot::Sender<Led>>,
     /// A refresh behind a stale answer.
     pub is_background: bool,
-    pub requested: Timestamp,
-    pub received: Timestamp,
+    pub origins: Origins,
+    /// The same request without our conditions, for an origin that answers them with nonsense.
+    again: Option<Request<()>>,
 }
 
 impl Fetch {
@@ -130,13 +179,20 @@ impl Fetch {
             request,
             ticket,
             validation,
+            begun,
             leader,
         } = self;
-        let requested = proxy.clock.now();
+        let asks = begun.is_some() || validation.as_ref().is_some_and(Validation::asks);
+        let again = asks.then(|| without_conditions(&request));
+        let mut origins = Origins {
+            stamp: ticket.stamp(),
+            ..Origins::begin(&proxy)
+        };
         let answer = proxy.origin.answer(request).await;
+        origins.received = proxy.clock.now();
         let asked = Fetching {
-            requested,
-            received: proxy.clock.now(),
+            origins,
+            again,
             proxy,
             options,
             client_headers,
@@ -147,24 +203,52 @@ impl Fetch {
             leader,
         };
         match answer {
-            Ok(response) => asked.headed(response, validation).await,
+            Ok(response) => asked.headed(response, validation, begun).await,
             Err(failure) => asked.failed(failure, validation.as_ref()),
         }
     }
 }
 
+fn without_conditions<B>(request: &Request<B>) -> Request<()> {
+    let mut again = Request::new(());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    unconditional(again.headers_mut());
+    again
+}
+
 impl Fetching {
     /// Headed: what may be done with the response?
-    async fn headed(self, mut response: Response<OriginBody>, validation: Option<Validation>) {
-        if let Err(failure) = clean_response(&mut response, self.received) {
+    async fn headed(
+        self,
+        mut response: Response<OriginBody>,
+        validation: Option<Validation>,
+        begun: Option<Beginning>,
+    ) {
+        if let Err(failure) = clean_response(&mut response, self.origins.received) {
             self.proxy.metrics.upstream_failed(failure.kind);
             return self.failed(failure, validation.as_ref());
         }
+        if let Some(begun) = begun
+            && response.status() == StatusCode::PARTIAL_CONTENT
+        {
+            return match begun.completed_by(response.headers()) {
+                Some(headers) => self.complete(&begun.part, headers, response).await,
+                None => self.ask_again(None).await,
+            };
+        }
         if let Some(validation) = &validation {
             if response.status() == StatusCode::NOT_MODIFIED && validation.asks() {
+                let stored = validation.entry.head.fields.unpack(0);
+                if !update::selects(&stored, response.headers()) {
+                    let stale = Validation::only_stale(Arc::clone(&validation.entry));
+                    return self.ask_again(Some(stale)).await;
+                }
                 return self.confirmed(response.headers(), validation);
             }
-            let usable = policy::decide::usable_on_error(validation.entry.view(), self.received);
+            let usable =
+                policy::decide::usable_on_error(validation.entry.view(), self.origins.received);
             if counts_as_failure(response.status()) && usable {
                 return self.failed(origin_failure(&response), Some(validation));
             }
@@ -185,9 +269,27 @@ impl Fetching {
             status: response.status(),
             headers: response.headers(),
         };
-        match policy::storable(self.view(), view, &self.options, self.received) {
+        match policy::storable(self.view(), view, &self.options, self.origins.received) {
             Ok(lifetimes) => self.store(response, lifetimes, validation).await,
             Err(reason) => self.own(response, reason, validation.as_ref()),
+        }
+    }
+
+    /// Once more, without conditions: the answer to them was about something that is not stored
+    /// (§4.3.4).
+    async fn ask_again(mut self, stale: Option<Validation>) {
+        let Some(again) = self.again.take() else {
+            let message = "the origin answered a condition that nobody had set";
+            let failure = Failure::new(FailureKind::ProtocolError, message);
+            return self.failed(failure, stale.as_ref());
+        };
+        self.origins.requested = self.proxy.clock.now();
+        let proxy = Arc::clone(&self.proxy);
+        let answer = proxy.origin.answer(again.map(|()| empty())).await;
+        self.origins.received = proxy.clock.now();
+        match answer {
+            Ok(response) => Box::pin(self.headed(response, stale, None)).await,
+            Err(failure) => self.failed(failure, stale.as_ref()),
         }
     }
 
@@ -195,7 +297,7 @@ impl Fetching {
     /// it as it came. It is stored in no case.
     fn false_success(self, response: Response<OriginBody>, validation: Option<Validation>) {
         let usable = validation.as_ref().is_some_and(|validation| {
-            policy::decide::usable_on_error(validation.entry.view(), self.received)
+            policy::decide::usable_on_error(validation.entry.view(), self.origins.received)
         });
         if usable {
             let message = "the body of the origin's answer means failure (error_when)";
@@ -224,7 +326,7 @@ impl Fetching {
             status: stored.head.status,
             headers: &merged,
         };
-        let lifetimes = policy::storable(self.view(), view, &self.options, self.received);
+        let lifetimes = policy::storable(self.view(), view, &self.options, self.origins.received);
         let head = self.head(stored.head.status, &merged, lifetimes.unwrap_or_default());
         let head = Head {
             record: Record {
@@ -250,7 +352,10 @@ impl Fetching {
                 self.proxy.memory.remove(&self.primary, stored)
             }
             Err(_) => {
-                let until = self.received.plus(self.proxy.config.cache.hit_for_miss);
+                let until = self
+                    .origins
+                    .received
+                    .plus(self.proxy.config.cache.hit_for_miss);
                 self.leave_alone(Some(validation).filter(|_| self.is_background), until);
             }
         }
@@ -264,7 +369,7 @@ impl Fetching {
         status: StatusCode,
         may_store: Result<(), Reason>,
     ) {
-        let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.received);
+        let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.origins.received);
         self.ticket.publish(match may_store {
             Ok(()) if is_reusable => Outcome::Stored(Arc::clone(&entry)),
             Ok(()) => Outcome::NotShared(Reason::MustValidate),
@@ -280,20 +385,9 @@ impl Fetching {
         headers: &HeaderMap,
         lifetimes: Lifetimes,
     ) -> Head {
-        let names = nominated(headers);
-        let selecting = (!names.is_empty()).then(|| {
-            let mut values = Vec::new();
-            append_selecting(&names, &self.client_headers, &mut values);
-            Box::new(Selecting { names, values })
-        });
-        Head {
-            status,
-            fields: Fields::pack(headers),
-            record: Record::new(lifetimes, headers, self.requested, self.received),
-            selecting,
-            stamp: self.ticket.stamp(),
-            groups: groups::of(headers, self.options.groups.as_ref()),
-        }
+        let (request, options) = (&self.client_headers, &self.options);
+        self.origins
+            .head(status, headers, lifetimes, request, options)
     }
 
     /// The response is the leader's alone; the waiters are let go at once, and the key is
@@ -306,7 +400,10 @@ impl Fetching {
     ) {
         self.not_stored(reason);
         self.refreshed(Refresh::NotStored);
-        let until = self.received.plus(self.proxy.config.cache.hit_for_miss);
+        let until = self
+            .origins
+            .received
+            .plus(self.proxy.config.cache.hit_for_miss);
         self.leave_alone(validation.filter(|_| self.is_background), until);
         let memory = &self.proxy.memory;
         // An error says nothing about what was stored before it, nor does one client's own answer.
@@ -334,7 +431,7 @@ impl Fetching {
 
     /// Failed: stale stands in where it may, and is left alone for a moment.
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
-        self.leave_alone(validation, self.received.plus(pause(&failure)));
+        self.leave_alone(validation, self.origins.received.plus(pause(&failure)));
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
         self.tell(Led::Failed(failure));

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{Failure, FailureKind};
 use crate::flight::Outcome;
 use crate::metrics::Refresh;
-use crate::policy::{Lifetimes, Reason, StoredView};
+use crate::policy::storable::ResponseView;
+use crate::policy::{self, Lifetimes, Reason, StoredView};
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
@@ -61,7 +62,7 @@ impl Fetching {
 
     /// `outcome`, unless the response must be validated by everybody who wants it.
     fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
-        if StoredView::of(&head.record).is_reusable(self.received) {
+        if StoredView::of(&head.record).is_reusable(self.origins.received) {
             outcome
         } else {
             Outcome::NotShared(Reason::MustValidate)
@@ -83,6 +84,12 @@ impl Fetching {
                 Some(Err(failure)) => {
                     self.proxy.metrics.upstream_failed(failure.kind);
                     self.refreshed(Refresh::Failed);
+                    if let (true, Some(length)) = (storing, length) {
+                        let (key, fields) = (&self.primary, &self.client_headers);
+                        let pieces = self.ticket.pieces();
+                        self.proxy
+                            .keep_beginning(key, fields, head, length, &pieces);
+                    }
                     self.ticket.keep_charge(charge);
                     return self.ticket.finish(Err(failure));
                 }
@@ -126,6 +133,50 @@ impl Fetching {
         self.refreshed(Refresh::Replaced);
         self.ticket.keep_charge(charge);
         self.ticket.finish(Ok(trailers));
+    }
+
+    /// The rest of a response whose beginning is stored (RFC 9111 §3.4): `headers` are those of the
+    /// whole.
+    pub(super) async fn complete(
+        mut self,
+        beginning: &Entry,
+        headers: HeaderMap,
+        rest: Response<OriginBody>,
+    ) {
+        let view = ResponseView {
+            status: StatusCode::OK,
+            headers: &headers,
+        };
+        let judged = policy::storable(self.view(), view, &self.options, self.origins.received);
+        let size = content_length(&headers).unwrap_or(0);
+        let missing = size.saturating_sub(beginning.body().len() as u64);
+        let pieces = match collect(rest.into_body(), missing).await {
+            Ok(rest) => std::iter::once(beginning.body())
+                .chain(rest)
+                .collect::<Vec<_>>(),
+            Err(failure) => {
+                self.proxy.metrics.upstream_failed(failure.kind);
+                return self.failed(failure, None);
+            }
+        };
+        let head = Arc::new(self.head(StatusCode::OK, &headers, judged.unwrap_or_default()));
+        match Entry::assemble(&head, &pieces, None, self.proxy.memory.charge()) {
+            Ok(entry) => {
+                let entry = Arc::new(entry);
+                match judged {
+                    Ok(_) => self.keep(Arc::clone(&entry)),
+                    Err(reason) => self.not_stored(reason),
+                }
+                self.refreshed(Refresh::Replaced);
+                self.tell_stored(entry, StatusCode::PARTIAL_CONTENT, judged.map(drop));
+            }
+            Err(_) => {
+                self.not_stored(Reason::Budget);
+                self.begin(&head);
+                pieces.into_iter().for_each(|piece| self.ticket.push(piece));
+                self.ticket.finish(Ok(None));
+            }
+        }
     }
 
     /// The hash of a small body without validator becomes its entity tag.
@@ -185,7 +236,7 @@ impl Fetching {
 }
 
 /// A body of `length` bytes; more or fewer are a failure.
-async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Failure> {
+pub(super) async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Failure> {
     let (mut pieces, mut received) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         // Trailers are not kept (RFC 9110 §6.5.1).

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{
     self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, TE, UPGRADE, VIA,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TE, UPGRADE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
@@ -17,6 +17,7 @@ use crate::error::{Failure, FailureKind};
 use crate::http::{dates, fields};
 use crate::policy::Cookies;
 use crate::policy::key::select_query;
+use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
 use super::Client;
@@ -54,7 +55,7 @@ pub struct Forwarding {
     fallback_host: Option<HeaderValue>,
 }
 
-/// What is done with the client's own `If-None-Match` and `If-Modified-Since`.
+/// What is done with the client's own `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
 #[derive(Clone, Copy, Debug)]
 pub enum Conditions<'a> {
     /// The origin is to answer them.
@@ -66,6 +67,8 @@ pub enum Conditions<'a> {
         etag: Option<&'a HeaderValue>,
         last_modified: Option<&'a HeaderValue>,
     },
+    /// Only what is missing of the representation with this strong entity tag (RFC 9111 §3.4).
+    Rest { span: Span, etag: &'a HeaderValue },
 }
 
 impl Forwarding {
@@ -271,15 +274,28 @@ fn apply(conditions: Conditions<'_>, headers: &mut HeaderMap) {
     if matches!(conditions, Conditions::Pass) {
         return;
     }
-    headers.remove(IF_NONE_MATCH);
-    headers.remove(IF_MODIFIED_SINCE);
-    if let Conditions::Validate {
-        etag,
-        last_modified,
-    } = conditions
-    {
-        set(headers, IF_NONE_MATCH, etag.cloned());
-        set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
+    unconditional(headers);
+    match conditions {
+        Conditions::Pass | Conditions::Drop => {}
+        Conditions::Validate {
+            etag,
+            last_modified,
+        } => {
+            set(headers, IF_NONE_MATCH, etag.cloned());
+            set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
+        }
+        Conditions::Rest { span, etag } => {
+            let range = HeaderValue::try_from(format!("bytes={}-{}", span.first, span.last));
+            set(headers, RANGE, range.ok());
+            set(headers, IF_RANGE, Some(etag.clone()));
+        }
+    }
+}
+
+/// Makes a request for the whole, whatever the client or we have.
+pub fn unconditional(headers: &mut HeaderMap) {
+    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE] {
+        headers.remove(name);
     }
 }
 

@@ -10,15 +10,15 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::error::{Failure, FailureKind};
-use crate::flight::{Boarding, Outcome, Ticket};
+use crate::flight::{Boarding, Outcome, Reader, Ticket};
 use crate::metrics::CacheResult;
 use crate::policy::vary::append_selecting;
-use crate::policy::{self, Cookies, Decision, Options, Reason, StoredView};
+use crate::policy::{self, Cookies, Decision, Options, Reason, StoredView, range};
 use crate::store::{Entry, Found, Head, Judgement};
 use crate::upstream::{OriginBody, empty};
 
 use super::Proxy;
-use super::deliver::{self, Body, Note};
+use super::deliver::{Body, Note, Wanted};
 use super::fetch::{Led, Validation};
 use super::request::{Asked, flight_key};
 
@@ -93,6 +93,20 @@ impl Proxy {
             alone = Some(reason);
         }
 
+        if stored.is_none()
+            && asked.wants_part()
+            && (alone.is_some() || self.is_known_too_large(&asked))
+        {
+            return self.part(asked, note).await;
+        }
+        // Known as not storable: the origin may answer the client's conditions by itself.
+        if alone == Some(Reason::HitForMiss)
+            && policy::conditional::is_conditional(&asked.parts.headers)
+        {
+            let reason = Reason::HitForMiss;
+            return self.pass(asked, empty(), Note { reason, ..note }).await;
+        }
+
         for _ in 0..ELECTIONS {
             if alone.is_some() {
                 break;
@@ -114,8 +128,12 @@ impl Proxy {
                             let fits = self.fits(&asked, &options, &head);
                             match (fits, waiter.reader()) {
                                 (Fits::Yes, Some(reader)) => {
-                                    let body = Body::Flight(reader);
-                                    return self.collapsed(&asked, &head, body, note);
+                                    self.metrics.coalesced_waiters.inc();
+                                    let note = Note {
+                                        collapsed: true,
+                                        ..note
+                                    };
+                                    return self.stream(asked, &head, reader, note).await;
                                 }
                                 (Fits::Purged, _) => {}
                                 _ => alone = Some(reason),
@@ -123,8 +141,12 @@ impl Proxy {
                         }
                         Outcome::Stored(entry) => match self.fits(&asked, &options, &entry.head) {
                             Fits::Yes => {
-                                let body = Body::Whole(entry.body());
-                                return self.collapsed(&asked, &entry.head, body, note);
+                                self.metrics.coalesced_waiters.inc();
+                                let note = Note {
+                                    collapsed: true,
+                                    ..note
+                                };
+                                return self.give(&asked, &entry, note);
                             }
                             Fits::No => alone = Some(reason),
                             Fits::Purged => {}
@@ -183,25 +205,43 @@ impl Proxy {
         }
     }
 
-    fn collapsed(
-        &self,
-        asked: &Asked,
+    /// A response that may still come in. One range of it is cut out as it passes; for several, or
+    /// where nobody knows how long it is, the whole is awaited first.
+    async fn stream(
+        self: Arc<Self>,
+        asked: Asked,
         head: &Head,
-        body: Body,
+        reader: Reader,
         note: Note,
     ) -> (Response<Body>, Note) {
-        self.metrics.coalesced_waiters.inc();
-        let note = Note {
-            collapsed: true,
-            ..note
+        let headers = &asked.parts.headers;
+        let awaits = asked.wants_part()
+            && head.status == StatusCode::OK
+            && (head.content_length().is_none() || !range::is_single(headers));
+        let body = if awaits {
+            match reader.whole().await {
+                Ok(Some(pieces)) => Body::Pieces(pieces.into_iter().collect()),
+                // Too large for that: the range is the origin's to answer.
+                Ok(None) => return self.part(asked, note).await,
+                Err(failure) => return self.stale_or_failure(&asked, None, &failure, note),
+            }
+        } else {
+            Body::Flight(reader)
         };
         let age = head.record.age(self.clock.now());
-        give(asked, head, age, body, note)
+        give(&self, &asked, head, age, body, note)
+    }
+
+    /// A response that is whole.
+    fn give(&self, asked: &Asked, entry: &Entry, note: Note) -> (Response<Body>, Note) {
+        let age = entry.view().age(self.clock.now());
+        let body = Body::Whole(entry.body());
+        give(self, asked, &entry.head, age, body, note)
     }
 
     /// Leads a fetch and waits for its head.
     async fn lead(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         asked: Asked,
         ticket: Ticket,
         validation: Option<Validation>,
@@ -221,7 +261,6 @@ impl Proxy {
                 "the fetch ended without an answer",
             ))
         });
-        let now = self.clock.now();
         match led {
             Led::Streaming { head, reader } => {
                 let note = Note {
@@ -229,8 +268,7 @@ impl Proxy {
                     forward_status: Some(head.status),
                     ..note
                 };
-                let age = head.record.age(now);
-                give(&asked, &head, age, Body::Flight(reader), note)
+                self.stream(asked, &head, reader, note).await
             }
             Led::Stored { entry, status } => {
                 let revalidated = status == StatusCode::NOT_MODIFIED;
@@ -251,8 +289,14 @@ impl Proxy {
                     forward_status: Some(status),
                     ..note
                 };
-                let body = Body::Whole(entry.body());
-                give(&asked, &entry.head, entry.head.record.age(now), body, note)
+                self.give(&asked, &entry, note)
+            }
+            // The whole may not be kept or is too large: what the client wants of it is asked for.
+            Led::Own { response, .. }
+                if response.status() == StatusCode::OK && asked.wants_part() =>
+            {
+                drop(response);
+                self.part(asked, note).await
             }
             Led::Own { response, reason } => {
                 let note = Note {
@@ -313,15 +357,15 @@ impl Proxy {
                 note,
             );
         };
-        let (age, ttl) = (entry.view().age(now), entry.view().ttl(now));
+        let ttl = entry.view().ttl(now);
         let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, ttl);
-        let body = Body::Whole(entry.body());
-        give(asked, &entry.head, age, body, note)
+        self.give(asked, entry, note)
     }
 }
 
 /// A head and a body for the client of a missed request.
 fn give(
+    proxy: &Proxy,
     asked: &Asked,
     head: &Head,
     age: Duration,
@@ -329,9 +373,10 @@ fn give(
     note: Note,
 ) -> (Response<Body>, Note) {
     let options = asked.options().cloned().unwrap_or_default();
-    let (method, headers) = (&asked.parts.method, &asked.parts.headers);
-    (
-        deliver::deliver(method, headers, &options, head, age, body, note),
-        note,
-    )
+    let wanted = Wanted {
+        method: &asked.parts.method,
+        headers: &asked.parts.headers,
+        options: &options,
+    };
+    (proxy.deliver(wanted, head, age, body, note), note)
 }

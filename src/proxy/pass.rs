@@ -12,6 +12,7 @@ use crate::metrics::CacheResult;
 use crate::policy::Reason;
 
 use super::deliver::{Body, Note};
+use super::fetch::Origins;
 use super::forward::{self, Conditions};
 use super::invalidate::Write;
 use super::request::Asked;
@@ -42,6 +43,7 @@ impl Proxy {
             Conditions::Pass,
             body,
         );
+        let mut origins = Origins::begin(&self);
         let answer = match request {
             Ok(request) => {
                 let write = Write::of(&self, &asked);
@@ -80,6 +82,8 @@ impl Proxy {
                         note,
                     );
                 }
+                origins.received = self.clock.now();
+                let mut response = self.keep_part(&asked, origins, response);
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
             }

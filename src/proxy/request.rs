@@ -22,13 +22,14 @@ use crate::flight::{Boarding, Ticket};
 use crate::http::fields;
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
-use crate::policy::{self, Cookies, Decision, Options, Reason, RequestView, Share};
+use crate::policy::{self, Cookies, Decision, Options, Reason, RequestView, Share, range};
 use crate::store::{Entry, Found};
-use crate::upstream::empty;
+use crate::upstream::{OriginBody, empty};
 
-use super::deliver::{self, Body, Note};
+use super::deliver::{Body, Note, Wanted};
 use super::fetch::{Fetch, Led, Validation};
 use super::forward::{self, Conditions, client_scheme, forwarded_host};
+use super::part::Beginning;
 use super::{Client, Proxy, received};
 
 /// A request on its way to its response: hits are ready at once.
@@ -69,6 +70,11 @@ pub(super) struct Asked {
 impl Asked {
     pub fn options(&self) -> Option<&Options> {
         self.route.as_ref().map(|(_, route)| &route.options)
+    }
+
+    /// Whether it asks for a part of a representation that we could make.
+    pub(super) fn wants_part(&self) -> bool {
+        self.parts.method == Method::GET && range::is_wanted(&self.parts.headers)
     }
 
     pub(super) fn view(&self) -> RequestView<'_> {
@@ -151,6 +157,11 @@ impl Proxy {
                 }
                 return self.ready(Some(index), &parts.method, started, note, response);
             }
+        }
+        if let Some((response, note)) =
+            self.reuse_part(&key[..primary_length], &parts, &route.options, now)
+        {
+            return self.ready(Some(index), &parts.method, started, note, response);
         }
         if policy::Wishes::of(&parts.headers, route.options.obey).only_if_cached {
             let note = Note::new(CacheResult::Miss, Reason::ClientDirective);
@@ -292,18 +303,12 @@ impl Proxy {
         };
         let (age, note) = (stored.age(now), Note::hit(result, reason, stored.ttl(now)));
         let body = Body::Whole(entry.body());
-        Some((
-            deliver::deliver(
-                &parts.method,
-                &parts.headers,
-                options,
-                &entry.head,
-                age,
-                body,
-                note,
-            ),
-            note,
-        ))
+        let wanted = Wanted {
+            method: &parts.method,
+            headers: &parts.headers,
+            options,
+        };
+        Some((self.deliver(wanted, &entry.head, age, body, note), note))
     }
 
     /// Whether the origin may be asked about a stored response again after a failure.
@@ -345,19 +350,16 @@ impl Proxy {
         validation: Option<Validation>,
         leader: Option<oneshot::Sender<Led>>,
     ) -> Result<Fetch, Failure> {
-        let conditions = validation
-            .as_ref()
-            .map_or(Conditions::Drop, Validation::conditions);
-        let route = asked.route.as_ref().map(|(_, route)| &**route);
-        let host = asked.host.as_deref();
-        let request = self.forwarding.request(
-            &asked.parts,
-            host,
-            asked.client,
-            route,
-            conditions,
-            empty(),
-        )?;
+        let begun = match &validation {
+            Some(_) => None,
+            None => Beginning::known(self, asked),
+        };
+        let conditions = match (&validation, &begun) {
+            (Some(validation), _) => validation.conditions(),
+            (None, Some(begun)) => begun.conditions(),
+            (None, None) => Conditions::Drop,
+        };
+        let request = self.request_for(asked, conditions)?;
         Ok(Fetch {
             proxy: Arc::clone(self),
             options: asked.options().cloned().unwrap_or_default(),
@@ -367,8 +369,23 @@ impl Proxy {
             request,
             ticket,
             validation,
+            begun,
             leader,
         })
+    }
+}
+
+impl Proxy {
+    /// What the origin is asked, without a body.
+    pub(super) fn request_for(
+        &self,
+        asked: &Asked,
+        conditions: Conditions<'_>,
+    ) -> Result<Request<OriginBody>, Failure> {
+        let route = asked.route.as_ref().map(|(_, route)| &**route);
+        let (parts, host) = (&asked.parts, asked.host.as_deref());
+        self.forwarding
+            .request(parts, host, asked.client, route, conditions, empty())
     }
 }
 

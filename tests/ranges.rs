@@ -1,0 +1,419 @@
+//! Ranges (RFC 9110 §14): from what is stored, from what is still coming in, and from parts.
+
+mod support;
+
+use support::{Fixture, Gate, Received, Seen, Step, ok, reply, route};
+
+const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+const TAG: (&str, &str) = ("etag", "\"v1\"");
+const TYPE: (&str, &str) = ("content-type", "text/plain");
+const BODY: &str = "0123456789abcdefghij";
+
+fn range_of(seen: &Seen) -> Option<(usize, usize)> {
+    let (first, last) = seen
+        .header("range")?
+        .strip_prefix("bytes=")?
+        .split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// An origin that does ranges of `body` by itself.
+fn ranged(seen: &Seen, body: &str, fields: &[(&str, &str)]) -> support::Reply {
+    let tag = fields
+        .iter()
+        .find(|(name, _)| *name == "etag")
+        .map(|(_, tag)| *tag);
+    let holds = seen.header("if-range").is_none() || seen.header("if-range") == tag;
+    match range_of(seen) {
+        Some((first, last)) if holds => {
+            let last = last.min(body.len() - 1);
+            let content_range = format!("bytes {first}-{last}/{}", body.len());
+            let mut fields = fields.to_vec();
+            fields.push(("content-range", &content_range));
+            reply(206, &body[first..=last], &fields)
+        }
+        _ => ok(body, fields),
+    }
+}
+
+async fn stored() -> Fixture {
+    let fixture = Fixture::start(&route(""), |_| ok(BODY, &[FRESH, TAG, TYPE])).await;
+    fixture.get("/a").await;
+    fixture
+}
+
+async fn ask(fixture: &Fixture, range: &str) -> Received {
+    fixture.get_with("/a", &[("range", range)]).await
+}
+
+fn content_range(received: &Received) -> &str {
+    received.header("content-range").unwrap_or("none")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_range_of_a_stored_response_is_a_206() {
+    let fixture = stored().await;
+    for (range, expected, text) in [
+        ("bytes=0-3", "bytes 0-3/20", "0123"),
+        ("bytes=18-", "bytes 18-19/20", "ij"),
+        ("bytes=-3", "bytes 17-19/20", "hij"),
+        ("bytes=5-500", "bytes 5-19/20", "56789abcdefghij"),
+        ("bytes=0-1,0-4,30-", "bytes 0-4/20", "01234"),
+    ] {
+        let part = ask(&fixture, range).await;
+        assert_eq!((part.status, part.cache()), (206, "HIT"), "{range}");
+        assert_eq!(content_range(&part), expected);
+        assert_eq!(part.text(), text);
+        assert_eq!(
+            part.header("content-length"),
+            Some(&*text.len().to_string())
+        );
+        for field in ["etag", "cache-control", "date", "age", "content-type"] {
+            assert!(part.header(field).is_some(), "{field}");
+        }
+    }
+    assert_eq!(fixture.origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_are_multipart_in_the_order_asked_for() {
+    let fixture = stored().await;
+    let parts = ask(&fixture, "bytes=10-11, 0-1").await;
+    assert_eq!(parts.status, 206);
+    assert_eq!(parts.header("content-range"), None);
+    let content_type = parts.header("content-type").unwrap();
+    let boundary = content_type
+        .strip_prefix("multipart/byteranges; boundary=")
+        .unwrap();
+    let expected = format!(
+        "--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 10-11/20\r\n\r\nab\r\n\
+         --{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/20\r\n\r\n01\r\n\
+         --{boundary}--\r\n"
+    );
+    assert_eq!(parts.text(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_416_and_what_is_nonsense_is_ignored() {
+    let fixture = stored().await;
+    for range in ["bytes=20-", "bytes=-0", "bytes=30-40,50-"] {
+        let refused = ask(&fixture, range).await;
+        assert_eq!(
+            (refused.status, content_range(&refused)),
+            (416, "bytes */20"),
+            "{range}"
+        );
+        assert_eq!(refused.json()["error"]["code"], "RANGE_NOT_SATISFIABLE");
+    }
+    for range in ["bytes=4-2", "bytes=x", "bytes", "bytes=0-1;2"] {
+        let whole = ask(&fixture, range).await;
+        assert_eq!(
+            (whole.status, whole.text().as_str()),
+            (200, BODY),
+            "{range}"
+        );
+    }
+    assert_eq!(fixture.origin.count(), 1);
+    // Not our unit: the origin may know it.
+    ask(&fixture, "lines=0-1").await;
+    assert_eq!(fixture.origin.last().header("range"), Some("lines=0-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_ignores_range_and_other_statuses_have_no_parts() {
+    let fixture = stored().await;
+    let mut client = fixture.connect().await;
+    let head = client.ask("HEAD", "/a", &[("range", "bytes=0-3")]).await;
+    assert_eq!(
+        (head.status, head.header("content-length")),
+        (200, Some("20"))
+    );
+    assert_eq!(head.header("content-range"), None);
+
+    let fixture = Fixture::start(&route(""), |_| reply(404, BODY, &[FRESH])).await;
+    for _ in 0..2 {
+        let missing = ask(&fixture, "bytes=0-3").await;
+        assert_eq!((missing.status, missing.text().as_str()), (404, BODY));
+    }
+    assert_eq!(fixture.origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preconditions_come_before_ranges_and_if_range_before_them() {
+    let fixture = stored().await;
+    let with = async |fields: &[(&str, &str)]| {
+        let fields = [&[("range", "bytes=0-3")], fields].concat();
+        fixture.get_with("/a", &fields).await
+    };
+    assert_eq!(with(&[("if-none-match", "\"v1\"")]).await.status, 304);
+    assert_eq!(with(&[("if-none-match", "\"v0\"")]).await.status, 206);
+    assert_eq!(with(&[("if-range", "\"v0\"")]).await.status, 200);
+    let same = with(&[("if-range", "\"v1\"")]).await;
+    assert_eq!(same.status, 206);
+    // The client has these (RFC 9110 §15.3.7).
+    assert_eq!(same.header("content-type"), None);
+    assert_eq!(same.header("etag"), Some("\"v1\""));
+    assert_eq!(fixture.origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_miss_fetches_the_whole_and_streams_its_part() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&route(""), move |_| {
+        let head =
+            b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
+        vec![
+            Step::Send(head.to_vec()),
+            Step::Wait(held.clone()),
+            Step::Send(b"789abcdefghij".to_vec()),
+        ]
+    })
+    .await;
+    let mut client = fixture.connect().await;
+    client.request("GET", "/a", &[("range", "bytes=2-5")]).await;
+    // Comes before the rest of the body does.
+    let part = client.response().await;
+    assert_eq!((part.status, part.text().as_str()), (206, "2345"));
+    assert_eq!(fixture.origin.last().header("range"), None);
+    gate.open();
+    fixture.metric_reaches("cache_stored_entries", 1.0).await;
+    let whole = fixture.get("/a").await;
+    assert_eq!((whole.cache(), whole.text().as_str()), ("HIT", BODY));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_ranges_or_an_unknown_length_wait_for_the_whole() {
+    let fixture = Fixture::start(&route(""), |_| {
+        let chunked = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n\
+            5\r\n01234\r\nf\r\n56789abcdefghij\r\n0\r\n\r\n";
+        vec![Step::Send(chunked.into())]
+    })
+    .await;
+    let part = fixture.get_with("/a", &[("range", "bytes=3-6")]).await;
+    assert_eq!(
+        (content_range(&part), part.text().as_str()),
+        ("bytes 3-6/20", "3456")
+    );
+    let parts = fixture.get_with("/b", &[("range", "bytes=3-6,-1")]).await;
+    assert!(
+        parts
+            .text()
+            .contains("Content-Range: bytes 19-19/20\r\n\r\nj\r\n")
+    );
+    assert_eq!(fixture.get("/b").await.cache(), "HIT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_or_not_storable_passes_with_the_clients_range() {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    let large = "x".repeat(4000);
+    for (body, fields) in [
+        (large, [FRESH, TAG]),
+        (BODY.to_owned(), [("cache-control", "no-store"), TAG]),
+    ] {
+        let sent = body.clone();
+        let fixture = Fixture::start(&config, move |seen| ranged(seen, &sent, &fields)).await;
+        let part = ask(&fixture, "bytes=0-3").await;
+        assert_eq!((part.status, part.text()), (206, body[0..4].to_owned()));
+        assert_eq!(content_range(&part), format!("bytes 0-3/{}", body.len()));
+        // The whole was tried first, and the key is remembered: next time it is not.
+        assert_eq!(fixture.origin.count(), 2);
+        let part = ask(&fixture, "bytes=10-13").await;
+        assert_eq!((part.status, part.text()), (206, body[10..14].to_owned()));
+        assert_eq!(fixture.origin.count(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_body_that_turns_out_too_large_passes_too() {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    let fixture = Fixture::start(&config, |seen| match range_of(seen) {
+        Some(_) => reply(206, "0123", &[FRESH, ("content-range", "bytes 0-3/4000")]),
+        None => {
+            let chunk = format!("800\r\n{}\r\n", "x".repeat(2048));
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
+            vec![Step::Send(format!("{head}{chunk}{chunk}0\r\n\r\n").into())]
+        }
+    })
+    .await;
+    let part = ask(&fixture, "bytes=0-3").await;
+    assert_eq!((part.status, part.text().as_str()), (206, "0123"));
+}
+
+fn large() -> String {
+    let digits = (0..1000).map(|number| format!("{number:04}"));
+    digits.collect()
+}
+
+async fn large_fixture() -> Fixture {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    Fixture::start(&config, |seen| ranged(seen, &large(), &[FRESH, TAG])).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_part_answers_what_it_covers_and_grows_by_what_is_missing() {
+    let (fixture, body) = (large_fixture().await, large());
+    let check = async |first: usize, last: usize, cache: &str, asked: usize| {
+        let range = format!("bytes={first}-{last}");
+        let part = ask(&fixture, &range).await;
+        assert_eq!(
+            (part.status, part.text()),
+            (206, body[first..=last].to_owned()),
+            "{range}"
+        );
+        assert_eq!(
+            (part.cache(), fixture.origin.count()),
+            (cache, asked),
+            "{range}"
+        );
+        part
+    };
+    check(100, 199, "MISS", 2).await;
+    let hit = check(120, 130, "HIT", 2).await;
+    assert_eq!(content_range(&hit), "bytes 120-130/4000");
+    // Only the rest is asked for, by the strong validator.
+    let grown = check(150, 299, "MISS", 3).await;
+    assert!(
+        grown.cache_status().contains("fwd=partial; fwd-status=206"),
+        "{}",
+        grown.cache_status()
+    );
+    let seen = fixture.origin.last();
+    assert_eq!(seen.header("range"), Some("bytes=200-299"));
+    assert_eq!(seen.header("if-range"), Some("\"v1\""));
+    check(50, 110, "MISS", 4).await;
+    assert_eq!(fixture.origin.last().header("range"), Some("bytes=50-99"));
+    check(50, 299, "HIT", 4).await;
+    // Elsewhere: the new part takes the place of the old one.
+    check(2000, 2099, "MISS", 5).await;
+    check(2000, 2001, "HIT", 5).await;
+    check(100, 101, "MISS", 6).await;
+    // A whole GET never gets a part.
+    let whole = fixture.get("/a").await;
+    assert_eq!((whole.status, whole.body.len()), (200, 4000));
+    // Nor does anybody once it is stale.
+    fixture.advance(61);
+    check(100, 101, "MISS", 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_no_part_reaches_is_416_by_the_length_known() {
+    let fixture = large_fixture().await;
+    ask(&fixture, "bytes=0-9").await;
+    let refused = ask(&fixture, "bytes=4000-").await;
+    assert_eq!(
+        (refused.status, content_range(&refused)),
+        (416, "bytes */4000")
+    );
+    assert_eq!(fixture.origin.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_different_representations_are_never_put_together() {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    let fixture = Fixture::start(&config, |seen| {
+        let (letter, tag) = if seen.number <= 2 {
+            ("a", "\"v1\"")
+        } else {
+            ("b", "\"v2\"")
+        };
+        ranged(seen, &letter.repeat(4000), &[FRESH, ("etag", tag)])
+    })
+    .await;
+    assert_eq!(ask(&fixture, "bytes=0-9").await.text(), "a".repeat(10));
+    assert_eq!(ask(&fixture, "bytes=5-14").await.text(), "b".repeat(10));
+    assert_eq!(ask(&fixture, "bytes=0-9").await.text(), "b".repeat(10));
+    assert_eq!(ask(&fixture, "bytes=0-14").await.text(), "b".repeat(15));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_without_a_strong_validator_or_of_several_parts_is_not_kept() {
+    for tag in ["W/\"v1\"", ""] {
+        let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+        let fixture = Fixture::start(&config, move |seen| {
+            let tag = ("etag", tag);
+            ranged(seen, &large(), &[FRESH, tag])
+        })
+        .await;
+        ask(&fixture, "bytes=0-9").await;
+        assert_eq!(ask(&fixture, "bytes=0-9").await.cache(), "MISS", "{tag}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_broke_off_is_completed_by_its_rest() {
+    let fixture = Fixture::start(&route(""), |seen| match seen.number {
+        1 => {
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nx-a: 1\r\ncontent-length: 20\r\n\r\n0123456";
+            vec![Step::Send(head.into()), Step::Close]
+        }
+        _ => ranged(seen, BODY, &[FRESH, TAG, ("x-b", "2")]),
+    })
+    .await;
+    let broken = fixture.get("/a").await;
+    assert!(broken.is_cut);
+    // What is there answers ranges, and nothing else.
+    let part = ask(&fixture, "bytes=2-4").await;
+    assert_eq!((part.cache(), part.text().as_str()), ("HIT", "234"));
+    let whole = fixture.get("/a").await;
+    assert_eq!((whole.status, whole.text().as_str()), (200, BODY));
+    assert!(
+        whole.cache_status().contains("fwd-status=206; stored"),
+        "{}",
+        whole.cache_status()
+    );
+    assert_eq!(whole.header("content-range"), None);
+    assert_eq!(
+        (whole.header("x-a"), whole.header("x-b")),
+        (Some("1"), Some("2"))
+    );
+    let seen = fixture.origin.last();
+    assert_eq!(seen.header("range"), Some("bytes=7-19"));
+    assert_eq!(seen.header("if-range"), Some("\"v1\""));
+    assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    assert_eq!(fixture.origin.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_broke_off_and_changed_is_fetched_whole() {
+    // By If-Range the origin sends the new whole; one that ignores it is asked again.
+    for obeys in [true, false] {
+        let fixture = Fixture::start(&route(""), move |seen| match (seen.number, seen.header("range")) {
+            (1, _) => {
+                let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
+                vec![Step::Send(head.into()), Step::Close]
+            }
+            (_, Some(_)) if !obeys => {
+                let fields = [FRESH, ("etag", "\"v2\""), ("content-range", "bytes 7-19/20")];
+                reply(206, "NEWNEWNEWNEWN", &fields)
+            }
+            _ => ok("new", &[FRESH, ("etag", "\"v2\"")]),
+        })
+        .await;
+        fixture.get("/a").await;
+        let whole = fixture.get("/a").await;
+        assert_eq!(
+            (whole.status, whole.text().as_str()),
+            (200, "new"),
+            "{obeys}"
+        );
+        assert_eq!(fixture.get("/a").await.text(), "new");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_206_that_nobody_asked_for_is_not_stored_as_the_whole() {
+    let fixture = Fixture::start(&route(""), |_| {
+        reply(
+            206,
+            "0123",
+            &[FRESH, TAG, ("content-range", "bytes 0-3/20")],
+        )
+    })
+    .await;
+    for count in 1..=2 {
+        assert_eq!(fixture.get("/a").await.status, 206);
+        assert_eq!(fixture.origin.count(), count);
+    }
+}
