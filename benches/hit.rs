@@ -83,7 +83,7 @@ fn parse_to_bytes(criterion: &mut Criterion) {
             let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
             runtime.spawn(async move {
                 let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
-                let service = service_fn(move |request| proxy.handle(request, client));
+                let service = service_fn(move |request| proxy.handle(request, client, None));
                 http1::Builder::new()
                     .serve_connection(TokioIo::new(theirs), service)
                     .await
@@ -120,13 +120,16 @@ fn handle_alone(criterion: &mut Criterion) {
         request.body(Full::new(Bytes::new())).expect("a request")
     };
     runtime.block_on(async {
-        let response = proxy.handle(request(), client).await.expect("infallible");
+        let response = proxy
+            .handle(request(), client, None)
+            .await
+            .expect("infallible");
         response.into_body().collect().await.expect("a body");
     });
     criterion.bench_function("hit, request to response", |bencher| {
         bencher.iter_batched(
             request,
-            |request| match proxy.handle(request, client) {
+            |request| match proxy.handle(request, client, None) {
                 Handled::Ready(response) => response,
                 Handled::Later(_) => panic!("a hit waits for nothing"),
             },

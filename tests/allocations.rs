@@ -83,12 +83,15 @@ async fn a_hit_makes_two_allocations() {
     let proxy = Proxy::new(config, metrics, Arc::new(Fixed), Clock::System);
     let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
     for _ in 0..3 {
-        let response = proxy.handle(request(), client).await.expect("infallible");
+        let response = proxy
+            .handle(request(), client, None)
+            .await
+            .expect("infallible");
         response.into_body().collect().await.expect("a body");
     }
     let asked = request();
     let before = COUNT.get();
-    let handled = proxy.handle(asked, client);
+    let handled = proxy.handle(asked, client, None);
     let Handled::Ready(Some(response)) = handled else {
         panic!("a hit waits for nothing");
     };

@@ -12,6 +12,7 @@ mod fetch;
 mod fill;
 mod forward;
 mod inspect;
+mod interim;
 mod invalidate;
 mod miss;
 mod part;
@@ -32,6 +33,7 @@ use crate::store::Memory;
 use crate::upstream::Origin;
 
 pub use deliver::Body;
+pub use interim::Interim;
 pub use request::Handled;
 
 /// Everything that answering a request needs. One per process, shared by all workers.

@@ -45,7 +45,10 @@ impl Proxy {
         );
         let mut origins = Origins::begin(&self);
         let answer = match request {
-            Ok(request) => {
+            Ok(mut request) => {
+                if let Some(ear) = &asked.ear {
+                    ear.listen(&mut request);
+                }
                 let write = Write::of(&self, &asked);
                 let answer = self.origin.answer(request).await;
                 if let Some(write) = write {

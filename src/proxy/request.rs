@@ -29,6 +29,7 @@ use crate::upstream::{OriginBody, empty};
 use super::deliver::{Body, Note, Wanted};
 use super::fetch::{Fetch, Led, Validation};
 use super::forward::{self, Conditions, client_scheme, forwarded_host};
+use super::interim::{Ear, Interim};
 use super::part::Beginning;
 use super::{Client, Proxy, received};
 
@@ -65,6 +66,8 @@ pub(super) struct Asked {
     /// The primary key, or that of a variant where there are known ones.
     pub key: KeyBytes,
     pub started: Instant,
+    /// Hears the origin's interim responses; `None` where the client is not to be told.
+    pub ear: Option<Ear>,
 }
 
 impl Asked {
@@ -91,8 +94,13 @@ fn view(parts: &request::Parts, has_body: bool) -> RequestView<'_> {
 }
 
 impl Proxy {
-    /// Answers a request.
-    pub fn handle<B>(self: &Arc<Self>, request: Request<B>, client: Client) -> Handled
+    /// Answers a request. What its origin says before the final response goes to `interim`.
+    pub fn handle<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        client: Client,
+        interim: Option<&Arc<Interim>>,
+    ) -> Handled
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
@@ -121,6 +129,7 @@ impl Proxy {
             let host = host.map(Cow::into_owned);
             let route = routed.map(|(index, route)| (index, Arc::clone(route)));
             let asked = Asked {
+                ear: Ear::open(interim, parts.version),
                 parts,
                 host,
                 client,
@@ -152,6 +161,7 @@ impl Proxy {
                         client,
                         key,
                         started,
+                        ear: None,
                     };
                     self.refresh(&asked, entry);
                 }
@@ -175,6 +185,7 @@ impl Proxy {
         drop(path);
         let primary = KeyBytes::from_slice(&key[..primary_length]);
         let asked = Asked {
+            ear: Ear::open(interim, parts.version),
             parts,
             host,
             client,
@@ -205,6 +216,7 @@ impl Proxy {
     {
         let proxy = Arc::clone(self);
         let (started, method) = (asked.started, asked.parts.method.clone());
+        let ear = asked.ear.clone();
         let route = asked.route.as_ref().map(|(index, _)| *index);
         let answering = run(Arc::clone(self), asked);
         Handled::Later(Box::pin(async move {
@@ -225,6 +237,9 @@ impl Proxy {
                     )
                 }
             };
+            if let Some(ear) = ear {
+                ear.close();
+            }
             proxy.count(route, &method, started, note, response.status());
             response
         }))
@@ -384,8 +399,13 @@ impl Proxy {
     ) -> Result<Request<OriginBody>, Failure> {
         let route = asked.route.as_ref().map(|(_, route)| &**route);
         let (parts, host) = (&asked.parts, asked.host.as_deref());
-        self.forwarding
-            .request(parts, host, asked.client, route, conditions, empty())
+        let mut request =
+            self.forwarding
+                .request(parts, host, asked.client, route, conditions, empty())?;
+        if let Some(ear) = &asked.ear {
+            ear.listen(&mut request);
+        }
+        Ok(request)
     }
 }
 

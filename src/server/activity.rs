@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
+use crate::proxy::Interim;
 
 /// What happened on a connection, for its timer to judge. Times are milliseconds since accept.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Activity {
     is_draining: AtomicBool,
     /// Its end is ours, and not to be lingered over.
     is_cut: AtomicBool,
+    /// What the origin said before its final response.
+    pub interim: Arc<Interim>,
 }
 
 /// When a body gave its last piece; `u64::MAX` while it is being asked for the next.
@@ -60,6 +63,7 @@ impl Activity {
             handed: Mutex::default(),
             is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            interim: Arc::default(),
         }
     }
 

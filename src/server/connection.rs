@@ -154,7 +154,9 @@ impl Service<Request<Incoming>> for Serving {
         let guard = InFlight(Arc::clone(&self.activity));
         Tracked {
             version: request.version(),
-            handled: self.proxy.handle(request, self.client),
+            handled: self
+                .proxy
+                .handle(request, self.client, Some(&self.activity.interim)),
             guard: Some(guard),
         }
     }
@@ -180,6 +182,9 @@ impl Future for Tracked {
     type Output = Result<Response<TrackedBody>, std::convert::Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let (Handled::Later(_), Some(guard)) = (&self.handled, &self.guard) {
+            guard.0.interim.wake(context.waker());
+        }
         let mut response = std::task::ready!(Pin::new(&mut self.handled).poll(context))?;
         let guard = self.guard.take();
         let is_last = guard.as_ref().is_some_and(|guard| guard.0.is_draining());

@@ -4,10 +4,10 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::Response;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -44,6 +44,8 @@ pub struct Watched {
     seat: Option<Seat>,
     /// hyper refused the head: said by us when the stream is let go.
     refused: Option<FailureKind>,
+    /// Interim responses that are being written.
+    interim: Bytes,
 }
 
 impl Watched {
@@ -54,6 +56,7 @@ impl Watched {
             proxy,
             seat: Some(seat),
             refused: None,
+            interim: Bytes::new(),
         }
     }
 
@@ -64,6 +67,23 @@ impl Watched {
         match &mut self.stream {
             Some(stream) => poll(Pin::new(stream)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    /// Writes the interim responses that wait. hyper asks for a flush when it has nothing to write,
+    /// and for a write when the final response begins: they come before it in both cases.
+    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.interim.is_empty() {
+                self.interim = self.activity.interim.take();
+            }
+            if self.interim.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let bytes = self.interim.clone();
+            let written = self.with_stream(|stream| stream.poll_write(context, &bytes));
+            self.activity.wrote(written.is_ready());
+            self.interim.advance(ready!(written)?);
         }
     }
 
@@ -97,12 +117,14 @@ impl Write for Watched {
         if self.keeps_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        ready!(self.poll_interim(context))?;
         let written = self.with_stream(|stream| stream.poll_write(context, bytes));
         self.activity.wrote(written.is_ready());
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(context))?;
         self.with_stream(|stream| stream.poll_flush(context))
     }
 
@@ -125,6 +147,7 @@ impl Write for Watched {
         if buffers.first().is_some_and(|first| self.keeps_back(first)) {
             return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
         }
+        ready!(self.poll_interim(context))?;
         let written = self.with_stream(|stream| stream.poll_write_vectored(context, buffers));
         self.activity.wrote(written.is_ready());
         written

@@ -1,0 +1,122 @@
+//! Interim responses: what the origin says before its final one, `103 Early Hints` above all, on
+//! its way to the client (RFC 9110 §15.2). They are never stored and never part of the final
+//! response.
+//!
+//! hyper's client hands them over, but its server has no call to send them. It flushes the stream
+//! beneath it whenever nothing of its own is left to be written, though, and between a request and
+//! its final head nothing is: so they stand in a queue of their connection, which the stream writes
+//! first. That is HTTP/1.1; over HTTP/2, where the frames are hyper's own, they are left out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderMap, Request, StatusCode, Version};
+
+use crate::http::fields;
+
+/// What one request may have waiting, in bytes; more is dropped.
+const MOST: usize = 64 << 10;
+
+/// The interim responses of one connection that are not written yet.
+#[derive(Debug, Default)]
+pub struct Interim {
+    /// Something waits: all that most connections ever look at.
+    waits: AtomicBool,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    bytes: Vec<u8>,
+    /// Wakes the connection's task.
+    waker: Option<Waker>,
+    /// Counts requests, and their ends: what comes for one that is answered is dropped.
+    turn: u64,
+}
+
+impl Interim {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who is to be woken when there is something to write.
+    pub fn wake(&self, waker: &Waker) {
+        self.queue().waker = Some(waker.clone());
+    }
+
+    /// What is to be written before anything else.
+    pub fn take(&self) -> Bytes {
+        if !self.waits.load(Ordering::Acquire) {
+            return Bytes::new();
+        }
+        let mut queue = self.queue();
+        self.waits.store(false, Ordering::Relaxed);
+        std::mem::take(&mut queue.bytes).into()
+    }
+}
+
+/// Where the interim responses for one request go.
+#[derive(Clone, Debug)]
+pub(super) struct Ear {
+    connection: Arc<Interim>,
+    turn: u64,
+}
+
+impl Ear {
+    /// For a request that waits from now on; `None` where its client cannot be told
+    /// (RFC 9110 §15.2: never an HTTP/1.0 one).
+    pub fn open(connection: Option<&Arc<Interim>>, version: Version) -> Option<Self> {
+        let connection = connection.filter(|_| version == Version::HTTP_11)?;
+        let mut queue = connection.queue();
+        queue.turn += 1;
+        Some(Self {
+            turn: queue.turn,
+            connection: Arc::clone(connection),
+        })
+    }
+
+    /// The final response is there.
+    pub fn close(&self) {
+        let mut queue = self.connection.queue();
+        if queue.turn == self.turn {
+            queue.turn += 1;
+        }
+    }
+
+    /// Hears what comes for this request to the origin.
+    pub fn listen<B>(&self, request: &mut Request<B>) {
+        let ear = self.clone();
+        hyper::ext::on_informational(request, move |response| {
+            ear.hear(response.status(), response.headers());
+        });
+    }
+
+    fn hear(&self, status: StatusCode, headers: &HeaderMap) {
+        // The client's own wish to continue was answered by us.
+        if status == StatusCode::CONTINUE || status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        let mut headers = headers.clone();
+        fields::strip_hop_by_hop(&mut headers);
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(DATE);
+        let mut out = format!("HTTP/1.1 {status}\r\n").into_bytes();
+        for (name, value) in &headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        let mut queue = self.connection.queue();
+        if queue.turn == self.turn && queue.bytes.len() + out.len() <= MOST {
+            queue.bytes.append(&mut out);
+            self.connection.waits.store(true, Ordering::Release);
+            if let Some(waker) = queue.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
