@@ -328,15 +328,19 @@ async fn parts_of_different_representations_are_never_put_together() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_without_a_strong_validator_or_of_several_parts_is_not_kept() {
+async fn a_part_without_a_strong_validator_is_never_put_together_with_another() {
     for tag in ["W/\"v1\"", ""] {
         let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
         let fixture = Fixture::start(&config, move |seen| {
-            let tag = ("etag", tag);
-            ranged(seen, &large(), &[FRESH, tag])
+            ranged(seen, &large(), &[FRESH, ("etag", tag)])
         })
         .await;
         ask(&fixture, "bytes=0-9").await;
+        assert_eq!(ask(&fixture, "bytes=2-9").await.cache(), "HIT", "{tag}");
+        assert_eq!(ask(&fixture, "bytes=5-14").await.cache(), "MISS", "{tag}");
+        assert_eq!(fixture.origin.last().header("range"), Some("bytes=5-14"));
+        assert_eq!(fixture.origin.count(), 3);
+        assert_eq!(ask(&fixture, "bytes=5-14").await.cache(), "HIT", "{tag}");
         assert_eq!(ask(&fixture, "bytes=0-9").await.cache(), "MISS", "{tag}");
     }
 }

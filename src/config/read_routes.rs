@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Obey, Share};
+use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Normalise, Obey, Share};
 
 use super::Cache;
 use super::routes::{Route, RouteError, Routes};
@@ -198,6 +198,20 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         path: path.to_owned(),
         host: host.map(|at| at.value),
         methods,
+        normalise: Normalise {
+            languages: section
+                .some(
+                    "languages",
+                    "a language tag such as \"en\" or \"de-AT\"",
+                    language,
+                )
+                .unwrap_or_default(),
+            origins: section.list(
+                "origins",
+                "an origin such as \"https://app.example.org\"",
+                origin,
+            ),
+        },
         invalidates: invalidates.unwrap_or_default(),
         invalidation: invalidation.map_or(Mode::Soft, |at| at.value),
         options,
@@ -213,6 +227,20 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     section.finish();
     // A host that could not be read is not "any": what comes of it would only mislead.
     (!has_host || route.host.is_some()).then_some(route)
+}
+
+fn language(text: &str) -> Option<HeaderValue> {
+    let is_tag = |part: &str| {
+        (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let value = HeaderValue::from_str(text).ok();
+    value.filter(|_| text.split('-').all(is_tag))
+}
+
+fn origin(text: &str) -> Option<HeaderValue> {
+    let url = url::Url::parse(text).ok()?;
+    // As a browser writes it (RFC 6454 §6.2): no path, no default port.
+    (url.origin().ascii_serialization() == text).then(|| HeaderValue::from_str(text).ok())?
 }
 
 fn group_names(section: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<Box<str>>> {

@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use matchit::Router;
 
 use crate::policy::key::QueryRule;
-use crate::policy::{Mode, Options};
+use crate::policy::{Mode, Normalise, Options};
 
 /// One checked `[[route]]`.
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub struct Route {
     pub options: Options,
     pub query: QueryRule,
     pub sort_query: bool,
+    pub normalise: Normalise,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
     /// Groups that a write through this route changes.
@@ -122,6 +123,11 @@ impl Routes {
         hosts
             .chain([&self.any_host])
             .filter_map(move |by_method| self.list.get(find_path(by_method, method, path)?))
+    }
+
+    /// Whether any route rewrites selecting fields.
+    pub fn normalise(&self) -> bool {
+        self.list.iter().any(|route| !route.normalise.is_idle())
     }
 
     /// Whether any route looks at the host, so that it belongs in every key.

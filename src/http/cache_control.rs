@@ -107,10 +107,10 @@ impl CacheControl {
                 BareItem::Integer(number) => {
                     found.take_directive(name, Some(number.to_string().as_bytes()));
                 }
-                BareItem::String(text) => {
-                    found.take_directive(name, Some(text.as_str().as_bytes()))
+                // Only what names fields is a string (RFC 9213 §2.1); a number in quotes is none.
+                BareItem::String(text) if matches!(name, b"no-cache" | b"private") => {
+                    found.take_directive(name, Some(text.as_str().as_bytes()));
                 }
-                BareItem::Token(text) => found.take_directive(name, Some(text.as_str().as_bytes())),
                 // No directive has such a value: where a number is wanted it is none, so stale.
                 _ => found.take_directive(name, Some(b"?")),
             }
@@ -271,7 +271,10 @@ mod tests {
             assert_eq!(age(read(&next)), Some(7), "{broken:?}");
         }
         // Valid, but of no meaning for the directive.
-        assert_eq!(age(read(&[("cdn-cache-control", "max-age=1.5")])), Some(0));
+        for wrong in ["max-age=1.5", "max-age=\"60\"", "max-age=a60", "max-age"] {
+            let found = age(read(&[("cdn-cache-control", wrong)]));
+            assert_eq!(found, Some(0), "{wrong}");
+        }
         assert!(
             !read(&[("cdn-cache-control", "no-store=?0, max-age=1")])
                 .unwrap()

@@ -12,6 +12,7 @@ pub mod freshness;
 pub mod groups;
 pub mod invalidate;
 pub mod key;
+pub mod normalise;
 pub mod range;
 pub mod reason;
 pub mod storable;
@@ -32,6 +33,7 @@ pub use error_when::ErrorWhen;
 pub use freshness::{Lifetimes, Record, Standing, StoredView};
 pub use groups::Groups;
 pub use invalidate::Mode;
+pub use normalise::Normalise;
 pub use reason::Reason;
 pub use storable::storable;
 

@@ -72,15 +72,15 @@ pub fn storable(
     }
 }
 
-/// Whether a part of a representation may be kept, to answer what it covers and to be completed
-/// (§3.3, §3.4): where the whole might be, and a strong validator tells which whole it is of.
+/// Whether a part of a representation may be kept, to answer what it covers (§3.3): where the
+/// whole might be. Only with a strong validator is it ever put together with others (§3.4).
 pub fn storable_part(
     request: RequestView<'_>,
     response: &HeaderMap,
     options: &Options,
     now: Timestamp,
 ) -> Result<Lifetimes, Reason> {
-    if range::strong_tag(response).is_none() || range::part_of(response).is_none() {
+    if range::part_of(response).is_none() {
         return Err(Reason::Partial);
     }
     let whole = ResponseView {

@@ -1,6 +1,6 @@
 //! Variants: which request fields select a stored response (RFC 9111 §4.1).
 
-use http::header::{ACCEPT_ENCODING, HeaderMap, HeaderName, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
 use crate::http::fields;
 
@@ -24,6 +24,18 @@ pub fn append_selecting(names: &[HeaderName], request: &HeaderMap, key: &mut imp
         if *name == ACCEPT_ENCODING {
             key.extend([b'=']);
             key.extend(encoding_class(request).into_bytes());
+            continue;
+        }
+        if *name == ACCEPT_LANGUAGE {
+            // Neither spaces nor case mean anything in it (RFC 9110 §12.5.4, RFC 5646 §2.1.1).
+            for (at, member) in fields::members(request, name).enumerate() {
+                key.extend([if at == 0 { b'=' } else { b',' }]);
+                let text = member.iter().filter(|byte| !byte.is_ascii_whitespace());
+                key.extend(text.map(u8::to_ascii_lowercase));
+            }
+            if request.contains_key(name) {
+                key.extend([b';']);
+            }
             continue;
         }
         // Several lines mean their list (RFC 9110 §5.2).
@@ -89,6 +101,10 @@ mod tests {
         assert_ne!(one(&[]), one(&[("accept-language", "")]));
         let lines = [("accept-language", "de"), ("accept-language", "en")];
         assert_eq!(one(&lines), one(&[("accept-language", "de,en")]));
+        assert_eq!(one(&lines), one(&[("accept-language", "DE , en")]));
+        assert_ne!(one(&lines), one(&[("accept-language", "en,de")]));
+        let other = |value| selecting(&["x-a"], &[("x-a", value)]);
+        assert_ne!(other("a"), other("A"));
     }
 
     #[test]

@@ -107,11 +107,12 @@ impl Proxy {
             return self.pass(asked, empty(), Note { reason, ..note }).await;
         }
 
+        let mut least = 0;
         for _ in 0..ELECTIONS {
             if alone.is_some() {
                 break;
             }
-            match self.board(&asked, || self.stored_meanwhile(&asked, &options)) {
+            match self.board(&asked, least, || self.stored_meanwhile(&asked, &options)) {
                 Err(served) => return served,
                 Ok(Boarding::Lead(ticket)) => {
                     return self.lead(asked, ticket, validation, note).await;
@@ -135,7 +136,7 @@ impl Proxy {
                                     };
                                     return self.stream(asked, &head, reader, note).await;
                                 }
-                                (Fits::Purged, _) => {}
+                                (Fits::Purged, _) => least = self.memory.purges().position(),
                                 _ => alone = Some(reason),
                             }
                         }
@@ -149,7 +150,7 @@ impl Proxy {
                                 return self.give(&asked, &entry, note);
                             }
                             Fits::No => alone = Some(reason),
-                            Fits::Purged => {}
+                            Fits::Purged => least = self.memory.purges().position(),
                         },
                         Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
                         Outcome::Failed(failure) => {

@@ -48,6 +48,14 @@ fn held(part: &Entry) -> Option<(Span, u64)> {
     range::part_of(&HeaderMap::from_iter([(CONTENT_RANGE, value)]))
 }
 
+/// The entity tag by which the rest of a part can be asked for.
+fn strong_tag(part: &Entry) -> Option<HeaderValue> {
+    let value = part.head.field(&ETAG)?;
+    let fields = HeaderMap::from_iter([(ETAG, value)]);
+    range::strong_tag(&fields)?;
+    fields.get(ETAG).cloned()
+}
+
 /// A stored part from byte 0, and the conditions that complete it.
 pub(super) struct Beginning {
     pub part: Arc<Entry>,
@@ -66,7 +74,7 @@ impl Beginning {
         }
         let (first, last) = (held.last + 1, length - 1);
         Some(Self {
-            etag: part.head.field(&ETAG)?,
+            etag: strong_tag(&part)?,
             part,
             rest: Span { first, last },
         })
@@ -210,7 +218,7 @@ impl Proxy {
         if held.size() + missing.size() > self.config.cache.max_object {
             return None;
         }
-        let etag = part.head.field(&ETAG)?;
+        let etag = strong_tag(&part)?;
         let conditions = Conditions::Rest {
             span: missing,
             etag: &etag,

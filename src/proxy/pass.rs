@@ -9,7 +9,9 @@ use http::{Method, Response, StatusCode};
 
 use crate::error::{self, Failure, FailureKind};
 use crate::metrics::CacheResult;
-use crate::policy::Reason;
+use crate::policy::storable::ResponseView;
+use crate::policy::{self, Reason, RequestView, update};
+use crate::store::{Entry, Found};
 
 use super::deliver::{Body, Note};
 use super::fetch::Origins;
@@ -86,6 +88,7 @@ impl Proxy {
                     );
                 }
                 origins.received = self.clock.now();
+                self.update_by_head(&asked, origins, &response);
                 let mut response = self.keep_part(&asked, origins, response);
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
@@ -99,6 +102,46 @@ impl Proxy {
                     self.failure_on(index, &asked.parts.method, &failure, note),
                     note,
                 )
+            }
+        }
+    }
+
+    /// What a HEAD tells of the response to GET that is stored for the same request: it is updated
+    /// where both are about one representation, and else taken for stale (RFC 9111 §4.3.5).
+    fn update_by_head<B>(&self, asked: &Asked, origins: Origins, response: &Response<B>) {
+        let is_telling = asked.parts.method == Method::HEAD && response.status() == StatusCode::OK;
+        let (Some(options), true, false) = (asked.options(), is_telling, asked.primary.is_empty())
+        else {
+            return;
+        };
+        let request = &asked.parts.headers;
+        let mut key = asked.primary.clone();
+        let found = self.memory.get(&mut key, request, origins.received);
+        let Found::Entry(stored) = found else { return };
+        let mut headers = stored.head.fields.unpack(response.headers().len());
+        if stored.head.status != StatusCode::OK || !update::describes(&headers, response.headers())
+        {
+            return stored.make_stale(origins.received);
+        }
+        update::merge(&mut headers, response.headers());
+        let view = RequestView {
+            method: &Method::GET,
+            ..asked.view()
+        };
+        let updated = ResponseView {
+            status: StatusCode::OK,
+            headers: &headers,
+        };
+        let Ok(lifetimes) = policy::storable(view, updated, options, origins.received) else {
+            return self.memory.remove(&asked.primary, &stored);
+        };
+        let mut head = origins.head(StatusCode::OK, &headers, lifetimes, request, options);
+        head.record.has_validator = stored.head.record.has_validator;
+        let charge = self.memory.charge();
+        if let Ok(entry) = Entry::assemble(&head, &[stored.body()], None, charge) {
+            let entry = Arc::new(entry);
+            if !self.memory.insert(&asked.primary, request, entry) {
+                self.metrics.not_stored(Reason::Purged);
             }
         }
     }

@@ -109,6 +109,9 @@ impl Proxy {
         let (mut parts, body) = request.into_parts();
         // Before anything is selected by them: the origin will not see these fields.
         fields::strip_named(&mut parts.headers);
+        if self.config.routes.normalise() {
+            self.normalise(&mut parts);
+        }
         let host = match received::check(&parts, &self.config.limits) {
             Ok(host) => host,
             Err(failure) => {
@@ -195,6 +198,20 @@ impl Proxy {
             started,
         };
         self.later(asked, |proxy, asked| proxy.miss(asked, found))
+    }
+
+    /// Rewrites selecting fields where the route says so, before anything is selected by them.
+    fn normalise(&self, parts: &mut request::Parts) {
+        let Ok(host) = received::check(parts, &self.config.limits) else {
+            return;
+        };
+        let host = received::without_port(host.as_deref().unwrap_or_default());
+        let path = normalise_path(parts.uri.path());
+        let routed = self.config.routes.find(&parts.method, host, &path);
+        if let Some(route) = routed.map(|(_, route)| Arc::clone(route)) {
+            drop(path);
+            route.normalise.apply(&mut parts.headers);
+        }
     }
 
     fn ready(
@@ -333,7 +350,7 @@ impl Proxy {
 
     /// Starts a fetch behind a stale answer, unless one is under way (RFC 5861 §3).
     fn refresh(self: &Arc<Self>, asked: &Asked, entry: &Arc<Entry>) {
-        if let Ok(Boarding::Lead(ticket)) = self.board(asked, || None::<()>) {
+        if let Ok(Boarding::Lead(ticket)) = self.board(asked, 0, || None::<()>) {
             let validation = Validation::of(Arc::clone(entry));
             match self.fetch(asked, ticket, Some(validation), None) {
                 Ok(fetch) => drop(tokio::spawn(fetch.run())),
@@ -344,16 +361,18 @@ impl Proxy {
         }
     }
 
-    /// Joins the flight of what is asked for, unless a hard purge has outdated it, or leads one.
+    /// Joins the flight of what is asked for, or leads one. A flight that began before position
+    /// `least` of the purge log, or that a hard purge has outdated, is not joined.
     pub(super) fn board<T>(
         &self,
         asked: &Asked,
+        least: u64,
         stored_meanwhile: impl FnOnce() -> Option<T>,
     ) -> Result<Boarding, T> {
         let key = flight_key(asked);
         let purges = self.memory.purges();
         let groups = asked.options().and_then(|options| options.groups.as_ref());
-        let is_outdated = |stamp| purges.has_purged(&key, groups, stamp);
+        let is_outdated = |stamp| stamp < least || purges.has_purged(&key, groups, stamp);
         self.flights
             .board(&key, purges.position(), is_outdated, stored_meanwhile)
     }
