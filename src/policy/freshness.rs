@@ -262,11 +262,7 @@ pub fn lifetimes(
         fresh: if no_cache { Duration::ZERO } else { fresh },
         granted_by_operator,
         immutable: control.immutable,
-        forbids_stale: no_cache
-            || forced.is_none()
-                && (control.must_revalidate
-                    || control.proxy_revalidate
-                    || control.s_maxage.is_some()),
+        forbids_stale: no_cache || forced.is_none() && forbids_stale(&control),
         ..Lifetimes::default()
     };
     if no_cache {
@@ -288,6 +284,19 @@ pub fn lifetimes(
     found.stale_while_revalidate = revalidate.unwrap_or_default();
     found.stale_if_error = on_error.unwrap_or_default();
     Some(found)
+}
+
+/// The windows of a response that is stored for its validator alone: none.
+pub fn never_fresh(control: &CacheControl) -> Lifetimes {
+    Lifetimes {
+        forbids_stale: control.no_cache == Scope::All || forbids_stale(control),
+        ..Lifetimes::default()
+    }
+}
+
+/// §4.2.4, §5.2.2.2, §5.2.2.8, §5.2.2.10.
+fn forbids_stale(control: &CacheControl) -> bool {
+    control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some()
 }
 
 /// Whether the origin can be asked to confirm a response.

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::http::cache_control::Scope;
 use crate::http::{CacheControl, fields};
 
-use super::freshness::{has_validator, is_event_stream, lifetimes};
+use super::freshness::{has_validator, is_event_stream, lifetimes, never_fresh};
 use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share, Wishes, range};
 
 /// What policy sees of a response head.
@@ -66,7 +66,7 @@ pub fn storable(
             Ok(found)
         }
         // No lifetime: worth keeping only where the origin can confirm it by 304 (§4.3).
-        None if may_be_revalidated(response) => Ok(Lifetimes::default()),
+        None if may_be_revalidated(response) => Ok(never_fresh(&control)),
         None if is_event_stream(response.headers) => Err(Reason::EventStream),
         None => Err(Reason::NoLifetime),
     }

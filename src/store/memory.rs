@@ -257,7 +257,14 @@ impl Memory {
             return false;
         }
         let Some(selecting) = &entry.head.selecting else {
+            let before = self.cache.peek(primary);
             self.cache.insert(primary.into(), Slot::Entry(entry));
+            // Older than this one, and no longer listed: they must not come back with a new list.
+            if let Some(Slot::Variants(variants)) = before {
+                for variant in &variants.list {
+                    self.cache.remove(&variant.key);
+                }
+            }
             return true;
         };
         let names = selecting.names.clone();
