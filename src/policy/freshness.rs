@@ -8,78 +8,8 @@ use http::{HeaderMap, StatusCode};
 use crate::clock::Timestamp;
 use crate::http::{CacheControl, dates, fields};
 
-use super::Options;
+use super::{Lifetimes, Options, Record};
 use crate::http::cache_control::Scope;
-
-/// The three windows of a stored response.
-///
-/// `fresh` is compared with the current age (§4.2.3); each grace window begins where it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lifetimes {
-    pub fresh: Duration,
-    pub stale_while_revalidate: Duration,
-    pub stale_if_error: Duration,
-    /// The origin said nothing, or was overruled: `fresh` is the operator's word.
-    pub granted_by_operator: bool,
-    /// The origin will not change it while it is fresh (RFC 8246).
-    pub immutable: bool,
-    /// No stale response may be made of this one, whatever the client says (§4.2.4).
-    pub forbids_stale: bool,
-}
-
-/// What a stored response is good for at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Fresh {
-        left: Duration,
-    },
-    /// Usable at once, while one refresh runs behind it (RFC 5861 §3).
-    StaleWhileRevalidate,
-    /// Usable only if the origin fails (RFC 5861 §4).
-    StaleIfError,
-    Expired,
-}
-
-impl Lifetimes {
-    /// Ranks `age` against the windows. A window of zero is never entered.
-    pub fn standing(&self, age: Duration) -> Standing {
-        match age.checked_sub(self.fresh) {
-            Some(over) => self.grace(over),
-            None => Standing::Fresh {
-                left: self.fresh - age,
-            },
-        }
-    }
-
-    /// What a response is good for that has been stale for so long.
-    fn grace(&self, over: Duration) -> Standing {
-        if over < self.stale_while_revalidate {
-            Standing::StaleWhileRevalidate
-        } else if over < self.stale_if_error {
-            Standing::StaleIfError
-        } else {
-            Standing::Expired
-        }
-    }
-
-    /// How long after its age was zero the response is of any use to us.
-    pub fn horizon(&self) -> Duration {
-        let grace = self.stale_while_revalidate.max(self.stale_if_error);
-        self.fresh.saturating_add(grace)
-    }
-}
-
-/// What policy remembers of a stored response.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    pub lifetimes: Lifetimes,
-    /// When the response came in, or was last confirmed.
-    pub received: Timestamp,
-    /// Its corrected age at that moment (§4.2.3).
-    pub initial_age: Duration,
-    /// The origin gave an ETag or Last-Modified, so it can confirm the response by 304.
-    pub has_validator: bool,
-}
 
 impl Record {
     /// The record of a response asked for at `requested` and come at `received`.
@@ -102,64 +32,6 @@ impl Record {
             received,
             initial_age,
             has_validator: has_validator(headers),
-        }
-    }
-
-    /// current_age (§4.2.3).
-    pub fn age(&self, now: Timestamp) -> Duration {
-        self.initial_age + now.since(self.received)
-    }
-}
-
-/// A stored response as policy sees it: what it brought with it, and what a soft purge made of it.
-#[derive(Clone, Copy, Debug)]
-pub struct StoredView<'a> {
-    pub record: &'a Record,
-    /// When a purge made it stale, whatever its lifetime.
-    pub stale_since: Option<Timestamp>,
-}
-
-impl<'a> StoredView<'a> {
-    /// As it came, untouched by any purge.
-    pub fn of(record: &'a Record) -> Self {
-        Self {
-            record,
-            stale_since: None,
-        }
-    }
-
-    pub fn age(&self, now: Timestamp) -> Duration {
-        self.record.age(now)
-    }
-
-    /// How long it has been stale; `None` while it is fresh.
-    pub fn over(&self, now: Timestamp) -> Option<Duration> {
-        let by_age = self.age(now).checked_sub(self.record.lifetimes.fresh);
-        by_age.max(self.stale_since.map(|at| now.since(at)))
-    }
-
-    pub fn standing(&self, now: Timestamp) -> Standing {
-        let lifetimes = &self.record.lifetimes;
-        match self.over(now) {
-            Some(over) => lifetimes.grace(over),
-            None => lifetimes.standing(self.age(now)),
-        }
-    }
-
-    /// Whether the response may be used now without asking the origin first.
-    pub fn is_reusable(&self, now: Timestamp) -> bool {
-        matches!(
-            self.standing(now),
-            Standing::Fresh { .. } | Standing::StaleWhileRevalidate
-        )
-    }
-
-    /// Seconds of freshness left, negative when stale.
-    pub fn ttl(&self, now: Timestamp) -> i64 {
-        let seconds = |duration: Duration| duration.as_secs() as i64;
-        match self.over(now) {
-            Some(over) if self.stale_since.is_some() => -seconds(over),
-            _ => seconds(self.record.lifetimes.fresh) - seconds(self.age(now)),
         }
     }
 }
@@ -323,6 +195,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Standing, StoredView};
     use http::{HeaderName, HeaderValue};
 
     const NOW: Timestamp = Timestamp::from_millis(784_111_777_000);
@@ -342,30 +215,6 @@ mod tests {
 
     fn windows(lines: &[(&'static str, &str)], options: &Options) -> Option<Lifetimes> {
         lifetimes(StatusCode::OK, &headers(lines), options, NOW)
-    }
-
-    #[test]
-    fn the_windows_follow_one_another_and_zero_is_never_entered() {
-        let windows = Lifetimes {
-            fresh: seconds(10),
-            stale_while_revalidate: seconds(5),
-            stale_if_error: seconds(20),
-            ..Lifetimes::default()
-        };
-        assert_eq!(
-            windows.standing(seconds(4)),
-            Standing::Fresh { left: seconds(6) }
-        );
-        assert_eq!(
-            windows.standing(seconds(10)),
-            Standing::StaleWhileRevalidate
-        );
-        assert_eq!(windows.standing(seconds(15)), Standing::StaleIfError);
-        assert_eq!(windows.standing(seconds(30)), Standing::Expired);
-        assert_eq!(
-            Lifetimes::default().standing(Duration::ZERO),
-            Standing::Expired
-        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod key;
 pub mod normalise;
 pub mod range;
 pub mod reason;
+pub mod standing;
 pub mod storable;
 pub mod update;
 pub mod vary;
@@ -30,11 +31,11 @@ use crate::http::CacheControl;
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
 pub use error_when::ErrorWhen;
-pub use freshness::{Lifetimes, Record, Standing, StoredView};
 pub use groups::Groups;
 pub use invalidate::Mode;
 pub use normalise::Normalise;
 pub use reason::Reason;
+pub use standing::{Lifetimes, Record, Standing, StoredView};
 pub use storable::storable;
 
 /// Between whom one stored response is shared.

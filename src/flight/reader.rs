@@ -1,0 +1,116 @@
+//! Who waits for a flight, and who reads its body.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use crate::error::{Failure, FailureKind};
+
+use super::state::{Flight, Outcome, lock};
+
+/// A request that waits for another request's fetch.
+pub struct Waiter {
+    flight: Arc<Flight>,
+}
+
+impl Waiter {
+    pub(super) fn new(flight: Arc<Flight>) -> Self {
+        Self { flight }
+    }
+
+    /// Waits for the head.
+    pub async fn outcome(&self) -> Outcome {
+        poll_fn(|context| {
+            let mut state = lock(&self.flight.state);
+            if let Some(outcome) = &state.outcome {
+                return Poll::Ready(outcome.clone());
+            }
+            state.wait(context);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// A reader from byte 0; `None` where its beginning is no longer there.
+    pub fn reader(&self) -> Option<Reader> {
+        self.flight
+            .is_open()
+            .then(|| Reader::new(Arc::clone(&self.flight)))
+    }
+}
+
+/// Reads the body of a flight.
+#[derive(Debug)]
+pub struct Reader {
+    flight: Arc<Flight>,
+    slot: usize,
+}
+
+impl Reader {
+    pub(super) fn new(flight: Arc<Flight>) -> Self {
+        let mut state = lock(&flight.state);
+        let first = state.dropped;
+        state.readers.push(Some(first));
+        let slot = state.readers.len() - 1;
+        drop(state);
+        Self { flight, slot }
+    }
+
+    /// Waits for the end; the pieces of the body, shared with the flight. `Ok(None)` where it turns
+    /// out too large to be kept.
+    pub async fn whole(mut self) -> Result<Option<Vec<Bytes>>, Failure> {
+        let mut pieces = Vec::new();
+        while self.flight.is_open() {
+            match poll_fn(|context| self.poll_frame(context)).await {
+                None => return Ok(Some(pieces)),
+                Some(frame) => pieces.extend(frame?.into_data().ok()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next piece, or the trailers; `None` at the end.
+    pub fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let mut state = lock(&self.flight.state);
+        let Some(next) = state.readers[self.slot] else {
+            return Poll::Ready(None);
+        };
+        let Some(at) = next.checked_sub(state.dropped) else {
+            state.readers[self.slot] = None;
+            let message = "the client reads too slowly for a body that is too large to keep";
+            return Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))));
+        };
+        if let Some(piece) = state.pieces.get(at).cloned() {
+            state.readers[self.slot] = Some(next + 1);
+            if let Some(producer) = state.producer.take() {
+                producer.wake();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(end) = state.end.clone() else {
+            state.wait(context);
+            return Poll::Pending;
+        };
+        state.readers[self.slot] = None;
+        Poll::Ready(match end {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(failure) => Some(Err(failure)),
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = lock(&self.flight.state);
+        state.readers[self.slot] = None;
+        if let Some(producer) = state.producer.take() {
+            producer.wake();
+        }
+    }
+}

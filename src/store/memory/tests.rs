@@ -1,0 +1,195 @@
+//! The memory tier by itself.
+
+use super::*;
+use crate::policy::Mode;
+use crate::policy::Record;
+use crate::policy::key::KeyParts;
+use crate::store::entry::{Fields, Selecting};
+use crate::store::purge::{Reach, Target};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+const NOW: Timestamp = Timestamp::EPOCH;
+
+fn entry(memory: &Memory, body: &[u8], varies_by: &[&'static str]) -> Arc<Entry> {
+    let head = Head {
+        status: StatusCode::OK,
+        fields: Fields::default(),
+        record: Record::default(),
+        selecting: (!varies_by.is_empty()).then(|| {
+            let names = varies_by.iter().map(|name| HeaderName::from_static(name));
+            Box::new(Selecting {
+                names: names.collect(),
+                values: Vec::new(),
+            })
+        }),
+        stamp: 0,
+        groups: None,
+    };
+    let body = [Bytes::copy_from_slice(body)];
+    Arc::new(Entry::assemble(&head, &body, None, memory.charge()).unwrap())
+}
+
+fn request(language: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(
+        http::header::ACCEPT_LANGUAGE,
+        HeaderValue::from_static(language),
+    )])
+}
+
+fn body(found: &Found) -> Option<Bytes> {
+    match found {
+        Found::Entry(entry) => Some(entry.body()),
+        _ => None,
+    }
+}
+
+fn get(memory: &Memory, request: &HeaderMap) -> Found {
+    memory.get(&mut KeyBytes::from_slice(b"k"), request, NOW)
+}
+
+#[test]
+fn each_variant_is_found_by_its_own_request_fields() {
+    let memory = Memory::new(4 << 20, 1 << 19);
+    for language in ["de", "en"] {
+        assert!(memory.insert(
+            b"k",
+            &request(language),
+            entry(&memory, language.as_bytes(), &["accept-language"]),
+        ));
+    }
+    assert_eq!(
+        body(&get(&memory, &request("de"))),
+        Some(Bytes::from_static(b"de"))
+    );
+    assert_eq!(
+        body(&get(&memory, &request("en"))),
+        Some(Bytes::from_static(b"en"))
+    );
+    assert!(matches!(get(&memory, &request("fr")), Found::NoVariant));
+}
+
+#[test]
+fn a_miss_among_variants_leaves_the_variants_key() {
+    let memory = Memory::new(4 << 20, 1 << 19);
+    assert!(memory.insert(
+        b"k",
+        &request("de"),
+        entry(&memory, b"de", &["accept-language"]),
+    ));
+    let (mut one, mut other) = (KeyBytes::from_slice(b"k"), KeyBytes::from_slice(b"k"));
+    memory.get(&mut one, &request("fr"), NOW);
+    memory.get(&mut other, &request("es"), NOW);
+    assert_ne!(one, other);
+}
+
+#[test]
+fn variants_are_bounded_and_the_oldest_makes_room() {
+    let memory = Memory::new(4 << 20, 1 << 19);
+    let languages: Vec<HeaderMap> = (0..=MAX_VARIANTS)
+        .map(|at| {
+            let value = HeaderValue::try_from(format!("l{at}")).unwrap();
+            HeaderMap::from_iter([(http::header::ACCEPT_LANGUAGE, value)])
+        })
+        .collect();
+    for language in &languages {
+        assert!(memory.insert(b"k", language, entry(&memory, b"x", &["accept-language"])));
+    }
+    assert!(matches!(get(&memory, &languages[0]), Found::NoVariant));
+    assert!(body(&get(&memory, &languages[MAX_VARIANTS])).is_some());
+    assert_eq!(memory.stored_entries(), MAX_VARIANTS as u64 + 1);
+}
+
+#[test]
+fn a_mark_lasts_its_time_and_can_leave_the_stored_alone() {
+    let memory = Memory::new(4 << 20, 1 << 19);
+    let none = HeaderMap::new();
+    memory.mark_not_shared(b"k", Timestamp::from_millis(5), Reason::NoStore, false);
+    assert!(matches!(
+        get(&memory, &none),
+        Found::NotShared(Reason::NoStore)
+    ));
+    let later = memory.get(
+        &mut KeyBytes::from_slice(b"k"),
+        &none,
+        Timestamp::from_millis(5),
+    );
+    assert!(matches!(later, Found::Nothing));
+    assert!(memory.insert(b"k", &none, entry(&memory, b"x", &[])));
+    memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::Status, true);
+    assert!(body(&get(&memory, &none)).is_some());
+    memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::NoStore, false);
+    assert!(body(&get(&memory, &none)).is_none());
+}
+
+#[test]
+fn the_budget_is_kept_and_evictions_are_counted() {
+    let memory = Memory::new(4 << 20, 1 << 16);
+    for number in 0_u32..500 {
+        let body = vec![0; 30_000];
+        assert!(memory.insert(
+            &number.to_be_bytes(),
+            &HeaderMap::new(),
+            entry(&memory, &body, &[]),
+        ));
+        assert!(memory.held_bytes() <= 4 << 20);
+    }
+    assert!(memory.evictions() > 300, "{}", memory.evictions());
+    assert!(memory.stored_entries() > 80, "{}", memory.stored_entries());
+}
+
+#[test]
+fn bytes_of_an_evicted_response_count_while_it_is_read() {
+    let memory = Memory::new(4 << 20, 1 << 16);
+    let none = HeaderMap::new();
+    assert!(memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[])));
+    let Found::Entry(reader) = get(&memory, &none) else {
+        panic!("not stored")
+    };
+    memory.remove(b"k", &reader);
+    assert!(memory.held_bytes() >= 1000);
+    drop(reader);
+    assert_eq!(memory.held_bytes(), 0);
+}
+
+#[test]
+fn what_a_purge_reached_is_neither_found_nor_put_back() {
+    let memory = Memory::new(4 << 20, 1 << 19);
+    let mut key = KeyBytes::new();
+    KeyParts {
+        scheme: "http",
+        host: "h",
+        forwarded_host: None,
+        path: "/a",
+        query: None,
+        partition: b"",
+    }
+    .write(&mut key);
+    let find = || memory.get(&mut key.clone(), &request("de"), NOW);
+    let purge = |mode| {
+        let purge = Purge {
+            target: Target::Prefix("/a".into()),
+            reach: Reach::Any,
+        };
+        memory
+            .purges()
+            .append(purge, mode, Timestamp::from_millis(7));
+    };
+    for varies_by in [&[][..], &["accept-language"][..]] {
+        let mut head = entry(&memory, b"x", varies_by).head.clone();
+        head.stamp = memory.purges().position();
+        let body = [Bytes::from_static(b"x")];
+        let stored = Entry::assemble(&head, &body, None, memory.charge());
+        let stored = Arc::new(stored.unwrap());
+        assert!(memory.insert(&key, &request("de"), Arc::clone(&stored)));
+        purge(Mode::Soft);
+        assert!(matches!(find(), Found::Entry(_)));
+        assert_eq!(stored.view().stale_since, Some(Timestamp::from_millis(7)));
+        purge(Mode::Hard);
+        assert_eq!(memory.sweep(&[]).count(), 1);
+        assert!(!matches!(find(), Found::Entry(_)));
+        assert_eq!(memory.sweep(&[]).count(), 0);
+        // A fill that began before the purge.
+        assert!(!memory.insert(&key, &request("de"), stored));
+    }
+}
