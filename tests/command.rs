@@ -73,20 +73,51 @@ fn check_prints_the_effective_routes_or_all_mistakes() {
     );
 }
 
+fn readme() -> String {
+    std::fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The configurations that the README shows.
+fn readme_configurations() -> Vec<String> {
+    let blocks = readme();
+    let blocks = blocks.split("```toml\n").skip(1);
+    let text = |block: &str| block.split("```").next().unwrap().to_owned();
+    blocks.map(text).collect()
+}
+
 #[test]
-fn the_readmes_configuration_is_ten_lines_and_valid() {
-    let readme =
-        std::fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    let text = readme
-        .split("```toml\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next())
-        .unwrap();
-    assert!(text.lines().count() <= 10, "{text}");
+fn the_readmes_configurations_are_short_and_valid() {
+    let all = readme_configurations();
+    assert_eq!(all.len(), 2);
+    assert!(all[0].lines().count() <= 10, "{}", all[0]);
+    for text in all {
+        let folder = tempfile::tempdir().unwrap();
+        let (status, out, error) = run(&["check", &file(folder.path(), &text)]);
+        assert_eq!(status, Some(0), "{error}");
+        assert!(out.contains("/api/"), "{out}");
+    }
+}
+
+#[test]
+fn the_readmes_purges_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let (status, out, error) = run(&["check", &file(folder.path(), text)]);
-    assert_eq!(status, Some(0), "{error}");
-    assert!(out.contains("/api/{*rest}"), "{out}");
+    let text = format!("{FREE_PORTS}{}", readme_configurations()[1]);
+    let running = Running::start(&file(folder.path(), &text));
+    let readme = readme();
+    let commands: Vec<&str> = readme
+        .lines()
+        .filter(|line| line.contains("/purge") && line.contains("curl"))
+        .collect();
+    assert_eq!(commands.len(), 4);
+    for command in commands {
+        let command = command.replace("127.0.0.1:9180", &running.admin.to_string());
+        let curl = std::process::Command::new("sh")
+            .args(["-c", &format!("{} -s --noproxy '*'", command.trim())])
+            .output()
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&curl.stdout).unwrap();
+        assert_eq!(answer["instances"], 1, "{command}: {answer}");
+    }
 }
 
 #[test]
