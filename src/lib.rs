@@ -18,12 +18,12 @@
 //! | floor | room | holds |
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
-//! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics and health |
-//! | 6 | [`proxy`] | request, fetch, forward, deliver |
+//! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics, health, purges |
+//! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
 //! | 5 | [`origin`] | the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget · coalescing · pool, breaker, TLS · SQL |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
-//! | 2 | [`policy`] | RFC 9110, 9111 and 5861 as pure functions |
+//! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`] | wire vocabulary without policy |
 //! | 0 | [`clock`], [`error`] | time as a value · failures, and the one function that makes a response of one |
 //!

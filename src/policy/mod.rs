@@ -1,4 +1,4 @@
-//! The meaning of caching: RFC 9110, 9111 and 5861 as pure functions.
+//! The meaning of caching: RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions.
 //!
 //! Nothing here does I/O, reads a clock or knows the configuration file: `now` and a small
 //! [`Options`] are parameters. [`decide()`] says what a stored response is good for, [`storable()`]

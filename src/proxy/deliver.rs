@@ -1,91 +1,25 @@
 //! Delivered: a head and a body become the client's response, with the fields that say how.
 
 use std::cell::RefCell;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::header::{AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
-use http_body::{Frame, SizeHint};
 
 use crate::error::{Failure, FailureKind};
-use crate::flight::Reader;
 use crate::http::cache_control::Scope;
 use crate::metrics::CacheResult;
 use crate::policy::range::{self, Span};
 use crate::policy::{Options, Reason, conditional};
 use crate::store::Head;
-use crate::upstream::OriginBody;
 
 use super::Proxy;
-use super::ranges::{self, Cut, Pieces, Slice};
+use super::body::Body;
+use super::ranges::{self, Cut};
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-
-/// The body of a response on its way to the client.
-#[derive(Debug, Default)]
-pub enum Body {
-    #[default]
-    Empty,
-    /// Stored, or made here.
-    Whole(Bytes),
-    /// Several pieces of what is stored, one after another.
-    Pieces(Pieces),
-    /// Read from a flight, perhaps while it still comes in.
-    Flight(Reader),
-    /// One range of it.
-    Slice(Slice),
-    /// Passed through.
-    Origin(OriginBody),
-}
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = Failure;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                *self = Self::Empty;
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-            }
-            Self::Pieces(pieces) => Poll::Ready(pieces.next().map(|piece| Ok(Frame::data(piece)))),
-            Self::Flight(reader) => reader.poll_frame(context),
-            Self::Slice(slice) => slice.poll_frame(context),
-            Self::Origin(body) => Pin::new(body).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Whole(bytes) => bytes.is_empty(),
-            Self::Pieces(pieces) => pieces.size() == 0,
-            Self::Flight(_) => false,
-            Self::Slice(slice) => slice.left() == 0,
-            Self::Origin(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Pieces(pieces) => SizeHint::with_exact(pieces.size()),
-            Self::Flight(_) => SizeHint::default(),
-            Self::Slice(slice) => SizeHint::with_exact(slice.left()),
-            Self::Origin(body) => body.size_hint(),
-        }
-    }
-}
 
 thread_local! {
     static AGES: RefCell<Numbered> = const { RefCell::new(Numbered::new()) };

@@ -17,13 +17,11 @@ use crate::flight::{Outcome, Reader, Ticket};
 use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
-use crate::policy::vary::{append_selecting, nominated};
-use crate::policy::{
-    self, Lifetimes, Options, Reason, Record, RequestView, StoredView, groups, update,
-};
-use crate::store::{Entry, Fields, Head, Selecting};
+use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, StoredView, update};
+use crate::store::{Entry, Head};
 use crate::upstream::{OriginBody, empty};
 
+use super::exchange::Exchange;
 use super::forward::{Conditions, clean_response, unconditional};
 use super::part::Beginning;
 use super::{Proxy, inspect};
@@ -106,51 +104,6 @@ pub(super) struct Fetch {
     pub leader: Option<oneshot::Sender<Led>>,
 }
 
-/// When a fetch began and its head came, and what had been purged before it began.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Origins {
-    pub stamp: u64,
-    pub requested: Timestamp,
-    pub received: Timestamp,
-}
-
-impl Origins {
-    /// Of a fetch that begins now.
-    pub fn begin(proxy: &Proxy) -> Self {
-        let now = proxy.clock.now();
-        Self {
-            stamp: proxy.memory.purges().position(),
-            requested: now,
-            received: now,
-        }
-    }
-
-    /// The head of a response to a request with these fields, as it is stored.
-    pub fn head(
-        &self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        lifetimes: Lifetimes,
-        client_headers: &HeaderMap,
-        options: &Options,
-    ) -> Head {
-        let names = nominated(headers);
-        let selecting = (!names.is_empty()).then(|| {
-            let mut values = Vec::new();
-            append_selecting(&names, client_headers, &mut values);
-            Box::new(Selecting { names, values })
-        });
-        Head {
-            status,
-            fields: Fields::pack(headers),
-            record: Record::new(lifetimes, headers, self.requested, self.received),
-            selecting,
-            stamp: self.stamp,
-            groups: groups::of(headers, options.groups.as_ref()),
-        }
-    }
-}
-
 /// A fetch after its request was sent.
 pub(super) struct Fetching {
     pub proxy: Arc<Proxy>,
@@ -162,7 +115,7 @@ pub(super) struct Fetching {
     pub leader: Option<oneshot::Sender<Led>>,
     /// A refresh behind a stale answer.
     pub is_background: bool,
-    pub origins: Origins,
+    pub exchange: Exchange,
     /// The same request without our conditions, for an origin that answers them with nonsense.
     again: Option<Request<()>>,
 }
@@ -184,14 +137,14 @@ impl Fetch {
         } = self;
         let asks = begun.is_some() || validation.as_ref().is_some_and(Validation::asks);
         let again = asks.then(|| without_conditions(&request));
-        let mut origins = Origins {
+        let mut exchange = Exchange {
             stamp: ticket.stamp(),
-            ..Origins::begin(&proxy)
+            ..Exchange::begin(&proxy)
         };
         let answer = proxy.origin.answer(request).await;
-        origins.received = proxy.clock.now();
+        exchange.received = proxy.clock.now();
         let asked = Fetching {
-            origins,
+            exchange,
             again,
             proxy,
             options,
@@ -226,7 +179,7 @@ impl Fetching {
         validation: Option<Validation>,
         begun: Option<Beginning>,
     ) {
-        if let Err(failure) = clean_response(&mut response, self.origins.received) {
+        if let Err(failure) = clean_response(&mut response, self.exchange.received) {
             self.proxy.metrics.upstream_failed(failure.kind);
             return self.failed(failure, validation.as_ref());
         }
@@ -248,7 +201,7 @@ impl Fetching {
                 return self.confirmed(response.headers(), validation);
             }
             let usable =
-                policy::decide::usable_on_error(validation.entry.view(), self.origins.received);
+                policy::decide::usable_on_error(validation.entry.view(), self.exchange.received);
             if counts_as_failure(response.status()) && usable {
                 return self.failed(origin_failure(&response), Some(validation));
             }
@@ -269,7 +222,7 @@ impl Fetching {
             status: response.status(),
             headers: response.headers(),
         };
-        match policy::storable(self.view(), view, &self.options, self.origins.received) {
+        match policy::storable(self.view(), view, &self.options, self.exchange.received) {
             Ok(lifetimes) => self.store(response, lifetimes, validation).await,
             Err(reason) => self.own(response, reason, validation.as_ref()),
         }
@@ -283,10 +236,10 @@ impl Fetching {
             let failure = Failure::new(FailureKind::ProtocolError, message);
             return self.failed(failure, stale.as_ref());
         };
-        self.origins.requested = self.proxy.clock.now();
+        self.exchange.requested = self.proxy.clock.now();
         let proxy = Arc::clone(&self.proxy);
         let answer = proxy.origin.answer(again.map(|()| empty())).await;
-        self.origins.received = proxy.clock.now();
+        self.exchange.received = proxy.clock.now();
         match answer {
             Ok(response) => Box::pin(self.headed(response, stale, None)).await,
             Err(failure) => self.failed(failure, stale.as_ref()),
@@ -297,7 +250,7 @@ impl Fetching {
     /// it as it came. It is stored in no case.
     fn false_success(self, response: Response<OriginBody>, validation: Option<Validation>) {
         let usable = validation.as_ref().is_some_and(|validation| {
-            policy::decide::usable_on_error(validation.entry.view(), self.origins.received)
+            policy::decide::usable_on_error(validation.entry.view(), self.exchange.received)
         });
         if usable {
             let message = "the body of the origin's answer means failure (error_when)";
@@ -326,7 +279,7 @@ impl Fetching {
             status: stored.head.status,
             headers: &merged,
         };
-        let lifetimes = policy::storable(self.view(), view, &self.options, self.origins.received);
+        let lifetimes = policy::storable(self.view(), view, &self.options, self.exchange.received);
         let head = self.head(stored.head.status, &merged, lifetimes.unwrap_or_default());
         let head = Head {
             record: Record {
@@ -353,7 +306,7 @@ impl Fetching {
             }
             Err(_) => {
                 let until = self
-                    .origins
+                    .exchange
                     .received
                     .plus(self.proxy.config.cache.hit_for_miss);
                 self.leave_alone(Some(validation).filter(|_| self.is_background), until);
@@ -369,7 +322,7 @@ impl Fetching {
         status: StatusCode,
         may_store: Result<(), Reason>,
     ) {
-        let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.origins.received);
+        let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.exchange.received);
         self.ticket.publish(match may_store {
             Ok(()) if is_reusable => Outcome::Stored(Arc::clone(&entry)),
             Ok(()) => Outcome::NotShared(Reason::MustValidate),
@@ -386,7 +339,7 @@ impl Fetching {
         lifetimes: Lifetimes,
     ) -> Head {
         let (request, options) = (&self.client_headers, &self.options);
-        self.origins
+        self.exchange
             .head(status, headers, lifetimes, request, options)
     }
 
@@ -401,7 +354,7 @@ impl Fetching {
         self.not_stored(reason);
         self.refreshed(Refresh::NotStored);
         let until = self
-            .origins
+            .exchange
             .received
             .plus(self.proxy.config.cache.hit_for_miss);
         self.leave_alone(validation.filter(|_| self.is_background), until);
@@ -431,7 +384,7 @@ impl Fetching {
 
     /// Failed: stale stands in where it may, and is left alone for a moment.
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
-        self.leave_alone(validation, self.origins.received.plus(pause(&failure)));
+        self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
         self.tell(Led::Failed(failure));

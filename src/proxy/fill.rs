@@ -17,6 +17,7 @@ use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
 use super::fetch::{Fetching, Led, Validation};
+use super::inspect::collect;
 
 impl Fetching {
     /// Streaming; or, for a small body that gets an entity tag of ours, awaited whole.
@@ -62,7 +63,7 @@ impl Fetching {
 
     /// `outcome`, unless the response must be validated by everybody who wants it.
     fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
-        if StoredView::of(&head.record).is_reusable(self.origins.received) {
+        if StoredView::of(&head.record).is_reusable(self.exchange.received) {
             outcome
         } else {
             Outcome::NotShared(Reason::MustValidate)
@@ -147,7 +148,7 @@ impl Fetching {
             status: StatusCode::OK,
             headers: &headers,
         };
-        let judged = policy::storable(self.view(), view, &self.options, self.origins.received);
+        let judged = policy::storable(self.view(), view, &self.options, self.exchange.received);
         let size = content_length(&headers).unwrap_or(0);
         let missing = size.saturating_sub(beginning.body().len() as u64);
         let pieces = match collect(rest.into_body(), missing).await {
@@ -233,26 +234,6 @@ impl Fetching {
             self.not_stored(Reason::Purged);
         }
     }
-}
-
-/// A body of `length` bytes; more or fewer are a failure.
-pub(super) async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Failure> {
-    let (mut pieces, mut received) = (Vec::new(), 0);
-    while let Some(frame) = body.frame().await {
-        // Trailers are not kept (RFC 9110 §6.5.1).
-        if let Ok(piece) = frame?.into_data() {
-            received += piece.len() as u64;
-            if received > length {
-                break;
-            }
-            pieces.push(piece);
-        }
-    }
-    if received != length {
-        let message = "the response is not as long as its Content-Length says";
-        return Err(Failure::new(FailureKind::ResponseIncomplete, message));
-    }
-    Ok(pieces)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -9,7 +9,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::policy::ErrorWhen;
 use crate::upstream::OriginBody;
 
@@ -37,6 +37,26 @@ pub async fn means_failure(
         rest: (!is_whole).then_some(body),
     };
     Ok((found, Response::from_parts(parts, begun.boxed_unsync())))
+}
+
+/// A body of `length` bytes; more or fewer are a failure.
+pub async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Failure> {
+    let (mut pieces, mut received) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        // Trailers are not kept (RFC 9110 §6.5.1).
+        if let Ok(piece) = frame?.into_data() {
+            received += piece.len() as u64;
+            if received > length {
+                break;
+            }
+            pieces.push(piece);
+        }
+    }
+    if received != length {
+        let message = "the response is not as long as its Content-Length says";
+        return Err(Failure::new(FailureKind::ResponseIncomplete, message));
+    }
+    Ok(pieces)
 }
 
 /// A body of which the first frames were taken already.

@@ -12,8 +12,8 @@ use crate::policy::{Mode, groups, invalidate};
 use crate::store::{Purge, Reach, Target};
 
 use super::Proxy;
+use super::asked::Asked;
 use super::received::without_port;
-use super::request::Asked;
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
 const SWEEP_EVERY: u64 = 16_384;

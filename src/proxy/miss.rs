@@ -18,9 +18,10 @@ use crate::store::{Entry, Found, Head, Judgement};
 use crate::upstream::{OriginBody, empty};
 
 use super::Proxy;
-use super::deliver::{Body, Note, Wanted};
+use super::asked::{Asked, flight_key};
+use super::body::Body;
+use super::deliver::{Note, Wanted};
 use super::fetch::{Led, Validation};
-use super::request::{Asked, flight_key};
 
 /// Elections of a leader that one request takes part in; after that it fetches alone.
 const ELECTIONS: u32 = 2;

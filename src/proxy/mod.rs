@@ -6,8 +6,15 @@
 //! Complete | Failed`, a task of its own, so that a client that leaves kills neither the fetch nor
 //! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
 //! fetched head into the client's response.
+//!
+//! Beside that way: `ranges` cuts parts out of a body, `part` keeps partial responses and completes
+//! them; `invalidate` is what a write does to stored responses before its answer goes out; and
+//! `interim` passes on what the origin says before its final response.
 
+mod asked;
+mod body;
 pub mod deliver;
+mod exchange;
 mod fetch;
 mod fill;
 mod forward;
@@ -32,7 +39,7 @@ use crate::metrics::{Metrics, Readings};
 use crate::store::Memory;
 use crate::upstream::Origin;
 
-pub use deliver::Body;
+pub use body::Body;
 pub use interim::Interim;
 pub use request::Handled;
 

@@ -26,11 +26,12 @@ use crate::store::{Charge, Entry, Fields, Found, Head};
 use crate::upstream::{OriginBody, empty};
 
 use super::Proxy;
-use super::deliver::{Body, Note, Wanted};
-use super::fetch::Origins;
-use super::fill::collect;
+use super::asked::Asked;
+use super::body::Body;
+use super::deliver::{Note, Wanted};
+use super::exchange::Exchange;
 use super::forward::{self, Conditions};
-use super::request::Asked;
+use super::inspect::collect;
 
 /// What follows a primary key in the key of its part. No partition is as long, and no variant
 /// begins so.
@@ -223,7 +224,7 @@ impl Proxy {
             span: missing,
             etag: &etag,
         };
-        let origins = Origins::begin(self);
+        let exchange = Exchange::begin(self);
         let answer = self
             .origin
             .answer(self.request_for(asked, conditions).ok()?);
@@ -247,9 +248,9 @@ impl Proxy {
             options: options.clone(),
             headers: head.headers,
             lifetimes,
-            origins: Origins {
+            exchange: Exchange {
                 received,
-                ..origins
+                ..exchange
             },
             span,
             length,
@@ -307,7 +308,7 @@ impl Proxy {
     pub(super) fn keep_part(
         self: &Arc<Self>,
         asked: &Asked,
-        origins: Origins,
+        exchange: Exchange,
         response: Response<OriginBody>,
     ) -> Response<OriginBody> {
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT
@@ -317,7 +318,7 @@ impl Proxy {
             return response;
         };
         let headers = response.headers();
-        let judged = storable_part(asked.view(), headers, options, origins.received);
+        let judged = storable_part(asked.view(), headers, options, exchange.received);
         let lifetimes = match judged {
             Ok(lifetimes) => lifetimes,
             Err(reason) => {
@@ -345,7 +346,7 @@ impl Proxy {
             options: options.clone(),
             headers: headers.clone(),
             lifetimes,
-            origins,
+            exchange,
             span,
             length,
         };
@@ -370,7 +371,7 @@ struct Keeping {
     options: Options,
     headers: HeaderMap,
     lifetimes: Lifetimes,
-    origins: Origins,
+    exchange: Exchange,
     span: Span,
     length: u64,
 }
@@ -383,7 +384,7 @@ impl Keeping {
         let memory = &self.proxy.memory;
         let known =
             self.proxy
-                .known_part(&self.primary, &self.client_headers, self.origins.received);
+                .known_part(&self.primary, &self.client_headers, self.exchange.received);
         let (mut span, mut body, mut stored) = (self.span, pieces.to_vec(), HeaderMap::new());
         if let Some((known, joint, joint_body)) = known.and_then(|known| self.join(known, pieces)) {
             stored = known.head.fields.unpack(self.headers.len());
@@ -401,7 +402,7 @@ impl Keeping {
         } else {
             StatusCode::PARTIAL_CONTENT
         };
-        let head = self.origins.head(
+        let head = self.exchange.head(
             status,
             &headers,
             self.lifetimes,

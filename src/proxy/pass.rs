@@ -13,11 +13,12 @@ use crate::policy::storable::ResponseView;
 use crate::policy::{self, Reason, RequestView, update};
 use crate::store::{Entry, Found};
 
-use super::deliver::{Body, Note};
-use super::fetch::Origins;
+use super::asked::Asked;
+use super::body::Body;
+use super::deliver::Note;
+use super::exchange::Exchange;
 use super::forward::{self, Conditions};
 use super::invalidate::Write;
-use super::request::Asked;
 use super::{Proxy, tunnel};
 
 impl Proxy {
@@ -45,7 +46,7 @@ impl Proxy {
             Conditions::Pass,
             body,
         );
-        let mut origins = Origins::begin(&self);
+        let mut exchange = Exchange::begin(&self);
         let answer = match request {
             Ok(mut request) => {
                 if let Some(ear) = &asked.ear {
@@ -87,9 +88,9 @@ impl Proxy {
                         note,
                     );
                 }
-                origins.received = self.clock.now();
-                self.update_by_head(&asked, origins, &response);
-                let mut response = self.keep_part(&asked, origins, response);
+                exchange.received = self.clock.now();
+                self.update_by_head(&asked, exchange, &response);
+                let mut response = self.keep_part(&asked, exchange, response);
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
             }
@@ -108,7 +109,7 @@ impl Proxy {
 
     /// What a HEAD tells of the response to GET that is stored for the same request: it is updated
     /// where both are about one representation, and else taken for stale (RFC 9111 §4.3.5).
-    fn update_by_head<B>(&self, asked: &Asked, origins: Origins, response: &Response<B>) {
+    fn update_by_head<B>(&self, asked: &Asked, exchange: Exchange, response: &Response<B>) {
         let is_telling = asked.parts.method == Method::HEAD && response.status() == StatusCode::OK;
         let (Some(options), true, false) = (asked.options(), is_telling, asked.primary.is_empty())
         else {
@@ -116,12 +117,12 @@ impl Proxy {
         };
         let request = &asked.parts.headers;
         let mut key = asked.primary.clone();
-        let found = self.memory.get(&mut key, request, origins.received);
+        let found = self.memory.get(&mut key, request, exchange.received);
         let Found::Entry(stored) = found else { return };
         let mut headers = stored.head.fields.unpack(response.headers().len());
         if stored.head.status != StatusCode::OK || !update::describes(&headers, response.headers())
         {
-            return stored.make_stale(origins.received);
+            return stored.make_stale(exchange.received);
         }
         update::merge(&mut headers, response.headers());
         let view = RequestView {
@@ -132,10 +133,10 @@ impl Proxy {
             status: StatusCode::OK,
             headers: &headers,
         };
-        let Ok(lifetimes) = policy::storable(view, updated, options, origins.received) else {
+        let Ok(lifetimes) = policy::storable(view, updated, options, exchange.received) else {
             return self.memory.remove(&asked.primary, &stored);
         };
-        let mut head = origins.head(StatusCode::OK, &headers, lifetimes, request, options);
+        let mut head = exchange.head(StatusCode::OK, &headers, lifetimes, request, options);
         head.record.has_validator = stored.head.record.has_validator;
         let charge = self.memory.charge();
         if let Ok(entry) = Entry::assemble(&head, &[stored.body()], None, charge) {

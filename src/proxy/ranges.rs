@@ -1,23 +1,17 @@
 //! Parts of a representation for the client (RFC 9110 §14, §15.3.7): one range as a slice, several
 //! as `multipart/byteranges`. Bytes are never copied.
 
-use std::collections::VecDeque;
-use std::task::{Context, Poll, ready};
-
 use bytes::Bytes;
 use http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE,
     LAST_MODIFIED,
 };
 use http::{HeaderMap, HeaderValue};
-use http_body::Frame;
 use uuid::Uuid;
 
-use crate::error::Failure;
-use crate::flight::Reader;
 use crate::policy::range::{self, Selected, Span};
 
-use super::deliver::Body;
+use super::body::{Body, Pieces, Slice};
 
 /// What a GET that asked for ranges gets.
 pub enum Cut {
@@ -27,90 +21,6 @@ pub enum Cut {
     Part(Body),
     /// 416: nothing of it is in a representation of this length.
     Unsatisfiable { length: u64 },
-}
-
-/// Bytes in the order in which they are sent.
-#[derive(Debug, Default)]
-pub struct Pieces {
-    list: VecDeque<Bytes>,
-    size: u64,
-}
-
-impl Pieces {
-    fn push(&mut self, piece: impl Into<Bytes>) {
-        let piece = piece.into();
-        self.size += piece.len() as u64;
-        self.list.push_back(piece);
-    }
-
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    pub fn next(&mut self) -> Option<Bytes> {
-        let piece = self.list.pop_front()?;
-        self.size -= piece.len() as u64;
-        Some(piece)
-    }
-}
-
-impl Body {
-    /// The bytes of a body that is there already.
-    fn pieces(self) -> Vec<Bytes> {
-        match self {
-            Self::Whole(bytes) => vec![bytes],
-            Self::Pieces(pieces) => pieces.list.into(),
-            Self::Empty | Self::Flight(_) | Self::Slice(_) | Self::Origin(_) => Vec::new(),
-        }
-    }
-}
-
-impl FromIterator<Bytes> for Pieces {
-    fn from_iter<T: IntoIterator<Item = Bytes>>(pieces: T) -> Self {
-        let mut all = Self::default();
-        pieces.into_iter().for_each(|piece| all.push(piece));
-        all
-    }
-}
-
-/// One range of a body that still comes in.
-#[derive(Debug)]
-pub struct Slice {
-    reader: Reader,
-    skip: u64,
-    left: u64,
-}
-
-impl Slice {
-    pub fn left(&self) -> u64 {
-        self.left
-    }
-
-    pub fn poll_frame(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        while self.left > 0 {
-            let frame = match ready!(self.reader.poll_frame(context)) {
-                Some(Ok(frame)) => frame,
-                other => return Poll::Ready(other),
-            };
-            let Ok(mut piece) = frame.into_data() else {
-                continue;
-            };
-            let size = piece.len() as u64;
-            let skipped = self.skip.min(size);
-            self.skip -= skipped;
-            // Both are at most the length of the piece.
-            piece = piece.split_off(skipped as usize);
-            piece.truncate(self.left.min(size - skipped) as usize);
-            if !piece.is_empty() {
-                self.left -= piece.len() as u64;
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
-            }
-        }
-        Poll::Ready(None)
-    }
 }
 
 /// What a GET with a `Range` gets of `body`, which is the bytes `held` of a representation that is
@@ -130,7 +40,7 @@ pub fn cut(
     let (body, size) = match (&parts[..], body) {
         ([part], Body::Flight(reader)) => {
             let (skip, left) = (part.first - held.first, part.size());
-            (Body::Slice(Slice { reader, skip, left }), left)
+            (Body::Slice(Slice::new(reader, skip, left)), left)
         }
         // Several ranges of what still comes in: the caller waits for the whole of it instead.
         (_, body @ Body::Flight(_)) => return Cut::Whole(body),

@@ -22,11 +22,13 @@ use crate::flight::{Boarding, Ticket};
 use crate::http::fields;
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
-use crate::policy::{self, Cookies, Decision, Options, Reason, RequestView, Share, range};
+use crate::policy::{self, Cookies, Decision, Options, Reason, Share};
 use crate::store::{Entry, Found};
 use crate::upstream::{OriginBody, empty};
 
-use super::deliver::{Body, Note, Wanted};
+use super::asked::{Asked, flight_key, view};
+use super::body::Body;
+use super::deliver::{Note, Wanted};
 use super::fetch::{Fetch, Led, Validation};
 use super::forward::{self, Conditions, client_scheme, forwarded_host};
 use super::interim::{Ear, Interim};
@@ -53,43 +55,6 @@ impl Future for Handled {
             },
             Self::Later(future) => future.as_mut().poll(context).map(Ok),
         }
-    }
-}
-
-/// What the later steps need to know of a request, owned.
-pub(super) struct Asked {
-    pub parts: request::Parts,
-    pub host: Option<String>,
-    pub client: Client,
-    pub route: Option<(usize, Arc<Route>)>,
-    pub primary: KeyBytes,
-    /// The primary key, or that of a variant where there are known ones.
-    pub key: KeyBytes,
-    pub started: Instant,
-    /// Hears the origin's interim responses; `None` where the client is not to be told.
-    pub ear: Option<Ear>,
-}
-
-impl Asked {
-    pub fn options(&self) -> Option<&Options> {
-        self.route.as_ref().map(|(_, route)| &route.options)
-    }
-
-    /// Whether it asks for a part of a representation that we could make.
-    pub(super) fn wants_part(&self) -> bool {
-        self.parts.method == Method::GET && range::is_wanted(&self.parts.headers)
-    }
-
-    pub(super) fn view(&self) -> RequestView<'_> {
-        view(&self.parts, false)
-    }
-}
-
-fn view(parts: &request::Parts, has_body: bool) -> RequestView<'_> {
-    RequestView {
-        method: &parts.method,
-        headers: &parts.headers,
-        has_body,
     }
 }
 
@@ -449,19 +414,6 @@ fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
         }
     }
     Some(digest.finalize().into())
-}
-
-/// Requests with a credential do not wait for ones without, nor the other way round, where the
-/// answer may only be shared among those without (RFC 9111 §3.5).
-pub(super) fn flight_key(asked: &Asked) -> KeyBytes {
-    let mut key = asked.key.clone();
-    let apart = asked.options().is_some_and(|options| {
-        options.share == Share::Standard && options.has_credential(&asked.parts.headers)
-    });
-    if apart {
-        key.extend_from_slice(b"\x02credential");
-    }
-    key
 }
 
 fn copy_of(parts: &request::Parts) -> request::Parts {

@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::error::{Failure, FailureKind};
 use crate::upstream::{OriginBody, empty};
 
-use super::deliver::Body;
+use super::body::Body;
 use super::received::body_too_large;
 
 pin_project! {
