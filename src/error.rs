@@ -62,13 +62,15 @@ pub enum FailureKind {
     RangeNotSatisfiable,
     /// `only-if-cached`, and nothing is (RFC 9111 §5.2.1.7).
     OnlyIfCached,
+    /// The request goes in a circle (RFC 9110 §7.6).
+    Loop,
     /// A defect of ours.
     Internal,
 }
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::BadRequest,
         Self::InvalidHead,
         Self::HeadTooLarge,
@@ -93,6 +95,7 @@ impl FailureKind {
         Self::OriginFailed,
         Self::RangeNotSatisfiable,
         Self::OnlyIfCached,
+        Self::Loop,
         Self::Internal,
     ];
 
@@ -121,6 +124,7 @@ impl FailureKind {
             | Self::QueueFull
             | Self::WaitTimeout
             | Self::OriginFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -167,6 +171,7 @@ impl FailureKind {
             Self::OriginFailed => "origin_failed",
             Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::OnlyIfCached => "only_if_cached",
+            Self::Loop => "loop",
             Self::Internal => "internal_error",
         }
     }
@@ -194,6 +199,7 @@ impl FailureKind {
             Self::ResponseIncomplete => "http_response_incomplete",
             Self::BodyTimeout => "connection_read_timeout",
             Self::BreakerOpen | Self::OriginFailed => "destination_unavailable",
+            Self::Loop => "proxy_loop_detected",
             Self::Internal => "proxy_internal_error",
         }
     }
@@ -214,6 +220,7 @@ impl FailureKind {
                 | Self::Overloaded
                 | Self::RangeNotSatisfiable
                 | Self::OnlyIfCached
+                | Self::Loop
         )
     }
 }
@@ -225,6 +232,8 @@ pub struct Failure {
     pub kind: FailureKind,
     pub message: String,
     pub retry_after: Option<Duration>,
+    /// What the origin answered, where it did.
+    pub status: Option<StatusCode>,
 }
 
 impl Failure {
@@ -233,6 +242,7 @@ impl Failure {
             kind,
             message: message.to_string(),
             retry_after: None,
+            status: None,
         }
     }
 

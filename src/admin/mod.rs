@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -115,6 +117,10 @@ impl Admin {
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return response;
         }
+        if is_of_another_site(&parts.headers) {
+            let body = json!({"error": "a page of another site may not use this port (Origin)"});
+            return json_response(StatusCode::FORBIDDEN, &body);
+        }
         match path {
             "/metrics" => match self.proxy.metrics.encode(self.proxy.readings()) {
                 Ok(text) => respond(StatusCode::OK, OPENMETRICS, text),
@@ -184,6 +190,17 @@ impl Admin {
         let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
         given.is_some_and(|token| <[u8; 32]>::from(Sha256::digest(token)) == *expected)
     }
+}
+
+/// Whether a browser sends this for a page that is not ours: without a token, any page that the
+/// operator looks at could purge otherwise.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return false;
+    };
+    let authority = origin.to_str().ok().and_then(|text| text.split_once("://"));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    authority.map(|(_, authority)| authority) != host
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {

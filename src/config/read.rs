@@ -58,6 +58,15 @@ fn root(mut root: Section<'_, '_>) -> Config {
         let message = format!("[listen] and [admin] have the same address {public}: expected two");
         root.source().mistake(0..0, message);
     }
+    if let Some(upstream) = &config.upstream
+        && upstream.authority() == public.to_string()
+        && public.port() != 0
+    {
+        let message = format!(
+            "[upstream] url is {public}, where [listen] listens: every request would come back to us; expected the address of the API"
+        );
+        root.source().mistake(0..0, message);
+    }
     root.finish();
     config
 }

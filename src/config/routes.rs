@@ -35,6 +35,7 @@ pub struct Routes {
     list: Vec<Arc<Route>>,
     hosts: Vec<(String, ByMethod)>,
     any_host: ByMethod,
+    normalises: bool,
 }
 
 type ByMethod = Vec<(Method, Router<usize>)>;
@@ -92,6 +93,7 @@ impl Routes {
                     other => RouteError::Pattern(other.to_string()),
                 })?;
         }
+        self.normalises |= !route.normalise.is_idle();
         self.list.push(Arc::new(route));
         Ok(())
     }
@@ -127,7 +129,7 @@ impl Routes {
 
     /// Whether any route rewrites selecting fields.
     pub fn normalise(&self) -> bool {
-        self.list.iter().any(|route| !route.normalise.is_idle())
+        self.normalises
     }
 
     /// Whether any route looks at the host, so that it belongs in every key.

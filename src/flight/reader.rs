@@ -59,9 +59,9 @@ impl Reader {
         Self { flight, slot }
     }
 
-    /// Waits for the end; the pieces of the body, shared with the flight. `Ok(None)` where it turns
-    /// out too large to be kept.
-    pub async fn whole(mut self) -> Result<Option<Vec<Bytes>>, Failure> {
+    /// Waits for the end; the pieces of the body, charged as long as the reader lives. `Ok(None)`
+    /// where it turns out too large to be kept.
+    pub async fn whole(&mut self) -> Result<Option<Vec<Bytes>>, Failure> {
         let mut pieces = Vec::new();
         while self.flight.is_open() {
             match poll_fn(|context| self.poll_frame(context)).await {

@@ -6,10 +6,52 @@ use http::HeaderValue;
 
 use crate::clock::Timestamp;
 
-/// Reads a date in any of the three formats; `None` where it is none of them.
+/// Reads a date in any of the three formats; `None` where it is none of them. Case does not count,
+/// and `UTC` is as good as `GMT` (RFC 9111 §4.2).
 pub fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?.trim();
-    httpdate::parse_http_date(text).ok().map(Timestamp::from)
+    let read = |text: &str| httpdate::parse_http_date(text).ok().map(Timestamp::from);
+    read(text).or_else(|| {
+        let text = in_usual_case(text);
+        read(&text).or_else(|| rfc850_dates(&text).iter().find_map(|text| read(text)))
+    })
+}
+
+/// The words of a date with their first letter alone in upper case, the zone but for its own.
+fn in_usual_case(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut in_word = false;
+    for letter in text.chars() {
+        out.push(if in_word {
+            letter.to_ascii_lowercase()
+        } else {
+            letter.to_ascii_uppercase()
+        });
+        in_word = letter.is_ascii_alphabetic();
+    }
+    match out
+        .strip_suffix(" Gmt")
+        .or_else(|| out.strip_suffix(" Utc"))
+    {
+        Some(date) => format!("{date} GMT"),
+        None => out,
+    }
+}
+
+/// An rfc850-date in both centuries that it can mean, written in full. Its day of the week fits
+/// only one of them, so that it does not matter when it is read (RFC 9110 §5.6.7 decides by the
+/// time of reading, for dates without a day that could be believed).
+fn rfc850_dates(text: &str) -> Vec<String> {
+    let full = || {
+        let (weekday, rest) = text.split_once(", ")?;
+        let (date, time) = rest.split_once(' ')?;
+        let mut parts = date.split('-');
+        let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+        let is_short = year.len() == 2 && parts.next().is_none();
+        let weekday = weekday.get(..3).filter(|_| is_short)?;
+        Some(["19", "20"].map(|century| format!("{weekday}, {day} {month} {century}{year} {time}")))
+    };
+    full().into_iter().flatten().collect()
 }
 
 /// Writes a date as IMF-fixdate.
@@ -35,6 +77,37 @@ mod tests {
             assert_eq!(parsed.as_secs(), 784_111_777, "{text}");
         }
         assert_eq!(parse(&HeaderValue::from_static("0")), None);
+    }
+
+    #[test]
+    fn case_does_not_count_and_only_gmt_and_utc_are_zones() {
+        let read = |text: &'static str| parse(&HeaderValue::from_static(text));
+        let usual = read("Sun, 06 Nov 1994 08:49:37 GMT");
+        for text in [
+            "sun, 06 nov 1994 08:49:37 gmt",
+            "SUN, 06 NOV 1994 08:49:37 UTC",
+            "sunday, 06-nov-94 08:49:37 gmt",
+            "sun nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(read(text), usual, "{text}");
+        }
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 +0000",
+            "Sun, 06 Nov 1994 08:49:37",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_digits_of_a_year_mean_the_century_that_their_weekday_fits() {
+        let read = |text: &'static str| parse(&HeaderValue::from_static(text));
+        let full = read("Tue, 01 Jan 2075 00:00:00 GMT");
+        assert!(full.is_some());
+        assert_eq!(read("Tuesday, 01-Jan-75 00:00:00 GMT"), full);
+        let past = read("Wed, 01 Jan 1975 00:00:00 GMT");
+        assert_eq!(read("Wednesday, 01-Jan-75 00:00:00 GMT"), past);
     }
 
     proptest::proptest! {

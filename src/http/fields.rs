@@ -120,6 +120,22 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
+/// Sets a field, or removes it.
+pub fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value)),
+        None => drop(headers.remove(name)),
+    }
+}
+
+/// A host without its port; the colons of an IPv6 address are none of one.
+pub fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|byte| *byte == b':') {
+        Some(at) if !host[at..].contains(&b']') => &host[..at],
+        _ => host,
+    }
+}
+
 /// A field that must stand on one line at most stands on several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeated;

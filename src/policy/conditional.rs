@@ -1,7 +1,7 @@
 //! Conditional requests of clients against a stored response (RFC 9110 §13, RFC 9111 §4.3.2).
 
-use http::HeaderMap;
 use http::header::{DATE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::{HeaderMap, HeaderName};
 
 use crate::http::{EntityTag, dates, fields};
 
@@ -37,8 +37,21 @@ pub fn is_conditional(request: &HeaderMap) -> bool {
     request.contains_key(IF_NONE_MATCH) || request.contains_key(IF_MODIFIED_SINCE)
 }
 
-/// Fields of a 304 (RFC 9110 §15.4.5): those that a cache or client needs to update what it has.
-pub fn belongs_in_304(name: &http::HeaderName) -> bool {
+/// Leaves the fields of a 304 (RFC 9110 §15.4.5): those that a cache or client needs to update what
+/// it has; `Last-Modified` where there is no entity tag to know it by.
+pub fn keep_for_304(headers: &mut HeaderMap) {
+    let has_tag = headers.contains_key(ETAG);
+    let dropped: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !belongs_in_304(name) && (has_tag || **name != LAST_MODIFIED))
+        .cloned()
+        .collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
+fn belongs_in_304(name: &HeaderName) -> bool {
     use http::header;
     !matches!(
         *name,
@@ -54,7 +67,7 @@ pub fn belongs_in_304(name: &http::HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         lines

@@ -2,10 +2,10 @@
 //! becomes one of a few values, and that value is what the origin sees too. So no answer is ever
 //! another variant's: two clients share one only where the origin was told the same of both.
 
+use http::HeaderValue;
 use http::header::{ACCEPT_LANGUAGE, HeaderMap, ORIGIN};
-use http::{HeaderName, HeaderValue};
 
-use crate::http::fields;
+use crate::http::fields::{self, set};
 
 /// What a route makes of selecting fields.
 #[derive(Clone, Debug, Default)]
@@ -36,13 +36,6 @@ impl Normalise {
             });
             set(request, ORIGIN, known);
         }
-    }
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    match value {
-        Some(value) => drop(headers.insert(name, value)),
-        None => drop(headers.remove(name)),
     }
 }
 

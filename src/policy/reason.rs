@@ -135,15 +135,15 @@ impl Reason {
         match self {
             Self::Cold | Self::HitForMiss | Self::FlightsFull | Self::WaitTimeout => "uri-miss",
             Self::VaryMiss => "vary-miss",
-            Self::Expired | Self::MustValidate | Self::Purged | Self::Revalidated => "stale",
+            Self::Expired
+            | Self::MustValidate
+            | Self::Purged
+            | Self::StaleIfError
+            | Self::Revalidated => "stale",
             Self::Method => "method",
             Self::Partial => "partial",
-            Self::RequestBody
-            | Self::Precondition
-            | Self::Range
-            | Self::Upgrade
-            | Self::Cookie
-            | Self::ClientDirective => "request",
+            // Looked up, and set aside for what the request says.
+            Self::Cookie | Self::ClientDirective => "request",
             _ => "bypass",
         }
     }

@@ -110,7 +110,12 @@ fn is_partitioned(request: &HeaderMap, options: &Options) -> bool {
 fn understood(status: StatusCode) -> Result<(), Reason> {
     match status {
         StatusCode::PARTIAL_CONTENT => Err(Reason::Partial),
-        StatusCode::NOT_MODIFIED => Err(Reason::Status),
+        // 304 is an update; the others MUST NOT be stored (RFC 6585 §3–6).
+        StatusCode::NOT_MODIFIED
+        | StatusCode::PRECONDITION_REQUIRED
+        | StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        | StatusCode::NETWORK_AUTHENTICATION_REQUIRED => Err(Reason::Status),
         StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             Err(Reason::Credential)
         }
@@ -123,7 +128,7 @@ fn understood(status: StatusCode) -> Result<(), Reason> {
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 400..=499 | 500..=505
+        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 400..=417 | 421..=426 | 451 | 500..=508 | 510
     )
 }
 

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, LAST_MODIFIED,
 };
 
 use crate::http::{EntityTag, dates, fields};
@@ -26,6 +26,11 @@ pub fn selects(stored: &HeaderMap, update: &HeaderMap) -> bool {
     }
 }
 
+/// Whether an answer names what it is about.
+pub fn has_validator(answer: &HeaderMap) -> bool {
+    answer.contains_key(ETAG) || answer.contains_key(LAST_MODIFIED)
+}
+
 /// Whether a HEAD's 200 is about the same representation as a stored response to GET (§4.3.5).
 pub fn describes(stored: &HeaderMap, head: &HeaderMap) -> bool {
     let same = |name: HeaderName| match head.get(&name) {
@@ -47,12 +52,7 @@ pub fn merge(stored: &mut HeaderMap, update: &HeaderMap) {
 }
 
 fn updates(name: &HeaderName) -> bool {
-    let of_the_body = [
-        CONTENT_ENCODING,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-    ];
+    let of_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
     !of_the_body.contains(name) && !fields::is_hop_by_hop(name)
 }
 

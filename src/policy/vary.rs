@@ -68,9 +68,11 @@ fn encoding_class(request: &HeaderMap) -> String {
             let mark = if refused { "!" } else { "" };
             format!("{mark}{coding}")
         })
-        // Accepted unless refused: saying so changes nothing (RFC 9110 §12.5.3).
-        .filter(|coding| coding != "identity")
         .collect();
+    // Accepted unless refused: saying so changes nothing, but beside `*;q=0` (RFC 9110 §12.5.3).
+    if !accepted.iter().any(|coding| coding == "!*") {
+        accepted.retain(|coding| coding != "identity");
+    }
     accepted.sort_unstable();
     accepted.dedup();
     accepted.join(",")
@@ -115,6 +117,7 @@ mod tests {
         assert_ne!(class("gzip"), class("br"));
         assert_ne!(class(""), selecting(&["accept-encoding"], &[]));
         assert_ne!(class("identity;q=0, gzip"), class("gzip"));
+        assert_ne!(class("*;q=0"), class("identity, *;q=0"));
     }
 
     #[test]

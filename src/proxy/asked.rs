@@ -22,6 +22,8 @@ pub(super) struct Asked {
     /// The primary key, or that of a variant where there are known ones.
     pub key: KeyBytes,
     pub started: Instant,
+    /// The purge log's position when it came: later purges do not concern it.
+    pub arrived: u64,
     /// Hears the origin's interim responses; `None` where the client is not to be told.
     pub ear: Option<Ear>,
 }

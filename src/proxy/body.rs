@@ -78,6 +78,8 @@ impl http_body::Body for Body {
 pub struct Pieces {
     list: VecDeque<Bytes>,
     size: u64,
+    /// Where they come from a flight: it has them charged.
+    flight: Option<Reader>,
 }
 
 impl Pieces {
@@ -91,6 +93,12 @@ impl Pieces {
         self.size
     }
 
+    /// Holds on to the flight that they come from.
+    pub fn of(mut self, flight: Option<Reader>) -> Self {
+        self.flight = flight;
+        self
+    }
+
     pub fn next(&mut self) -> Option<Bytes> {
         let piece = self.list.pop_front()?;
         self.size -= piece.len() as u64;
@@ -99,12 +107,12 @@ impl Pieces {
 }
 
 impl Body {
-    /// The bytes of a body that is there already.
-    pub fn pieces(self) -> Vec<Bytes> {
+    /// The bytes of a body that is there already, and the flight that has them charged.
+    pub fn pieces(self) -> (Vec<Bytes>, Option<Reader>) {
         match self {
-            Self::Whole(bytes) => vec![bytes],
-            Self::Pieces(pieces) => pieces.list.into(),
-            Self::Empty | Self::Flight(_) | Self::Slice(_) | Self::Origin(_) => Vec::new(),
+            Self::Whole(bytes) => (vec![bytes], None),
+            Self::Pieces(pieces) => (pieces.list.into(), pieces.flight),
+            Self::Empty | Self::Flight(_) | Self::Slice(_) | Self::Origin(_) => (Vec::new(), None),
         }
     }
 }

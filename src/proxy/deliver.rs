@@ -69,6 +69,8 @@ pub struct Note {
     pub stored: bool,
     /// Answered by another request's fetch.
     pub collapsed: bool,
+    /// The origin was asked, and failed.
+    pub is_forwarded: bool,
     /// Where it differs from the reason: why the response was not stored.
     pub detail: Option<Reason>,
 }
@@ -82,6 +84,7 @@ impl Note {
             forward_status: None,
             stored: false,
             collapsed: false,
+            is_forwarded: false,
             detail: None,
         }
     }
@@ -94,9 +97,15 @@ impl Note {
         }
     }
 
+    /// Adds the one field that every response has. One that is made here, and not of what is
+    /// stored, has no `Cache-Status` (RFC 9211 §2).
+    pub fn write_result(&self, headers: &mut HeaderMap) {
+        headers.insert(X_CACHE, HeaderValue::from_static(self.result.as_str()));
+    }
+
     /// Adds the two fields that tell the client.
     pub fn write(&self, headers: &mut HeaderMap) {
-        headers.insert(X_CACHE, HeaderValue::from_static(self.result.as_str()));
+        self.write_result(headers);
         // An upstream cache has its own member in the list: ours comes after it (RFC 9211 §2).
         headers.append(CACHE_STATUS, self.cache_status());
     }
@@ -114,6 +123,7 @@ impl Note {
         let mut out = BytesMut::with_capacity(96);
         out.put_slice(b"iris-sidecar");
         let is_hit = self.forward_status.is_none()
+            && !self.is_forwarded
             && matches!(self.result, CacheResult::Hit | CacheResult::Stale);
         if is_hit {
             out.put_slice(b"; hit");
@@ -169,6 +179,7 @@ impl Proxy {
                 format!("none of the ranges is in the representation: it has {length} bytes");
             let failure = Failure::new(FailureKind::RangeNotSatisfiable, message);
             let mut response = self.failure(&failure, note);
+            note.write(response.headers_mut());
             let value = range::unsatisfied_range(length);
             response.headers_mut().insert(CONTENT_RANGE, value);
             response
@@ -191,11 +202,13 @@ fn deliver(
         options,
     } = wanted;
     let mut headers = head.fields.unpack(4);
-    let is_ok = head.status == StatusCode::OK;
+    // Of a part too: preconditions come before ranges (RFC 9110 §13.2.2).
+    let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let not_modified = is_ok
         && conditional::is_conditional(request)
         && conditional::is_not_modified(request, &headers);
-    if note.result == CacheResult::Hit || note.result == CacheResult::Stale {
+    let is_reused = note.collapsed || matches!(note.result, CacheResult::Hit | CacheResult::Stale);
+    if is_reused && head.withholds {
         remove_named_by_no_cache(&mut headers, options);
     }
     if let Some(value) = &options.client_cache_control {
@@ -211,13 +224,8 @@ fn deliver(
 
     let mut response = Response::new(Body::Empty);
     if not_modified {
-        let kept = headers
-            .keys()
-            .filter(|name| !conditional::belongs_in_304(name));
-        let dropped: Vec<HeaderName> = kept.cloned().collect();
-        for name in dropped {
-            headers.remove(name);
-        }
+        conditional::keep_for_304(&mut headers);
+        headers.remove(CONTENT_RANGE);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
         let wants_part = *method == Method::GET && request.contains_key(RANGE);
@@ -279,14 +287,6 @@ fn part(
 
 /// `no-cache="field"`: these fields may not be reused unvalidated (RFC 9111 §5.2.2.4).
 fn remove_named_by_no_cache(headers: &mut HeaderMap, options: &Options) {
-    let quotes = |name: &HeaderName| {
-        headers
-            .get(name)
-            .is_some_and(|value| value.as_bytes().contains(&b'"'))
-    };
-    if !quotes(&CACHE_CONTROL) && !options.targeted_fields.iter().any(quotes) {
-        return;
-    }
     if let Scope::Fields(names) = options.control(headers).0.no_cache {
         for name in names {
             headers.remove(name);

@@ -3,6 +3,7 @@
 use http::{HeaderMap, StatusCode};
 
 use crate::clock::Timestamp;
+use crate::http::cache_control::Scope;
 use crate::policy::vary::{append_selecting, nominated};
 use crate::policy::{Lifetimes, Options, Record, groups};
 use crate::store::{Fields, Head, Selecting};
@@ -50,6 +51,7 @@ impl Exchange {
             selecting,
             stamp: self.stamp,
             groups: groups::of(headers, options.groups.as_ref()),
+            withholds: matches!(options.control(headers).0.no_cache, Scope::Fields(_)),
         }
     }
 }

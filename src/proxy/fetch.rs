@@ -17,7 +17,7 @@ use crate::flight::{Outcome, Reader, Ticket};
 use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
-use crate::policy::{self, Lifetimes, Options, Reason, Record, RequestView, StoredView, update};
+use crate::policy::{self, Lifetimes, Options, Reason, RequestView, StoredView, update};
 use crate::store::{Entry, Head};
 use crate::upstream::{OriginBody, empty};
 
@@ -183,13 +183,29 @@ impl Fetching {
             self.proxy.metrics.upstream_failed(failure.kind);
             return self.failed(failure, validation.as_ref());
         }
-        if let Some(begun) = begun
-            && response.status() == StatusCode::PARTIAL_CONTENT
-        {
-            return match begun.completed_by(response.headers()) {
-                Some(headers) => self.complete(&begun.part, headers, response).await,
-                None => self.ask_again(None).await,
-            };
+        if let Some(begun) = begun {
+            match response.status() {
+                StatusCode::PARTIAL_CONTENT => {
+                    if let Some(headers) = begun.completed_by(response.headers()) {
+                        return self.complete(begun, headers, response).await;
+                    }
+                    begun.forget(&self.proxy, &self.primary);
+                    return self.ask_again(None).await;
+                }
+                // It is shorter by now, say, and the origin does not know If-Range.
+                StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::PRECONDITION_FAILED => {
+                    begun.forget(&self.proxy, &self.primary);
+                    return self.ask_again(None).await;
+                }
+                _ => {}
+            }
+        }
+        let asks = validation.as_ref().is_some_and(Validation::asks);
+        if response.status() == StatusCode::NOT_MODIFIED && !asks {
+            let message = "the upstream answered 304 although nobody had set a condition";
+            let failure = Failure::new(FailureKind::ProtocolError, message);
+            self.proxy.metrics.upstream_failed(failure.kind);
+            return self.failed(failure, validation.as_ref());
         }
         if let Some(validation) = &validation {
             if response.status() == StatusCode::NOT_MODIFIED && validation.asks() {
@@ -200,8 +216,7 @@ impl Fetching {
                 }
                 return self.confirmed(response.headers(), validation);
             }
-            let usable =
-                policy::decide::usable_on_error(validation.entry.view(), self.exchange.received);
+            let usable = self.may_stand_in(validation);
             if counts_as_failure(response.status()) && usable {
                 return self.failed(origin_failure(&response), Some(validation));
             }
@@ -230,7 +245,7 @@ impl Fetching {
 
     /// Once more, without conditions: the answer to them was about something that is not stored
     /// (§4.3.4).
-    async fn ask_again(mut self, stale: Option<Validation>) {
+    pub(super) async fn ask_again(mut self, stale: Option<Validation>) {
         let Some(again) = self.again.take() else {
             let message = "the origin answered a condition that nobody had set";
             let failure = Failure::new(FailureKind::ProtocolError, message);
@@ -246,12 +261,17 @@ impl Fetching {
         }
     }
 
+    fn may_stand_in(&self, stale: &Validation) -> bool {
+        let now = self.exchange.received;
+        self.proxy.may_stand_in(&self.primary, &stale.entry, now)
+    }
+
     /// A 2xx whose body means failure: stale in its place where there is some, else the client gets
     /// it as it came. It is stored in no case.
     fn false_success(self, response: Response<OriginBody>, validation: Option<Validation>) {
-        let usable = validation.as_ref().is_some_and(|validation| {
-            policy::decide::usable_on_error(validation.entry.view(), self.exchange.received)
-        });
+        let usable = validation
+            .as_ref()
+            .is_some_and(|validation| self.may_stand_in(validation));
         if usable {
             let message = "the body of the origin's answer means failure (error_when)";
             let failure = Failure::new(FailureKind::OriginFailed, message);
@@ -273,33 +293,17 @@ impl Fetching {
     /// The stored response, updated by the 304 (RFC 9111 §4.3.4).
     fn confirmed(self, headers: &HeaderMap, validation: &Validation) {
         let stored = &validation.entry;
-        let mut merged = stored.head.fields.unpack(headers.len());
-        update::merge(&mut merged, headers);
-        let view = ResponseView {
-            status: stored.head.status,
-            headers: &merged,
-        };
-        let lifetimes = policy::storable(self.view(), view, &self.options, self.exchange.received);
-        let head = self.head(stored.head.status, &merged, lifetimes.unwrap_or_default());
-        let head = Head {
-            record: Record {
-                has_validator: stored.head.record.has_validator,
-                ..head.record
-            },
-            ..head
-        };
-        let charge = self.proxy.memory.charge();
-        let Ok(entry) = Entry::assemble(&head, &[stored.body()], None, charge) else {
+        let (request, options) = (&self.client_headers, &self.options);
+        let (entry, judged) = self
+            .proxy
+            .updated(stored, headers, request, options, self.exchange);
+        let Some(entry) = entry else {
             // No room for the update: the old one still answers this once.
-            return self.tell_stored(
-                Arc::clone(stored),
-                StatusCode::NOT_MODIFIED,
-                lifetimes.map(drop),
-            );
+            let status = StatusCode::NOT_MODIFIED;
+            return self.tell_stored(Arc::clone(stored), status, judged);
         };
-        let entry = Arc::new(entry);
-        match lifetimes {
-            Ok(_) => self.keep(Arc::clone(&entry)),
+        match judged {
+            Ok(()) => self.keep(Arc::clone(&entry)),
             // It may no longer be stored, or not by this request's leave.
             Err(reason) if reason.is_of_the_response() => {
                 self.proxy.memory.remove(&self.primary, stored)
@@ -313,7 +317,7 @@ impl Fetching {
             }
         }
         self.refreshed(Refresh::Confirmed);
-        self.tell_stored(entry, StatusCode::NOT_MODIFIED, lifetimes.map(drop));
+        self.tell_stored(entry, StatusCode::NOT_MODIFIED, judged);
     }
 
     pub(super) fn tell_stored(
@@ -364,6 +368,9 @@ impl Fetching {
             || self.options.has_credential(&self.client_headers);
         let keep_stored = is_personal || response.status().as_u16() >= 400;
         if reason.is_of_the_response() {
+            if response.status().is_success() && reason != Reason::TooLarge {
+                self.proxy.forget_part(&self.primary);
+            }
             memory.mark_not_shared(&self.key, until, reason, keep_stored);
         } else if reason == Reason::Credential {
             memory.mark_not_shared(self.ticket.key(), until, reason, true);
@@ -417,7 +424,10 @@ fn counts_as_failure(status: StatusCode) -> bool {
 
 fn origin_failure(response: &Response<OriginBody>) -> Failure {
     let message = format!("the origin answered {}", response.status());
-    let failure = Failure::new(FailureKind::OriginFailed, message);
+    let failure = Failure {
+        status: Some(response.status()),
+        ..Failure::new(FailureKind::OriginFailed, message)
+    };
     let seconds = response
         .headers()
         .get(RETRY_AFTER)

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Failure, FailureKind};
 use crate::flight::Outcome;
+use crate::http::fields::strip_hop_by_hop;
 use crate::metrics::Refresh;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Reason, StoredView};
@@ -18,6 +19,7 @@ use crate::upstream::OriginBody;
 
 use super::fetch::{Fetching, Led, Validation};
 use super::inspect::collect;
+use super::part::Beginning;
 
 impl Fetching {
     /// Streaming; or, for a small body that gets an entity tag of ours, awaited whole.
@@ -98,6 +100,7 @@ impl Fetching {
                     Ok(piece) => piece,
                     Err(frame) => {
                         trailers = frame.into_trailers().ok();
+                        trailers.iter_mut().for_each(strip_hop_by_hop);
                         continue;
                     }
                 },
@@ -140,28 +143,32 @@ impl Fetching {
     /// whole.
     pub(super) async fn complete(
         mut self,
-        beginning: &Entry,
+        beginning: Beginning,
         headers: HeaderMap,
         rest: Response<OriginBody>,
     ) {
+        let mut charge = self.proxy.memory.charge();
+        let (size, known) = (content_length(&headers).unwrap_or(0), beginning.part.body());
+        let missing = size.saturating_sub(known.len() as u64);
+        if !charge.grow(missing) {
+            return self.ask_again(None).await;
+        }
         let view = ResponseView {
             status: StatusCode::OK,
             headers: &headers,
         };
         let judged = policy::storable(self.view(), view, &self.options, self.exchange.received);
-        let size = content_length(&headers).unwrap_or(0);
-        let missing = size.saturating_sub(beginning.body().len() as u64);
-        let pieces = match collect(rest.into_body(), missing).await {
-            Ok(rest) => std::iter::once(beginning.body())
-                .chain(rest)
-                .collect::<Vec<_>>(),
+        let pieces: Vec<Bytes> = match collect(rest.into_body(), missing).await {
+            Ok(rest) => std::iter::once(known).chain(rest).collect(),
             Err(failure) => {
+                // Nobody has been told anything yet.
                 self.proxy.metrics.upstream_failed(failure.kind);
-                return self.failed(failure, None);
+                beginning.forget(&self.proxy, &self.primary);
+                return self.ask_again(None).await;
             }
         };
         let head = Arc::new(self.head(StatusCode::OK, &headers, judged.unwrap_or_default()));
-        match Entry::assemble(&head, &pieces, None, self.proxy.memory.charge()) {
+        match Entry::assemble(&head, &pieces, None, charge) {
             Ok(entry) => {
                 let entry = Arc::new(entry);
                 match judged {
@@ -229,10 +236,8 @@ impl Fetching {
 
     /// Stores it, unless a purge came while it was fetched.
     pub(super) fn keep(&self, entry: Arc<Entry>) {
-        let memory = &self.proxy.memory;
-        if !memory.insert(&self.primary, &self.client_headers, entry) {
-            self.not_stored(Reason::Purged);
-        }
+        self.proxy.keep(&self.primary, &self.client_headers, entry);
+        self.proxy.forget_part(&self.primary);
     }
 }
 

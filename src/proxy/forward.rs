@@ -14,6 +14,7 @@ use http_body::Body as _;
 use crate::clock::Timestamp;
 use crate::config::{Config, HostRule, Route};
 use crate::error::{Failure, FailureKind};
+use crate::http::fields::set;
 use crate::http::{dates, fields};
 use crate::policy::Cookies;
 use crate::policy::key::select_query;
@@ -21,12 +22,11 @@ use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
 use super::Client;
+use super::hops::{self, VIA_US};
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-const VIA_US: &str = "iris-sidecar";
 
 /// Inputs that some origins answer by and no key holds. They are dropped whoever sends them: a
 /// trusted proxy passes on what its own clients wrote.
@@ -104,6 +104,10 @@ impl Forwarding {
         conditions: Conditions<'_>,
         body: OriginBody,
     ) -> Result<Request<OriginBody>, Failure> {
+        if hops::is_circling(&parts.headers) {
+            let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
+            return Err(Failure::new(FailureKind::Loop, message));
+        }
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target(&parts.uri, route)?;
@@ -209,13 +213,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     if lines.len() > 1 {
         let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(lines.join(&b"; "[..])));
         set(headers, COOKIE, joined.ok());
-    }
-}
-
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
-    match value {
-        Some(value) => drop(headers.insert(name, value)),
-        None => drop(headers.remove(name)),
     }
 }
 

@@ -2,14 +2,16 @@
 //! and also where nobody hears how it ended.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Request, Response};
 use url::Url;
 
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::policy::key::{KeyBytes, normalise_path, select_query, write_target};
 use crate::policy::{Mode, groups, invalidate};
 use crate::store::{Purge, Reach, Target};
+use crate::upstream::OriginBody;
 
 use super::Proxy;
 use super::asked::Asked;
@@ -28,9 +30,13 @@ impl Proxy {
         let position = self.memory.purges().append(purge, mode, self.clock.now());
         if position.is_multiple_of(SWEEP_EVERY)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !self.is_sweeping.swap(true, Ordering::AcqRel)
         {
             let proxy = Arc::clone(self);
-            runtime.spawn(async move { proxy.sweep(&[]).await });
+            runtime.spawn(async move {
+                proxy.sweep(&[]).await;
+                proxy.is_sweeping.store(false, Ordering::Release);
+            });
         }
         position
     }
@@ -81,7 +87,8 @@ impl Proxy {
     }
 }
 
-/// A write under way. Dropped without an answer, it invalidates too: it may have been done.
+/// A write under way. Dropped without an answer, at the end of the process, it invalidates too: it
+/// may have been done.
 pub(super) struct Write {
     proxy: Arc<Proxy>,
     origin: Box<[u8]>,
@@ -120,8 +127,25 @@ impl Write {
         })
     }
 
+    /// Sends it, in a task of its own: a client that leaves does not keep us from hearing when the
+    /// origin has done it.
+    pub async fn carry_out(
+        self,
+        request: Request<OriginBody>,
+    ) -> Result<Response<OriginBody>, Failure> {
+        let writing = tokio::spawn(async move {
+            let proxy = Arc::clone(&self.proxy);
+            let answer = proxy.origin.answer(request).await;
+            self.answered(&answer);
+            answer
+        });
+        writing
+            .await
+            .unwrap_or_else(|error| Err(Failure::new(FailureKind::Internal, error)))
+    }
+
     /// The origin has answered, or it is known why not.
-    pub fn answered<B>(mut self, answer: &Result<Response<B>, Failure>) {
+    fn answered<B>(mut self, answer: &Result<Response<B>, Failure>) {
         self.is_settled = true;
         match answer {
             Ok(response) => {

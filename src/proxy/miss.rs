@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::COOKIE;
+use http::header::{COOKIE, IF_NONE_MATCH, LAST_MODIFIED};
 use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Outcome, Reader, Ticket};
 use crate::metrics::CacheResult;
@@ -19,7 +20,7 @@ use crate::upstream::{OriginBody, empty};
 
 use super::Proxy;
 use super::asked::{Asked, flight_key};
-use super::body::Body;
+use super::body::{Body, Pieces};
 use super::deliver::{Note, Wanted};
 use super::fetch::{Led, Validation};
 
@@ -184,7 +185,7 @@ impl Proxy {
 
     /// Whether a response that another request fetched answers this one too.
     fn fits(&self, asked: &Asked, options: &Options, head: &Head) -> Fits {
-        let stale_since = match self.memory.judge(&asked.primary, head) {
+        let stale_since = match self.memory.judge(&asked.primary, head, asked.arrived) {
             Judgement::Gone => return Fits::Purged,
             Judgement::StaleSince(at) => Some(at),
             Judgement::Untouched => None,
@@ -200,10 +201,10 @@ impl Proxy {
             append_selecting(&selecting.names, &asked.parts.headers, &mut values);
             values == selecting.values
         });
-        if is_usable && is_selected {
-            Fits::Yes
-        } else {
-            Fits::No
+        match (is_usable, is_selected) {
+            (true, true) => Fits::Yes,
+            (false, _) if stale_since.is_some() => Fits::Purged,
+            _ => Fits::No,
         }
     }
 
@@ -213,7 +214,7 @@ impl Proxy {
         self: Arc<Self>,
         asked: Asked,
         head: &Head,
-        reader: Reader,
+        mut reader: Reader,
         note: Note,
     ) -> (Response<Body>, Note) {
         let headers = &asked.parts.headers;
@@ -222,7 +223,10 @@ impl Proxy {
             && (head.content_length().is_none() || !range::is_single(headers));
         let body = if awaits {
             match reader.whole().await {
-                Ok(Some(pieces)) => Body::Pieces(pieces.into_iter().collect()),
+                Ok(Some(pieces)) => {
+                    let pieces: Pieces = pieces.into_iter().collect();
+                    Body::Pieces(pieces.of(Some(reader)))
+                }
                 // Too large for that: the range is the origin's to answer.
                 Ok(None) => return self.part(asked, note).await,
                 Err(failure) => return self.stale_or_failure(&asked, None, &failure, note),
@@ -318,22 +322,26 @@ impl Proxy {
         let (mut parts, body) = response.into_parts();
         note.write(&mut parts.headers);
         let conditional = policy::conditional::is_conditional(&asked.parts.headers);
+        // `Date` stands in for a missing Last-Modified of stored responses only (RFC 9111 §4.3.2).
+        let has_date = asked.parts.headers.contains_key(IF_NONE_MATCH)
+            || parts.headers.contains_key(LAST_MODIFIED);
         if conditional
+            && has_date
             && parts.status == StatusCode::OK
             && policy::conditional::is_not_modified(&asked.parts.headers, &parts.headers)
         {
             let mut short = Response::new(Body::Empty);
             *short.status_mut() = StatusCode::NOT_MODIFIED;
-            let kept = parts
-                .headers
-                .iter()
-                .filter(|(name, _)| policy::conditional::belongs_in_304(name));
-            *short.headers_mut() = kept
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect();
+            policy::conditional::keep_for_304(&mut parts.headers);
+            *short.headers_mut() = parts.headers;
             return short;
         }
         Response::from_parts(parts, Body::Origin(body))
+    }
+
+    /// Whether a stored response may stand in for a failed origin: nothing has purged it meanwhile.
+    pub(super) fn may_stand_in(&self, primary: &[u8], entry: &Entry, now: Timestamp) -> bool {
+        self.memory.is_current(primary, entry) && policy::decide::usable_on_error(entry.view(), now)
     }
 
     /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.
@@ -346,7 +354,7 @@ impl Proxy {
     ) -> (Response<Body>, Note) {
         let now = self.clock.now();
         let usable = stored.filter(|entry| {
-            failure.kind.is_origins() && policy::decide::usable_on_error(entry.view(), now)
+            failure.kind.is_origins() && self.may_stand_in(&asked.primary, entry, now)
         });
         let Some(entry) = usable else {
             let note = Note {
@@ -360,7 +368,11 @@ impl Proxy {
             );
         };
         let ttl = entry.view().ttl(now);
-        let note = Note::hit(CacheResult::Stale, Reason::StaleIfError, ttl);
+        let note = Note {
+            is_forwarded: true,
+            forward_status: failure.status,
+            ..Note::hit(CacheResult::Stale, Reason::StaleIfError, ttl)
+        };
         self.give(asked, entry, note)
     }
 }

@@ -18,9 +18,11 @@ mod exchange;
 mod fetch;
 mod fill;
 mod forward;
+mod hops;
 mod inspect;
 mod interim;
 mod invalidate;
+mod learn;
 mod miss;
 mod part;
 mod pass;
@@ -31,12 +33,16 @@ mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use http::HeaderMap;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::flight::Flights;
 use crate::metrics::{Metrics, Readings};
-use crate::store::Memory;
+use crate::policy::Reason;
+use crate::store::{Entry, Memory};
 use crate::upstream::Origin;
 
 pub use body::Body;
@@ -52,6 +58,8 @@ pub struct Proxy {
     flights: Arc<Flights>,
     origin: Arc<dyn Origin>,
     forwarding: forward::Forwarding,
+    /// Stored responses are being judged by the purge log, one by one.
+    is_sweeping: AtomicBool,
 }
 
 /// Who is at the other end of a connection.
@@ -73,6 +81,7 @@ impl Proxy {
             memory: Memory::new(config.cache.memory, config.cache.max_object),
             flights: Flights::new(config.cache.max_flights),
             forwarding: forward::Forwarding::new(&config),
+            is_sweeping: AtomicBool::new(false),
             config,
             metrics,
             clock,
@@ -88,6 +97,15 @@ impl Proxy {
             address,
             is_trusted: trusted.iter().any(|network| network.contains(&address)),
         }
+    }
+
+    /// Stores a response, unless a purge came after its fetch had begun; `false` then.
+    fn keep(&self, key: &[u8], request: &HeaderMap, entry: Arc<Entry>) -> bool {
+        let is_stored = self.memory.insert(key, request, entry);
+        if !is_stored {
+            self.metrics.not_stored(Reason::Purged);
+        }
+        is_stored
     }
 
     /// What the gauges of the admin port show now.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -88,6 +88,11 @@ impl Beginning {
         }
     }
 
+    /// The beginning is of no use any more: the origin has no rest that fits.
+    pub fn forget(&self, proxy: &Proxy, primary: &[u8]) {
+        proxy.memory.remove(&part_key(primary), &self.part);
+    }
+
     /// The fields of the whole, where this 206 brings exactly its rest.
     pub fn completed_by(&self, response: &HeaderMap) -> Option<HeaderMap> {
         let (span, length) = range::part_of(response)?;
@@ -95,32 +100,41 @@ impl Beginning {
         if span != self.rest || length != span.last + 1 || !is_same(&stored, response) {
             return None;
         }
-        Some(joined(stored, response, None, length))
+        let mut headers = joined(stored, response);
+        describe(&mut headers, None, length);
+        Some(headers)
     }
 }
 
 /// Whether two parts are of the same representation: only a strong validator can tell (§3.4).
+/// Many origins give one tag to a representation and to its compressed form, against
+/// RFC 9110 §8.8.3.3: those are not one.
 fn is_same(stored: &HeaderMap, new: &HeaderMap) -> bool {
+    let coding = |headers: &HeaderMap| headers.get(CONTENT_ENCODING).cloned();
     match (range::strong_tag(stored), range::strong_tag(new)) {
-        (Some(stored), Some(new)) => stored.strong_eq(new),
+        (Some(one), Some(other)) => one.strong_eq(other) && coding(stored) == coding(new),
         _ => false,
     }
 }
 
 /// The fields of parts put together: the new ones go before the stored ones (§3.4).
-fn joined(mut stored: HeaderMap, new: &HeaderMap, span: Option<Span>, length: u64) -> HeaderMap {
+fn joined(mut stored: HeaderMap, new: &HeaderMap) -> HeaderMap {
     update::merge(&mut stored, new);
+    stored
+}
+
+/// Makes the fields say that they are of this span of a representation, or of the whole.
+fn describe(headers: &mut HeaderMap, span: Option<Span>, length: u64) {
     match span {
         Some(span) => {
-            stored.insert(CONTENT_RANGE, range::content_range(span, length));
-            stored.insert(CONTENT_LENGTH, HeaderValue::from(span.size()));
+            headers.insert(CONTENT_RANGE, range::content_range(span, length));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(span.size()));
         }
         None => {
-            stored.remove(CONTENT_RANGE);
-            stored.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            headers.remove(CONTENT_RANGE);
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
     }
-    stored
 }
 
 impl Proxy {
@@ -175,6 +189,25 @@ impl Proxy {
         Some((self.deliver(wanted, &part.head, age, body, note), note))
     }
 
+    /// A whole response, or one that may not be stored, has come: parts of what was there before it
+    /// are of no use.
+    pub(super) fn forget_part(&self, primary: &[u8]) {
+        self.memory.forget(&part_key(primary));
+    }
+
+    /// Forgets a part that a HEAD shows to be of another representation.
+    pub(super) fn compare_part(&self, primary: &[u8], request: &HeaderMap, answer: &HeaderMap) {
+        let Some(part) = self.known_part(primary, request, self.clock.now()) else {
+            return;
+        };
+        let mut stored = part.head.fields.unpack(0);
+        let length = held(&part).map(|(_, length)| length);
+        describe(&mut stored, None, length.unwrap_or_default());
+        if !update::describes(&stored, answer) {
+            self.memory.remove(&part_key(primary), &part);
+        }
+    }
+
     /// Whether a part is known of something too large to be fetched whole.
     pub(super) fn is_known_too_large(&self, asked: &Asked) -> bool {
         let now = self.clock.now();
@@ -190,8 +223,12 @@ impl Proxy {
             reason: Reason::Partial,
             ..note
         };
-        if let Some(answered) = self.extend_part(&asked, note).await {
-            return answered;
+        match self.extend_part(&asked, note).await {
+            Ok(Some(answered)) => return answered,
+            Ok(None) => {}
+            Err(failure) => {
+                tracing::debug!(%failure, "a stored part could not be extended");
+            }
         }
         let note = Note {
             reason: Reason::Range,
@@ -205,10 +242,72 @@ impl Proxy {
         self: &Arc<Self>,
         asked: &Asked,
         note: Note,
-    ) -> Option<(Response<Body>, Note)> {
-        let (headers, options) = (&asked.parts.headers, asked.options()?);
-        let now = self.clock.now();
-        let part = self.known_part(&asked.primary, headers, now)?;
+    ) -> Result<Option<(Response<Body>, Note)>, Failure> {
+        // Before the part is looked up: a purge between the two would be missed.
+        let mut exchange = Exchange::begin(self);
+        let Some(plan) = self.extension(asked) else {
+            return Ok(None);
+        };
+        // Held until the part has grown by it.
+        let mut charge = self.memory.charge();
+        if !charge.grow(plan.missing.size()) {
+            return Ok(None);
+        }
+        let conditions = Conditions::Rest {
+            span: plan.missing,
+            etag: &plan.etag,
+        };
+        let mut response = self
+            .origin
+            .answer(self.request_for(asked, conditions)?)
+            .await?;
+        exchange.received = self.clock.now();
+        forward::clean_response(&mut response, exchange.received)?;
+        let brought = range::part_of(response.headers());
+        let fits = response.status() == StatusCode::PARTIAL_CONTENT
+            && brought == Some((plan.missing, plan.length))
+            && is_same(&plan.part.head.fields.unpack(0), response.headers());
+        if !fits {
+            if response.status().is_success() {
+                // Another representation by now: what is stored of the old one is of no use.
+                self.memory.remove(&part_key(&asked.primary), &plan.part);
+                return Ok(None);
+            }
+            let note = Note {
+                forward_status: Some(response.status()),
+                ..note
+            };
+            note.write(response.headers_mut());
+            return Ok(Some((response.map(Body::Origin), note)));
+        }
+        let Ok(keeping) = self.keeping(asked, exchange, response.headers()) else {
+            return Ok(None);
+        };
+        let pieces = collect(response.into_body(), plan.missing.size()).await?;
+        let Some(kept) = keeping.keep(&pieces, Some(plan.part)) else {
+            return Ok(None);
+        };
+        let note = Note {
+            stored: kept.is_stored,
+            forward_status: Some(StatusCode::PARTIAL_CONTENT),
+            ..note
+        };
+        let options = asked.options().cloned().unwrap_or_default();
+        let wanted = Wanted {
+            method: &asked.parts.method,
+            headers: &asked.parts.headers,
+            options: &options,
+        };
+        let age = kept.entry.view().age(exchange.received);
+        let body = Body::Whole(kept.entry.body());
+        let response = self.deliver(wanted, &kept.entry.head, age, body, note);
+        Ok(Some((response, note)))
+    }
+
+    /// What is to be fetched so that a stored part covers the one range that is asked for.
+    fn extension(&self, asked: &Asked) -> Option<Extension> {
+        let headers = &asked.parts.headers;
+        let part = self.known_part(&asked.primary, headers, self.clock.now())?;
         let (held, length) = held(&part)?;
         let stored = part.head.fields.unpack(0);
         let Selected::Parts(wanted) = range::select(headers, &stored, length) else {
@@ -216,59 +315,40 @@ impl Proxy {
         };
         let [wanted] = wanted[..] else { return None };
         let missing = wanted.beyond(held)?;
-        if held.size() + missing.size() > self.config.cache.max_object {
-            return None;
+        let fits = held.size() + missing.size() <= self.config.cache.max_object;
+        let etag = strong_tag(&part).filter(|_| fits)?;
+        Some(Extension {
+            part,
+            missing,
+            length,
+            etag,
+        })
+    }
+
+    /// What is needed to keep a 206 with these fields; else why it may not be kept.
+    fn keeping(
+        self: &Arc<Self>,
+        asked: &Asked,
+        exchange: Exchange,
+        headers: &HeaderMap,
+    ) -> Result<Keeping, Reason> {
+        let options = asked.options().ok_or(Reason::NoRoute)?;
+        let lifetimes = storable_part(asked.view(), headers, options, exchange.received)?;
+        let (span, length) = range::part_of(headers).ok_or(Reason::Partial)?;
+        if span.size() > self.config.cache.max_object {
+            return Err(Reason::TooLarge);
         }
-        let etag = strong_tag(&part)?;
-        let conditions = Conditions::Rest {
-            span: missing,
-            etag: &etag,
-        };
-        let exchange = Exchange::begin(self);
-        let answer = self
-            .origin
-            .answer(self.request_for(asked, conditions).ok()?);
-        let mut response = answer.await.ok()?;
-        let received = self.clock.now();
-        forward::clean_response(&mut response, received).ok()?;
-        let (span, of) = range::part_of(response.headers())?;
-        let is_missing = response.status() == StatusCode::PARTIAL_CONTENT && span == missing;
-        if !is_missing || of != length || !is_same(&stored, response.headers()) {
-            // Another representation by now: what is stored of the old one is of no use.
-            self.memory.remove(&part_key(&asked.primary), &part);
-            return None;
-        }
-        let lifetimes = storable_part(asked.view(), response.headers(), options, received).ok()?;
-        let (head, body) = response.into_parts();
-        let pieces = collect(body, span.size()).await.ok()?;
-        let new = Keeping {
+        Ok(Keeping {
             proxy: Arc::clone(self),
             primary: asked.primary.clone(),
-            client_headers: headers.clone(),
+            client_headers: asked.parts.headers.clone(),
             options: options.clone(),
-            headers: head.headers,
+            headers: headers.clone(),
             lifetimes,
-            exchange: Exchange {
-                received,
-                ..exchange
-            },
+            exchange,
             span,
             length,
-        };
-        let entry = new.keep(&pieces)?;
-        let note = Note {
-            stored: true,
-            forward_status: Some(StatusCode::PARTIAL_CONTENT),
-            ..note
-        };
-        let wanted = Wanted {
-            method: &asked.parts.method,
-            headers,
-            options,
-        };
-        let body = Body::Whole(entry.body());
-        let age = entry.view().age(received);
-        Some((self.deliver(wanted, &entry.head, age, body, note), note))
+        })
     }
 
     /// Keeps the beginning of a response that broke off, where the rest can be asked for later.
@@ -288,8 +368,7 @@ impl Proxy {
         }
         let (first, last) = (0, received as u64 - 1);
         let span = Span { first, last };
-        headers.insert(CONTENT_RANGE, range::content_range(span, length));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(span.size()));
+        describe(&mut headers, Some(span), length);
         let head = Head {
             status: StatusCode::PARTIAL_CONTENT,
             fields: Fields::pack(&headers),
@@ -314,53 +393,28 @@ impl Proxy {
         let is_part = response.status() == StatusCode::PARTIAL_CONTENT
             && asked.parts.method == Method::GET
             && !asked.primary.is_empty();
-        let (Some(options), true) = (asked.options(), is_part) else {
-            return response;
-        };
-        let headers = response.headers();
-        let judged = storable_part(asked.view(), headers, options, exchange.received);
-        let lifetimes = match judged {
-            Ok(lifetimes) => lifetimes,
-            Err(reason) => {
-                self.metrics.not_stored(reason);
-                return response;
-            }
-        };
-        let Some((span, length)) = range::part_of(headers) else {
-            return response;
-        };
-        let mut charge = self.memory.charge();
-        let fits = span.size() <= self.config.cache.max_object;
-        if !fits || !charge.grow(span.size()) {
-            self.metrics.not_stored(if fits {
-                Reason::Budget
-            } else {
-                Reason::TooLarge
-            });
+        if !is_part {
             return response;
         }
-        let keeping = Keeping {
-            proxy: Arc::clone(self),
-            primary: asked.primary.clone(),
-            client_headers: asked.parts.headers.clone(),
-            options: options.clone(),
-            headers: headers.clone(),
-            lifetimes,
-            exchange,
-            span,
-            length,
-        };
-        response.map(|body| {
-            Tee {
-                body,
-                pieces: Vec::new(),
-                received: 0,
-                _charge: charge,
-                keeping: Some(Box::new(keeping)),
+        match self.keeping(asked, exchange, response.headers()) {
+            Ok(keeping) => {
+                let charge = self.memory.charge();
+                response.map(|body| Tee::new(body, charge, keeping).boxed_unsync())
             }
-            .boxed_unsync()
-        })
+            Err(reason) => {
+                self.metrics.not_stored(reason);
+                response
+            }
+        }
     }
+}
+
+/// How a stored part becomes one that covers what is asked for.
+struct Extension {
+    part: Arc<Entry>,
+    missing: Span,
+    length: u64,
+    etag: HeaderValue,
 }
 
 /// A part on its way into the store.
@@ -377,51 +431,39 @@ struct Keeping {
 }
 
 impl Keeping {
-    /// Stores the part, put together with what is stored of the same representation; what it
-    /// became, or nothing where it could not be stored.
-    fn keep(self, pieces: &[Bytes]) -> Option<Arc<Entry>> {
-        let key = part_key(&self.primary);
+    /// Stores the part, put together with `known` where both are of the same representation and
+    /// touch; `None` where there is no room for it.
+    fn keep(self, pieces: &[Bytes], known: Option<Arc<Entry>>) -> Option<Kept> {
         let memory = &self.proxy.memory;
-        let known =
-            self.proxy
-                .known_part(&self.primary, &self.client_headers, self.exchange.received);
-        let (mut span, mut body, mut stored) = (self.span, pieces.to_vec(), HeaderMap::new());
-        if let Some((known, joint, joint_body)) = known.and_then(|known| self.join(known, pieces)) {
-            stored = known.head.fields.unpack(self.headers.len());
-            (span, body) = (joint, joint_body);
-        }
-        let is_whole = span.size() == self.length;
-        let headers = joined(
-            stored,
-            &self.headers,
-            Some(span).filter(|_| !is_whole),
-            self.length,
-        );
-        let status = if is_whole {
-            StatusCode::OK
-        } else {
-            StatusCode::PARTIAL_CONTENT
+        let joint = known.and_then(|known| self.join(&known, pieces));
+        let (span, body, mut headers) = match joint {
+            Some((joint, body, stored)) => (joint, body, joined(stored, &self.headers)),
+            None => (self.span, pieces.to_vec(), self.headers.clone()),
         };
-        let head = self.exchange.head(
-            status,
-            &headers,
-            self.lifetimes,
-            &self.client_headers,
-            &self.options,
-        );
+        let is_whole = span.size() == self.length;
+        describe(&mut headers, Some(span).filter(|_| !is_whole), self.length);
+        let (status, place) = if is_whole {
+            (StatusCode::OK, self.primary.clone())
+        } else {
+            (StatusCode::PARTIAL_CONTENT, part_key(&self.primary))
+        };
+        let (request, options) = (&self.client_headers, &self.options);
+        let head = self
+            .exchange
+            .head(status, &headers, self.lifetimes, request, options);
         let entry = Arc::new(Entry::assemble(&head, &body, None, memory.charge()).ok()?);
-        let place = if is_whole { &self.primary } else { &key };
-        if !memory.insert(place, &self.client_headers, Arc::clone(&entry)) {
-            self.proxy.metrics.not_stored(Reason::Purged);
+        let is_stored = self.proxy.keep(&place, request, Arc::clone(&entry));
+        if is_whole {
+            memory.forget(&part_key(&self.primary));
         }
-        Some(entry)
+        Some(Kept { entry, is_stored })
     }
 
-    /// The span and the bytes of both, where `known` is of the same representation, touches this
-    /// part, and leaves room.
-    fn join(&self, known: Arc<Entry>, pieces: &[Bytes]) -> Option<(Arc<Entry>, Span, Vec<Bytes>)> {
-        let (held, length) = held(&known)?;
-        let fields = known.head.fields.unpack(0);
+    /// The span, the bytes and the stored fields of both, where `known` is of the same
+    /// representation, touches this part, and leaves room.
+    fn join(&self, known: &Entry, pieces: &[Bytes]) -> Option<(Span, Vec<Bytes>, HeaderMap)> {
+        let (held, length) = held(known)?;
+        let fields = known.head.fields.unpack(self.headers.len());
         let joint = Span {
             first: held.first.min(self.span.first),
             last: held.last.max(self.span.last),
@@ -439,17 +481,59 @@ impl Keeping {
         let mut body = vec![before];
         body.extend(pieces.iter().cloned());
         body.push(after);
-        Some((known, joint, body))
+        Some((joint, body, fields))
     }
 }
 
-/// A body that is kept as it passes, if all of it does.
+/// What a part became.
+struct Kept {
+    entry: Arc<Entry>,
+    is_stored: bool,
+}
+
+/// A body that is kept as it passes, if all of it does and there is room.
 struct Tee {
     body: OriginBody,
     pieces: Vec<Bytes>,
     received: u64,
-    _charge: Charge,
+    charge: Charge,
     keeping: Option<Box<Keeping>>,
+}
+
+impl Tee {
+    fn new(body: OriginBody, charge: Charge, keeping: Keeping) -> Self {
+        Self {
+            body,
+            pieces: Vec::new(),
+            received: 0,
+            charge,
+            keeping: Some(Box::new(keeping)),
+        }
+    }
+
+    /// One more piece. hyper does not ask a body of known length again after its last byte.
+    fn keep(&mut self, piece: &Bytes) {
+        let Some(keeping) = self.keeping.take() else {
+            return;
+        };
+        self.received += piece.len() as u64;
+        let size = keeping.span.size();
+        if self.received > size || !self.charge.grow(piece.len() as u64) {
+            keeping.proxy.metrics.not_stored(Reason::Budget);
+            self.pieces.clear();
+            self.charge.shrink(u64::MAX);
+            return;
+        }
+        self.pieces.push(piece.clone());
+        if self.received < size {
+            self.keeping = Some(keeping);
+            return;
+        }
+        let (proxy, now) = (Arc::clone(&keeping.proxy), keeping.exchange.received);
+        let known = proxy.known_part(&keeping.primary, &keeping.client_headers, now);
+        keeping.keep(&std::mem::take(&mut self.pieces), known);
+        self.charge.shrink(u64::MAX);
+    }
 }
 
 impl http_body::Body for Tee {
@@ -464,16 +548,7 @@ impl http_body::Body for Tee {
         if let Some(Ok(frame)) = &frame
             && let Some(piece) = frame.data_ref()
         {
-            self.received += piece.len() as u64;
-            self.pieces.push(piece.clone());
-        }
-        // hyper does not ask a body of known length again after its last byte.
-        let expected = self.keeping.as_ref().map(|keeping| keeping.span.size());
-        if expected == Some(self.received) && !matches!(frame, Some(Err(_))) {
-            let pieces = std::mem::take(&mut self.pieces);
-            if let Some(keeping) = self.keeping.take() {
-                keeping.keep(&pieces);
-            }
+            self.keep(piece);
         }
         Poll::Ready(frame)
     }

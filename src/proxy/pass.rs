@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::header::{DATE, MAX_FORWARDS};
+use http::{Method, Response, StatusCode, request};
 
 use crate::error::{self, Failure, FailureKind};
+use crate::http::dates;
 use crate::metrics::CacheResult;
-use crate::policy::storable::ResponseView;
-use crate::policy::{self, Reason, RequestView, update};
-use crate::store::{Entry, Found};
+use crate::policy::Reason;
 
 use super::asked::Asked;
 use super::body::Body;
 use super::deliver::Note;
 use super::exchange::Exchange;
 use super::forward::{self, Conditions};
+use super::hops::{self, Hops};
 use super::invalidate::Write;
 use super::{Proxy, tunnel};
 
@@ -34,6 +35,11 @@ impl Proxy {
         B::Error: std::fmt::Display,
     {
         let index = asked.route.as_ref().map(|(index, _)| *index);
+        match hops::left(&asked.parts) {
+            Hops::Unlimited => {}
+            Hops::Left(left) => drop(asked.parts.headers.insert(MAX_FORWARDS, left.into())),
+            Hops::None => return (self.last_hop(&asked.parts, note), note),
+        }
         let route = asked.route.as_ref().map(|(_, route)| &**route);
         let upgrade = forward::upgrade_of(&asked.parts).cloned();
         let limits = &self.config.limits;
@@ -52,12 +58,10 @@ impl Proxy {
                 if let Some(ear) = &asked.ear {
                     ear.listen(&mut request);
                 }
-                let write = Write::of(&self, &asked);
-                let answer = self.origin.answer(request).await;
-                if let Some(write) = write {
-                    write.answered(&answer);
+                match Write::of(&self, &asked) {
+                    Some(write) => write.carry_out(request).await,
+                    None => self.origin.answer(request).await,
                 }
-                answer
             }
             Err(failure) => Err(failure),
         };
@@ -89,7 +93,7 @@ impl Proxy {
                     );
                 }
                 exchange.received = self.clock.now();
-                self.update_by_head(&asked, exchange, &response);
+                self.learn(&asked, exchange, &response);
                 let mut response = self.keep_part(&asked, exchange, response);
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
@@ -107,44 +111,13 @@ impl Proxy {
         }
     }
 
-    /// What a HEAD tells of the response to GET that is stored for the same request: it is updated
-    /// where both are about one representation, and else taken for stale (RFC 9111 §4.3.5).
-    fn update_by_head<B>(&self, asked: &Asked, exchange: Exchange, response: &Response<B>) {
-        let is_telling = asked.parts.method == Method::HEAD && response.status() == StatusCode::OK;
-        let (Some(options), true, false) = (asked.options(), is_telling, asked.primary.is_empty())
-        else {
-            return;
-        };
-        let request = &asked.parts.headers;
-        let mut key = asked.primary.clone();
-        let found = self.memory.get(&mut key, request, exchange.received);
-        let Found::Entry(stored) = found else { return };
-        let mut headers = stored.head.fields.unpack(response.headers().len());
-        if stored.head.status != StatusCode::OK || !update::describes(&headers, response.headers())
-        {
-            return stored.make_stale(exchange.received);
-        }
-        update::merge(&mut headers, response.headers());
-        let view = RequestView {
-            method: &Method::GET,
-            ..asked.view()
-        };
-        let updated = ResponseView {
-            status: StatusCode::OK,
-            headers: &headers,
-        };
-        let Ok(lifetimes) = policy::storable(view, updated, options, exchange.received) else {
-            return self.memory.remove(&asked.primary, &stored);
-        };
-        let mut head = exchange.head(StatusCode::OK, &headers, lifetimes, request, options);
-        head.record.has_validator = stored.head.record.has_validator;
-        let charge = self.memory.charge();
-        if let Ok(entry) = Entry::assemble(&head, &[stored.body()], None, charge) {
-            let entry = Arc::new(entry);
-            if !self.memory.insert(&asked.primary, request, entry) {
-                self.metrics.not_stored(Reason::Purged);
-            }
-        }
+    /// The answer to an OPTIONS or TRACE that goes no further (RFC 9110 §7.6.2).
+    fn last_hop(&self, parts: &request::Parts, note: Note) -> Response<Body> {
+        let mut response = hops::answer(parts).map(Body::Whole);
+        let date = dates::format(self.clock.now());
+        response.headers_mut().insert(DATE, date);
+        note.write_result(response.headers_mut());
+        response
     }
 
     /// The response to what is not even a request head.
@@ -176,7 +149,7 @@ impl Proxy {
     pub(super) fn failure(&self, failure: &Failure, note: Note) -> Response<Body> {
         let response = error::response(failure, self.clock.now(), &self.config.error_headers);
         let mut response = response.map(Body::Whole);
-        note.write(response.headers_mut());
+        note.write_result(response.headers_mut());
         response
     }
 

@@ -35,6 +35,10 @@ pub fn cut(
     let parts = match range::select(request, headers, length) {
         Selected::Whole => return Cut::Whole(body),
         Selected::Unsatisfiable => return Cut::Unsatisfiable { length },
+        // What is held does not cover it: what there is speaks for itself.
+        Selected::Parts(parts) if !parts.iter().all(|part| held.contains(*part)) => {
+            return Cut::Whole(body);
+        }
         Selected::Parts(parts) => parts,
     };
     let (body, size) = match (&parts[..], body) {
@@ -45,13 +49,13 @@ pub fn cut(
         // Several ranges of what still comes in: the caller waits for the whole of it instead.
         (_, body @ Body::Flight(_)) => return Cut::Whole(body),
         (parts, body) => {
-            let whole = body.pieces();
+            let (whole, flight) = body.pieces();
             let pieces = match parts {
-                [part] => slice(&whole, *part, held).collect(),
+                [part] => slice(&whole, *part, held).collect::<Pieces>(),
                 parts => multipart(headers, &whole, parts, held, length),
             };
             let size = pieces.size();
-            (Body::Pieces(pieces), size)
+            (Body::Pieces(pieces.of(flight)), size)
         }
     };
     if request.contains_key(IF_RANGE) {

@@ -128,11 +128,7 @@ fn lower_case(host: &str) -> Cow<'_, str> {
 
 /// A host without its port.
 pub fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
-        // Not a colon inside an IPv6 address.
-        Some(at) if !host[at..].contains(']') => &host[..at],
-        _ => host,
-    }
+    &host[..fields::without_port(host.as_bytes()).len()]
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Proxy {
         // Before anything is selected by them: the origin will not see these fields.
         fields::strip_named(&mut parts.headers);
         if self.config.routes.normalise() {
-            self.normalise(&mut parts);
+            self.normalise(&mut parts, body.is_end_stream());
         }
         let host = match received::check(&parts, &self.config.limits) {
             Ok(host) => host,
@@ -93,10 +93,17 @@ impl Proxy {
             None => Some(Reason::NoRoute),
             Some((_, route)) => policy::bypass(view(&parts, has_body), &route.options),
         };
+        if let Some((index, route)) = routed.filter(|_| bypass.is_some())
+            && matches!(parts.method, Method::GET | Method::HEAD)
+            && policy::Wishes::of(&parts.headers, route.options.obey).only_if_cached
+        {
+            return self.nothing_stored(index, &parts.method, started);
+        }
         let (Some((index, route)), None) = (routed, bypass) else {
             let host = host.map(Cow::into_owned);
             let route = routed.map(|(index, route)| (index, Arc::clone(route)));
             let asked = Asked {
+                arrived: self.purge_position(),
                 ear: Ear::open(interim, parts.version),
                 parts,
                 host,
@@ -129,6 +136,7 @@ impl Proxy {
                         client,
                         key,
                         started,
+                        arrived: self.purge_position(),
                         ear: None,
                     };
                     self.refresh(&asked, entry);
@@ -142,17 +150,14 @@ impl Proxy {
             return self.ready(Some(index), &parts.method, started, note, response);
         }
         if policy::Wishes::of(&parts.headers, route.options.obey).only_if_cached {
-            let note = Note::new(CacheResult::Miss, Reason::ClientDirective);
-            let message = "nothing stored answers this request, and the client wants nothing else";
-            let failure = Failure::new(FailureKind::OnlyIfCached, message);
-            let response = self.failure(&failure, note);
-            return self.ready(Some(index), &parts.method, started, note, response);
+            return self.nothing_stored(index, &parts.method, started);
         }
         let host = host.map(Cow::into_owned);
         let route = Some((index, Arc::clone(route)));
         drop(path);
         let primary = KeyBytes::from_slice(&key[..primary_length]);
         let asked = Asked {
+            arrived: self.purge_position(),
             ear: Ear::open(interim, parts.version),
             parts,
             host,
@@ -165,15 +170,28 @@ impl Proxy {
         self.later(asked, |proxy, asked| proxy.miss(asked, found))
     }
 
-    /// Rewrites selecting fields where the route says so, before anything is selected by them.
-    fn normalise(&self, parts: &mut request::Parts) {
+    /// The answer to `only-if-cached` (RFC 9111 §5.2.1.7).
+    fn nothing_stored(&self, route: usize, method: &Method, started: Instant) -> Handled {
+        let note = Note::new(CacheResult::Miss, Reason::ClientDirective);
+        let message = "nothing stored answers this request, and the client wants nothing else";
+        let failure = Failure::new(FailureKind::OnlyIfCached, message);
+        let response = self.failure(&failure, note);
+        self.ready(Some(route), method, started, note, response)
+    }
+
+    /// Rewrites selecting fields where the route says so, before anything is selected by them. What
+    /// goes by is left as it is: an origin decides by `Origin` whether a write or a WebSocket may be.
+    fn normalise(&self, parts: &mut request::Parts, is_end_stream: bool) {
         let Ok(host) = received::check(parts, &self.config.limits) else {
             return;
         };
         let host = received::without_port(host.as_deref().unwrap_or_default());
         let path = normalise_path(parts.uri.path());
         let routed = self.config.routes.find(&parts.method, host, &path);
-        if let Some(route) = routed.map(|(_, route)| Arc::clone(route)) {
+        let Some((_, route)) = routed else { return };
+        let has_body = forward::has_body(parts, is_end_stream);
+        if policy::bypass(view(parts, has_body), &route.options).is_none() {
+            let route = Arc::clone(route);
             drop(path);
             route.normalise.apply(&mut parts.headers);
         }
@@ -337,7 +355,8 @@ impl Proxy {
         let key = flight_key(asked);
         let purges = self.memory.purges();
         let groups = asked.options().and_then(|options| options.groups.as_ref());
-        let is_outdated = |stamp| stamp < least || purges.has_purged(&key, groups, stamp);
+        let is_outdated =
+            |stamp| stamp < least || purges.has_purged(&key, groups, stamp, asked.arrived);
         self.flights
             .board(&key, purges.position(), is_outdated, stored_meanwhile)
     }

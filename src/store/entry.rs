@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{AGE, CONTENT_LENGTH, HeaderName};
+use http::header::{AGE, CONTENT_LENGTH, DATE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock::Timestamp;
+use crate::http::dates;
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::{Groups, Record, StoredView};
 
@@ -118,9 +119,11 @@ pub struct Head {
     /// The purge log's position when its fetch began.
     pub stamp: u64,
     pub groups: Option<Groups>,
+    /// `no-cache="field"` names fields that are left out on reuse.
+    pub withholds: bool,
 }
 
-/// A whole stored response. Head block and body are one allocation.
+/// A stored response, or a part of one where its status is 206. Head block and body are one allocation.
 #[derive(Debug)]
 pub struct Entry {
     pub head: Head,
@@ -179,8 +182,8 @@ impl Entry {
         }
         let head_length = head.fields.len() + extra.len();
         let total = head_length + body_length;
-        let (Ok(weight), Ok(body_start)) = (u32::try_from(total), u32::try_from(head_length))
-        else {
+        let weight = u32::try_from(total + head.beside());
+        let (Ok(weight), Ok(body_start)) = (weight, u32::try_from(head_length)) else {
             return Err(NotAssembled::NoRoom);
         };
         if !charge.set(u64::from(weight)) {
@@ -236,14 +239,15 @@ impl Entry {
 
     /// The position of the purge log up to which it was judged.
     pub fn judged(&self) -> u64 {
-        self.judged.load(Ordering::Relaxed)
+        self.judged.load(Ordering::Acquire)
     }
 
+    /// Whoever reads that also reads that it was made stale.
     pub fn set_judged(&self, position: u64) {
-        self.judged.fetch_max(position, Ordering::Relaxed);
+        self.judged.fetch_max(position, Ordering::Release);
     }
 
-    /// Bytes of head and body.
+    /// Bytes of head and body, and of what stands beside them.
     pub fn weight(&self) -> u32 {
         self.weight
     }
@@ -253,6 +257,23 @@ impl Head {
     /// The value of `Content-Length`, where there is one.
     pub fn content_length(&self) -> Option<u64> {
         self.field(&CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    /// When the origin says that it made the response.
+    pub fn date(&self) -> Option<Timestamp> {
+        dates::parse(&self.field(&DATE)?)
+    }
+
+    /// Bytes that it holds outside of its block.
+    fn beside(&self) -> usize {
+        let selecting = self.selecting.as_deref();
+        let selecting = selecting.map_or(0, |selecting| {
+            size_of::<Selecting>()
+                + selecting.values.len()
+                + selecting.names.len() * size_of::<HeaderName>()
+        });
+        let groups = self.groups.iter().flat_map(|groups| groups.iter());
+        selecting + groups.map(|name| name.len() + 32).sum::<usize>()
     }
 
     /// The first value of a field.
@@ -281,6 +302,7 @@ mod tests {
             selecting: None,
             stamp: 0,
             groups: None,
+            withholds: false,
         }
     }
 

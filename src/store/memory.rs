@@ -19,7 +19,7 @@ use crate::policy::vary::append_selecting;
 
 use super::entry::{Entry, Head};
 use super::ledger::{Charge, Ledger};
-use super::purge::{Judgement, Purge, PurgeLog};
+use super::purge::{Judgement, Purge, PurgeLog, Seen};
 
 /// What an entry costs beside its head, body and key: the entry itself, its two reference counts,
 /// the allocator's rounding, and its place in the table. Measured by `tests/memory.rs`.
@@ -158,7 +158,7 @@ impl Memory {
 
     /// Judges `entry`, stored under `key`, by the purges since it was last judged; `false` where
     /// one has made it unusable.
-    fn is_current(&self, key: &[u8], entry: &Entry) -> bool {
+    pub fn is_current(&self, key: &[u8], entry: &Entry) -> bool {
         let judged = entry.judged();
         if judged == self.purges.position() {
             return true;
@@ -166,8 +166,12 @@ impl Memory {
         let Some(place) = Place::of(key) else {
             return true;
         };
-        let (stamp, groups) = (entry.head.stamp, entry.head.groups.as_ref());
-        let (judgement, position) = self.purges.judge(&place, groups, stamp, judged);
+        let seen = Seen {
+            judged,
+            ..Seen::all_since(entry.head.stamp)
+        };
+        let groups = entry.head.groups.as_ref();
+        let (judgement, position) = self.purges.judge(&place, groups, seen);
         match judgement {
             Judgement::Gone => return false,
             Judgement::StaleSince(at) => entry.make_stale(at),
@@ -177,15 +181,17 @@ impl Memory {
         true
     }
 
-    /// What the purges say of a response that is not stored yet.
-    pub fn judge(&self, key: &[u8], head: &Head) -> Judgement {
-        if head.stamp == self.purges.position() {
+    /// What the purges say of a response that is not stored yet, to a request that came at position
+    /// `asked`.
+    pub fn judge(&self, key: &[u8], head: &Head, asked: u64) -> Judgement {
+        if head.stamp >= asked {
             return Judgement::Untouched;
         }
-        let judge = |place: Place<'_>| {
-            let groups = head.groups.as_ref();
-            self.purges.judge(&place, groups, head.stamp, head.stamp).0
+        let seen = Seen {
+            asked,
+            ..Seen::all_since(head.stamp)
         };
+        let judge = |place: Place<'_>| self.purges.judge(&place, head.groups.as_ref(), seen).0;
         Place::of(key).map_or(Judgement::Untouched, judge)
     }
 
@@ -223,6 +229,7 @@ impl Memory {
         let primary = key.len();
         // The newest list of names first, and each list once (RFC 9111 §4.1).
         let mut tried: SmallVec<[&[HeaderName]; 4]> = SmallVec::new();
+        let mut best: Option<(Arc<Entry>, KeyBytes)> = None;
         for variant in variants.list.iter().rev() {
             if tried.contains(&&variant.names[..]) {
                 continue;
@@ -232,15 +239,23 @@ impl Memory {
             append_selecting(&variant.names, request, key);
             match self.cache.get(&key[..]) {
                 Some(Slot::Entry(entry)) => {
-                    if let Some(entry) = self.get_entry(key, entry) {
-                        return Found::Entry(entry);
-                    }
+                    let found = self.get_entry(key, entry);
+                    // Of several that match, the most recent by its Date (§4).
+                    let newer = found.filter(|found| {
+                        best.as_ref()
+                            .is_none_or(|(best, _)| found.head.date() > best.head.date())
+                    });
+                    best = newer.map(|entry| (entry, key.clone())).or(best);
                 }
-                Some(Slot::NotShared { until, reason }) if now < until => {
+                Some(Slot::NotShared { until, reason }) if now < until && best.is_none() => {
                     return Found::NotShared(reason);
                 }
                 _ => {}
             }
+        }
+        if let Some((entry, its_key)) = best {
+            *key = its_key;
+            return Found::Entry(entry);
         }
         if let Some(newest) = tried.first() {
             key.truncate(primary);
@@ -259,12 +274,7 @@ impl Memory {
         let Some(selecting) = &entry.head.selecting else {
             let before = self.cache.peek(primary);
             self.cache.insert(primary.into(), Slot::Entry(entry));
-            // Older than this one, and no longer listed: they must not come back with a new list.
-            if let Some(Slot::Variants(variants)) = before {
-                for variant in &variants.list {
-                    self.cache.remove(&variant.key);
-                }
-            }
+            self.remove_variants(before);
             return true;
         };
         let names = selecting.names.clone();
@@ -288,6 +298,22 @@ impl Memory {
             self.cache.remove(&oldest.key);
         }
         true
+    }
+
+    /// Removes whatever is stored under `key`, all variants of it.
+    pub fn forget(&self, key: &[u8]) {
+        let stored = self.cache.remove(key).map(|(_, slot)| slot);
+        self.remove_variants(stored);
+    }
+
+    /// The variants of a list that is not in its place any more: they are older than what came
+    /// there, and must not come back with a new list.
+    fn remove_variants(&self, before: Option<Slot>) {
+        if let Some(Slot::Variants(variants)) = before {
+            for variant in &variants.list {
+                self.cache.remove(&variant.key);
+            }
+        }
     }
 
     /// Remembers until then that the response under `key` cannot be shared. A response that is

@@ -9,4 +9,4 @@ pub mod purge;
 pub use entry::{Entry, Fields, Head, NotAssembled, Selecting};
 pub use ledger::{Charge, Ledger};
 pub use memory::{Found, Memory};
-pub use purge::{Judgement, Purge, PurgeLog, Reach, Target};
+pub use purge::{Judgement, Purge, PurgeLog, Reach, Seen, Target};

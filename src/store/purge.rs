@@ -7,12 +7,14 @@
 //! judged: as long as nothing is purged, a hit compares two numbers.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
+use crate::http::fields::without_port;
 use crate::policy::Groups;
 use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
@@ -21,8 +23,8 @@ use crate::policy::key::Place;
 /// taken for purged.
 const MOST_MARKS: usize = 65_536;
 
-/// Prefixes that are kept: each is compared with every response that is judged.
-const MOST_PREFIXES: usize = 256;
+/// Prefixes and hosts that are kept: each is compared with every response that is judged.
+const MOST_COMPARED: usize = 256;
 
 /// What a purge names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,11 +76,7 @@ impl Reach {
 }
 
 fn is_same_host(known: &[u8], wanted: &[u8]) -> bool {
-    let without_port = || {
-        let colon = known.iter().rposition(|byte| *byte == b':');
-        colon.map_or(known, |at| &known[..at])
-    };
-    known.eq_ignore_ascii_case(wanted) || without_port().eq_ignore_ascii_case(wanted)
+    known.eq_ignore_ascii_case(wanted) || without_port(known).eq_ignore_ascii_case(wanted)
 }
 
 /// One purge.
@@ -109,12 +107,15 @@ fn has_prefix(place: &Place<'_>, prefix: &str) -> bool {
     }
 }
 
-/// The purges of one target and reach, compacted to the latest of each mode.
+/// The purges of one target and reach, compacted to the last two hard ones, and to the first and
+/// the last soft one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// Position of the latest hard purge; 0 for none.
+    /// Positions; 0 for none.
     hard: u64,
-    /// Position and time of the latest soft one.
+    hard_before: u64,
+    /// Positions and times. Grace counts from the first of those that reach a response.
+    soft_first: Option<(u64, Timestamp)>,
     soft: Option<(u64, Timestamp)>,
 }
 
@@ -125,23 +126,37 @@ impl Marks {
 
     fn add(&mut self, mode: Mode, position: u64, at: Timestamp) {
         match mode {
-            Mode::Hard => self.hard = self.hard.max(position),
-            Mode::Soft => self.soft = self.soft.max(Some((position, at))),
+            Mode::Hard => {
+                self.hard_before = self.hard;
+                self.hard = position;
+            }
+            Mode::Soft => {
+                self.soft = Some((position, at));
+                self.soft_first = self.soft_first.or(self.soft);
+            }
         }
     }
 
-    fn merge(&mut self, other: &Self) {
+    /// Takes `other`, which is forgotten, for said of everything.
+    fn absorb(&mut self, other: &Self) {
         self.hard = self.hard.max(other.hard);
         self.soft = self.soft.max(other.soft);
+        self.soft_first = self.soft;
     }
 
-    /// What marks newer than `since` say.
-    fn judge(&self, since: u64) -> Judgement {
-        if self.hard > since {
+    /// What marks newer than `since` say to a request that came at position `asked`.
+    fn judge(&self, since: u64, asked: u64) -> Judgement {
+        // Of several that came after the request only the last two are known: a third could have
+        // come before it, and is taken to have.
+        let is_earlier = self.hard <= asked || self.hard_before > since;
+        if self.hard > since && is_earlier {
             return Judgement::Gone;
         }
-        match self.soft {
-            Some((position, at)) if position > since => Judgement::StaleSince(at),
+        let first = self.soft_first.filter(|(position, _)| *position > since);
+        match first.or(self.soft) {
+            Some((position, at)) if position > since && position <= asked => {
+                Judgement::StaleSince(at)
+            }
             _ => Judgement::Untouched,
         }
     }
@@ -166,117 +181,140 @@ impl Judgement {
     }
 }
 
-type Scoped = SmallVec<[(Reach, Marks); 1]>;
+/// Marks by what they name, of a size that no client can choose: an origin and a URL are up to two
+/// request heads long. Two names that fell together would only purge too much.
+#[derive(Debug, Default)]
+struct Names {
+    one: RandomState,
+    other: RandomState,
+}
+
+impl Names {
+    /// The name of a target of one reach; `None` where it must be compared one by one.
+    fn of(&self, purge: &Purge) -> Option<u128> {
+        let origin: &[u8] = match &purge.reach {
+            Reach::Any => b"",
+            Reach::Origin(origin) => origin,
+            Reach::Host(_) => return None,
+        };
+        match &purge.target {
+            Target::All => Some(self.name(0, origin, b"")),
+            Target::Url(target) => Some(self.name(1, origin, target)),
+            Target::Group(name) => Some(self.name(2, origin, name.as_bytes())),
+            Target::Prefix(_) => None,
+        }
+    }
+
+    fn name(&self, kind: u8, origin: &[u8], target: &[u8]) -> u128 {
+        let parts = (kind, origin, target);
+        let half = |state: &RandomState| u128::from(state.hash_one(parts));
+        half(&self.one) << 64 | half(&self.other)
+    }
+
+    /// All names that reach a response at `place`.
+    fn reaching(&self, place: &Place<'_>, groups: Option<&Groups>) -> impl Iterator<Item = u128> {
+        let of_each = move |kind, target: &[u8]| {
+            [b"", place.origin].map(|origin| self.name(kind, origin, target))
+        };
+        let groups = groups.into_iter().flat_map(|groups| groups.iter());
+        let names: SmallVec<[u128; 8]> = of_each(0, b"")
+            .into_iter()
+            .chain(of_each(1, place.target))
+            .chain(groups.flat_map(|group| of_each(2, group.as_bytes())))
+            .collect();
+        names.into_iter()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Book {
-    all: Scoped,
-    urls: HashMap<Box<[u8]>, Scoped>,
-    groups: HashMap<Box<str>, Scoped>,
-    prefixes: Vec<(Box<str>, Reach, Marks)>,
-    /// Marks in `urls` and `groups`.
-    count: usize,
+    names: Names,
+    named: HashMap<u128, Marks>,
+    /// Prefixes, and what names a host: compared one by one, the latest last.
+    compared: Vec<(Purge, Marks)>,
     /// What the marks that were dropped said, as if it had been said of everything.
     floor: Marks,
 }
 
 impl Book {
     fn add(&mut self, purge: Purge, mode: Mode, position: u64, at: Timestamp) {
-        let Purge { target, reach } = purge;
-        let list = match target {
-            Target::All => &mut self.all,
-            Target::Url(target) => self.urls.entry(target).or_default(),
-            Target::Group(name) => self.groups.entry(name).or_default(),
-            Target::Prefix(prefix) => return self.add_prefix(prefix, reach, mode, position, at),
-        };
-        let known = list.iter_mut().find(|(known, _)| *known == reach);
-        let marks = match known {
-            Some((_, marks)) => marks,
-            None => {
-                self.count += 1;
-                list.push((reach, Marks::default()));
-                let last = list.len() - 1;
-                &mut list[last].1
+        if let Some(name) = self.names.of(&purge) {
+            self.named.entry(name).or_default().add(mode, position, at);
+            if self.named.len() > MOST_MARKS {
+                self.forget_older_half();
             }
-        };
-        marks.add(mode, position, at);
-        if self.count > MOST_MARKS {
-            self.forget_older_half();
+            return;
         }
-    }
-
-    fn add_prefix(
-        &mut self,
-        prefix: Box<str>,
-        reach: Reach,
-        mode: Mode,
-        position: u64,
-        at: Timestamp,
-    ) {
-        let known = self
-            .prefixes
-            .iter()
-            .position(|(known, of, _)| *known == prefix && *of == reach);
-        // The latest stands last, so that the oldest makes room.
-        let mut marks = known.map_or_else(Marks::default, |at| self.prefixes.remove(at).2);
+        let known = self.compared.iter().position(|(known, _)| *known == purge);
+        let mut marks = known.map_or_else(Marks::default, |at| self.compared.remove(at).1);
         marks.add(mode, position, at);
-        self.prefixes.push((prefix, reach, marks));
-        if self.prefixes.len() > MOST_PREFIXES {
-            let (_, _, oldest) = self.prefixes.remove(0);
-            self.floor.merge(&oldest);
+        self.compared.push((purge, marks));
+        if self.compared.len() > MOST_COMPARED {
+            let (_, oldest) = self.compared.remove(0);
+            self.floor.absorb(&oldest);
         }
     }
 
     fn forget_older_half(&mut self) {
-        let lists = self.urls.values().chain(self.groups.values());
-        let mut positions: Vec<u64> = lists.flatten().map(|(_, marks)| marks.latest()).collect();
+        let mut positions: Vec<u64> = self.named.values().map(Marks::latest).collect();
         let middle = positions.len() / 2;
         let (_, middle, _) = positions.select_nth_unstable(middle);
         let (middle, floor) = (*middle, &mut self.floor);
-        let mut keep = |list: &mut Scoped| {
-            list.retain(|(_, marks)| {
-                let stays = marks.latest() > middle;
-                if !stays {
-                    floor.merge(marks);
-                }
-                stays
-            });
-            !list.is_empty()
-        };
-        self.urls.retain(|_, list| keep(list));
-        self.groups.retain(|_, list| keep(list));
-        let lists = self.urls.values().chain(self.groups.values());
-        self.count = lists.map(|list| list.len()).sum();
+        self.named.retain(|_, marks| {
+            let stays = marks.latest() > middle;
+            if !stays {
+                floor.absorb(marks);
+            }
+            stays
+        });
     }
 
-    fn judge(
-        &self,
-        place: &Place<'_>,
-        groups: Option<&Groups>,
-        since: u64,
-        judged: u64,
-    ) -> Judgement {
-        let mut found = self.floor.judge(since.max(judged));
-        let mut weigh = |list: Option<&Scoped>| {
-            for (reach, marks) in list.into_iter().flatten() {
-                if marks.latest() > since && reach.covers(place) {
-                    found = found.and(marks.judge(since));
-                }
+    fn judge(&self, place: &Place<'_>, groups: Option<&Groups>, seen: Seen) -> Judgement {
+        let Seen {
+            since,
+            judged,
+            asked,
+        } = seen;
+        let mut found = self.floor.judge(since.max(judged), asked);
+        let mut weigh = |marks: &Marks| {
+            if marks.latest() > since {
+                found = found.and(marks.judge(since, asked));
             }
         };
-        weigh(Some(&self.all));
-        weigh(self.urls.get(place.target));
-        if !self.groups.is_empty() {
-            for name in groups.into_iter().flat_map(|groups| groups.iter()) {
-                weigh(self.groups.get(name));
-            }
+        if !self.named.is_empty() {
+            let names = self.names.reaching(place, groups);
+            names
+                .filter_map(|name| self.named.get(&name))
+                .for_each(&mut weigh);
         }
-        for (prefix, reach, marks) in &self.prefixes {
-            if marks.latest() > since && has_prefix(place, prefix) && reach.covers(place) {
-                found = found.and(marks.judge(since));
+        for (purge, marks) in &self.compared {
+            if marks.latest() > since && purge.covers(place, groups) {
+                weigh(marks);
             }
         }
         found
+    }
+}
+
+/// From where to where purges count for one response and one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// Where the response's fetch began.
+    pub since: u64,
+    /// Up to where the response was judged before.
+    pub judged: u64,
+    /// Where the request came: what was purged after that does not concern it.
+    pub asked: u64,
+}
+
+impl Seen {
+    /// By everything since the fetch began.
+    pub fn all_since(since: u64) -> Self {
+        Self {
+            since,
+            judged: since,
+            asked: u64::MAX,
+        }
     }
 }
 
@@ -303,25 +341,28 @@ impl PurgeLog {
         position
     }
 
-    /// What the purges after `since` make of a response at `place`, of which all up to `judged`
-    /// have been seen; and up to which position that holds.
+    /// What the purges make of a response at `place`, and up to which position that holds.
     pub fn judge(
         &self,
         place: &Place<'_>,
         groups: Option<&Groups>,
-        since: u64,
-        judged: u64,
+        seen: Seen,
     ) -> (Judgement, u64) {
         let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
-        let found = book.judge(place, groups, since, judged);
+        let found = book.judge(place, groups, seen);
         (found, self.position.load(Ordering::Relaxed))
     }
 
-    /// Whether a fetch for `key` that began at `since` must not be joined any more.
-    pub fn has_purged(&self, key: &[u8], groups: Option<&Groups>, since: u64) -> bool {
-        since != self.position()
+    /// Whether a fetch for `key` that began at `since` must not be joined by a request that came at
+    /// `asked`.
+    pub fn has_purged(&self, key: &[u8], groups: Option<&Groups>, since: u64, asked: u64) -> bool {
+        let seen = Seen {
+            asked,
+            ..Seen::all_since(since)
+        };
+        since < asked
             && Place::of(key)
-                .is_some_and(|place| self.judge(&place, groups, since, since).0 == Judgement::Gone)
+                .is_some_and(|place| self.judge(&place, groups, seen).0 == Judgement::Gone)
     }
 }
 
@@ -358,7 +399,7 @@ mod tests {
     fn judge(log: &PurgeLog, key: &[u8], groups: &[&str], since: u64) -> Judgement {
         let groups: Groups = groups.iter().map(|name| Box::from(*name)).collect();
         let place = Place::of(key).unwrap();
-        log.judge(&place, Some(&groups), since, since).0
+        log.judge(&place, Some(&groups), Seen::all_since(since)).0
     }
 
     const NOW: Timestamp = Timestamp::from_millis(5000);
@@ -424,6 +465,43 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_not_concerned_by_what_was_purged_after_it_came() {
+        let log = PurgeLog::default();
+        let key = key("h", "/a", None);
+        let judge = |since, asked| {
+            let seen = Seen {
+                asked,
+                ..Seen::all_since(since)
+            };
+            log.judge(&Place::of(&key).unwrap(), None, seen).0
+        };
+        log.append(everywhere(Target::All), Mode::Hard, NOW);
+        assert_eq!(judge(0, 0), Judgement::Untouched);
+        assert_eq!(judge(0, 1), Judgement::Gone);
+        log.append(everywhere(Target::All), Mode::Hard, NOW);
+        // One before it, one after it.
+        assert_eq!(judge(0, 1), Judgement::Gone);
+        assert_eq!(judge(1, 1), Judgement::Untouched);
+        log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
+        assert_eq!(judge(2, 2), Judgement::Untouched);
+        assert_eq!(judge(2, 3), Judgement::StaleSince(NOW));
+    }
+
+    #[test]
+    fn grace_counts_from_the_first_soft_purge_that_reaches_a_response() {
+        let log = PurgeLog::default();
+        let key = key("h", "/a", None);
+        let later = NOW.plus(std::time::Duration::from_secs(60));
+        let last = later.plus(std::time::Duration::from_secs(60));
+        for at in [NOW, later, last] {
+            log.append(everywhere(url("/a", None)), Mode::Soft, at);
+        }
+        assert_eq!(judge(&log, &key, &[], 0), Judgement::StaleSince(NOW));
+        // Which of several came first after that is not kept.
+        assert_eq!(judge(&log, &key, &[], 1), Judgement::StaleSince(last));
+    }
+
+    #[test]
     fn what_the_log_forgot_is_taken_for_purged_unless_it_was_judged_before() {
         let log = PurgeLog::default();
         let old = key("h", "/old", None);
@@ -434,17 +512,21 @@ mod tests {
         assert_eq!(judge(&log, &old, &[], 0), Judgement::Gone);
         let place = Place::of(&old).unwrap();
         let judged = log.position() - 1;
-        assert_eq!(log.judge(&place, None, 0, judged).0, Judgement::Untouched);
+        let seen = Seen {
+            judged,
+            ..Seen::all_since(0)
+        };
+        assert_eq!(log.judge(&place, None, seen).0, Judgement::Untouched);
         // Newer than what was forgotten.
         let newer = MOST_MARKS as u64 / 2 + 2;
         assert_eq!(judge(&log, &old, &[], newer), Judgement::Untouched);
-        assert!(log.book.read().unwrap().count <= MOST_MARKS);
+        assert!(log.book.read().unwrap().named.len() <= MOST_MARKS);
     }
 
     #[test]
     fn prefixes_are_few_and_the_oldest_makes_room() {
         let log = PurgeLog::default();
-        for number in 0..=MOST_PREFIXES {
+        for number in 0..=MOST_COMPARED {
             let target = Target::Prefix(format!("/{number}/").into());
             log.append(everywhere(target), Mode::Hard, NOW);
         }
@@ -453,6 +535,6 @@ mod tests {
             judge(&log, &key("h", "/x", None), &[], 1),
             Judgement::Untouched
         );
-        assert_eq!(log.book.read().unwrap().prefixes.len(), MOST_PREFIXES);
+        assert_eq!(log.book.read().unwrap().compared.len(), MOST_COMPARED);
     }
 }

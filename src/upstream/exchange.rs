@@ -65,7 +65,10 @@ impl Upstream {
                 // (RFC 9112 §9.3.1).
                 Some(request) if is_reused && failure.kind == FailureKind::ConnectionClosed => {
                     self.metrics.upstream_retries.inc();
-                    let lease = self.lease(true).await?;
+                    // The first attempt may have been acted on: that one is told, not the second.
+                    let Ok(lease) = self.lease(true).await else {
+                        return Err(failure);
+                    };
                     self.attempt(lease, request)
                         .await
                         .map_err(|attempt| attempt.failure)

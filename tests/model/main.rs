@@ -21,7 +21,7 @@ use iris_sidecar::upstream::{Answer, Origin, OriginBody};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Histories, TestRunner};
 
-use reference::{Reference, Seen};
+use reference::{Reference, SHOWN, Seen};
 use world::{Ask, Fields, Heard, Plan, written};
 
 /// When histories begin; a whole second.
@@ -145,9 +145,21 @@ impl Cache {
                 .headers
                 .get("content-range")
                 .map(|value| value.to_str().unwrap().to_owned()),
+            fields: match is_ours {
+                true => Vec::new(),
+                false => shown(&parts.headers),
+            },
             heard: std::mem::take(&mut *self.origin.heard.lock().unwrap()),
         }
     }
+}
+
+fn shown(headers: &HeaderMap) -> Fields {
+    let line = |name: &'static str| {
+        let value = headers.get(name)?.to_str().expect("ASCII");
+        Some((name, value.to_owned()))
+    };
+    SHOWN.into_iter().filter_map(line).collect()
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
@@ -259,6 +271,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         maybe(0.3, one_of(&["accept-language", "*"])),
         (
             maybe(0.1, one_of(&["a=1"])),
+            maybe(0.5, one_of(&["1", "2", "3"])),
             proptest::sample::select(&["body-one", "body-two!", "third"][..]),
         ),
     )
@@ -271,7 +284,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                 tag,
                 modified,
                 vary,
-                (cookie, body),
+                (cookie, mark, body),
             )| Plan {
                 delay,
                 fails,
@@ -289,6 +302,7 @@ fn plan() -> impl Strategy<Value = Plan> {
                     ("last-modified", modified),
                     ("vary", vary),
                     ("set-cookie", cookie),
+                    ("x-a", mark),
                 ]),
             },
         )

@@ -39,6 +39,8 @@ pub struct Seen {
     pub body: String,
     pub age: Option<u64>,
     pub content_range: Option<String>,
+    /// Those of [`SHOWN`] that it has, in that order.
+    pub fields: Fields,
     pub heard: Vec<Heard>,
 }
 
@@ -51,6 +53,21 @@ pub struct Reference {
     stale_if_error: u64,
     heuristic_cap: Option<u64>,
     stores_cookies: bool,
+}
+
+/// Fields that are compared, beside those that a client sees by their own name in [`Seen`].
+pub const SHOWN: [&str; 6] = [
+    "cache-control",
+    "etag",
+    "expires",
+    "last-modified",
+    "vary",
+    "x-a",
+];
+
+fn shown(fields: &Fields) -> Fields {
+    let line = |name: &'static str| Some((name, field(fields, name)?.to_owned()));
+    SHOWN.into_iter().filter_map(line).collect()
 }
 
 const CAP: u64 = 1 << 31;
@@ -317,6 +334,7 @@ impl Reference {
     /// ranges (§14) answered here.
     fn deliver(
         ask: &Ask,
+        is_stored: bool,
         status: u16,
         fields: &Fields,
         body: &str,
@@ -324,9 +342,12 @@ impl Reference {
         seen: &mut Seen,
     ) {
         (seen.status, seen.age) = (status, age);
+        // §4.3.2: `Date` stands in for a missing Last-Modified of what is stored.
+        let date_of_stored = field(fields, "date").filter(|_| is_stored);
+        seen.fields = shown(fields);
         let tag = field(fields, "etag");
         let modified = field(fields, "last-modified")
-            .or(field(fields, "date"))
+            .or(date_of_stored)
             .and_then(date);
         let is_known = match (
             field(&ask.fields, "if-none-match"),
@@ -340,6 +361,9 @@ impl Reference {
         };
         if status == 200 && is_known {
             seen.status = 304;
+            // RFC 9110 §15.4.5: what is known by its tag needs no date.
+            seen.fields
+                .retain(|(name, _)| *name != "last-modified" || tag.is_none());
             return;
         }
         if ask.method == "HEAD" {
@@ -365,6 +389,7 @@ impl Reference {
         };
         let last = last.min(length - 1);
         if first >= length {
+            seen.fields.clear();
             (seen.status, seen.body) = (416, String::new());
             (seen.content_range, seen.age) = (Some(format!("bytes */{length}")), None);
             return;
@@ -375,7 +400,7 @@ impl Reference {
 
     fn deliver_kept(&self, ask: &Ask, kept: &Kept, now: u64, seen: &mut Seen) {
         let age = Some(kept.age(now));
-        Self::deliver(ask, kept.status, &kept.fields, &kept.body, age, seen);
+        Self::deliver(ask, true, kept.status, &kept.fields, &kept.body, age, seen);
     }
 
     /// The whole of one exchange.
@@ -385,6 +410,7 @@ impl Reference {
             body: String::new(),
             age: None,
             content_range: None,
+            fields: Vec::new(),
             heard: Vec::new(),
         };
         match ask.method {
@@ -410,6 +436,7 @@ impl Reference {
 
     fn pass(answer: Answer, seen: &mut Seen) {
         seen.age = field(&answer.fields, "age").and_then(|age| age.parse().ok());
+        seen.fields = shown(&answer.fields);
         (seen.status, seen.body) = (answer.status, answer.body);
     }
 
@@ -487,21 +514,28 @@ impl Reference {
             seen.status = 502;
             return;
         };
-        if let (Some(at), 200) = (selected, answer.status) {
+        if let Some(at) = selected {
             let new = Self::kept(ask, &answer, requested, *now);
             let known = &self.kept[at];
             let same = |name: &str| match field(&new.fields, name) {
                 Some(value) => field(&known.fields, name) == Some(value),
                 None => true,
             };
-            if known.status == 200 && same("etag") && same("last-modified") {
+            let updates = known.status == 200
+                && match answer.status {
+                    200 => same("etag") && same("last-modified"),
+                    304 => new.has_validator() && is_selected(&known.fields, &new.fields),
+                    _ => false,
+                };
+            if updates {
                 let updated = Self::updated(known, &new);
                 match self.may_store(ask, &updated) {
                     Ok(()) => self.replace(at, updated),
-                    Err(_) => drop(self.kept.remove(at)),
+                    Err(true) => drop(self.kept.remove(at)),
+                    Err(false) => {}
                 }
-            } else {
-                let since = self.kept[at].stale_since.unwrap_or(*now);
+            } else if answer.status == 200 && known.status == 200 {
+                let since = known.stale_since.unwrap_or(*now);
                 self.kept[at].stale_since = Some(since.min(*now));
             }
         }
@@ -635,7 +669,7 @@ impl Reference {
                     return;
                 }
                 let age = field(&new.fields, "age").and_then(|age| age.parse().ok());
-                Self::deliver(ask, new.status, &new.fields, &new.body, age, seen);
+                Self::deliver(ask, false, new.status, &new.fields, &new.body, age, seen);
             }
         }
     }

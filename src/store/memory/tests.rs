@@ -25,6 +25,7 @@ fn entry(memory: &Memory, body: &[u8], varies_by: &[&'static str]) -> Arc<Entry>
         }),
         stamp: 0,
         groups: None,
+        withholds: false,
     };
     let body = [Bytes::copy_from_slice(body)];
     Arc::new(Entry::assemble(&head, &body, None, memory.charge()).unwrap())
