@@ -493,3 +493,77 @@ async fn the_origin_names_groups_to_invalidate_on_unsafe_answers_only() {
     // Groups are of one origin (§2.1).
     assert_eq!(fixture.get_with("/a", &foreign).await.cache(), "HIT");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn soft_purges_during_a_fetch_do_not_turn_its_waiters_loose() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let config = route("groups = [\"g\"]");
+    let fixture = Arc::new(
+        Fixture::start(&config, move |seen| match seen.number {
+            1 => after(&held, numbered(seen, &[FRESH])),
+            _ => numbered(seen, &[FRESH]),
+        })
+        .await,
+    );
+    let spawn = || {
+        let fixture = Arc::clone(&fixture);
+        tokio::spawn(async move { fixture.get("/a").await.text() })
+    };
+    let leader = spawn();
+    fixture.origin.asked(1).await;
+    let early: Vec<_> = (0..20).map(|_| spawn()).collect();
+    purge(&fixture, r#"{"group": "g", "soft": true}"#).await;
+    let late: Vec<_> = (0..20).map(|_| spawn()).collect();
+    gate.open();
+    assert_eq!(leader.await.unwrap(), "1");
+    for waiter in early.into_iter().chain(late) {
+        waiter.await.unwrap();
+    }
+    // Who came after the purge fetches once more, for all of them.
+    assert!(fixture.origin.count() <= 3, "{}", fixture.origin.count());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_meanwhile_does_not_stand_in_for_a_failure() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let config = route("stale_if_error = \"1h\"");
+    let fixture = Arc::new(
+        Fixture::start(&config, move |seen| match seen.number {
+            1 => numbered(seen, &[("cache-control", "max-age=1")]),
+            _ => after(&held, reply(500, "sorry", &[])),
+        })
+        .await,
+    );
+    fixture.get("/a").await;
+    fixture.advance(5);
+    let asking = tokio::spawn({
+        let fixture = Arc::clone(&fixture);
+        async move { fixture.get("/a").await }
+    });
+    fixture.origin.asked(2).await;
+    purge(&fixture, r#"{"url": "/a"}"#).await;
+    gate.open();
+    let answer = asking.await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (500, "sorry"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_site_cannot_purge() {
+    let fixture = Fixture::start(&route(""), |_| ok("x", &[])).await;
+    let address = fixture.sidecar().admin_address;
+    let own = format!("http://{address}");
+    for (origin, status) in [("https://evil.example", 403), ("null", 403), (&*own, 200)] {
+        let host = address.to_string();
+        let fields = [
+            ("host", &*host),
+            ("origin", origin),
+            ("content-length", "13"),
+        ];
+        let mut client = Client::connect(address).await;
+        client.request("POST", "/purge", &fields).await;
+        client.send(r#"{"all": true}"#).await;
+        assert_eq!(client.response().await.status, status, "{origin}");
+    }
+}

@@ -421,3 +421,132 @@ async fn a_206_that_nobody_asked_for_is_not_stored_as_the_whole() {
         assert_eq!(fixture.origin.count(), count);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_keeps_what_describes_it_and_answers_conditions() {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    let fixture = Fixture::start(&config, |seen| {
+        ranged(
+            seen,
+            &large(),
+            &[FRESH, TAG, TYPE, ("content-encoding", "x-test")],
+        )
+    })
+    .await;
+    for range in ["bytes=0-9", "bytes=0-9", "bytes=5-14", "bytes=5-14"] {
+        let part = ask(&fixture, range).await;
+        assert_eq!(part.header("content-type"), Some("text/plain"), "{range}");
+        assert_eq!(part.header("content-encoding"), Some("x-test"), "{range}");
+    }
+    let known = [("range", "bytes=0-4"), ("if-none-match", "\"v1\"")];
+    let short = fixture.get_with("/a", &known).await;
+    assert_eq!((short.status, short.cache()), (304, "HIT"));
+    assert_eq!(short.header("content-range"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_changes_while_it_is_extended_gives_no_wrong_bytes() {
+    // While the rest for one client is under way, another range takes the part's place.
+    for (range, first, last) in [("bytes=150-299", 150, 299), ("bytes=50-110", 50, 110)] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+        let fixture = std::sync::Arc::new(
+            Fixture::start(&config, move |seen| {
+                let answer = ranged(seen, &large(), &[FRESH, TAG]);
+                match seen.number {
+                    3 => support::after(&held, answer),
+                    _ => answer,
+                }
+            })
+            .await,
+        );
+        ask(&fixture, "bytes=100-199").await;
+        let extending = tokio::spawn({
+            let fixture = std::sync::Arc::clone(&fixture);
+            async move { fixture.get_with("/a", &[("range", range)]).await }
+        });
+        fixture.origin.asked(3).await;
+        ask(&fixture, "bytes=2000-2099").await;
+        gate.open();
+        let part = extending.await.unwrap();
+        assert_eq!(
+            (part.status, part.text()),
+            (206, large()[first..=last].to_owned())
+        );
+        assert_eq!(content_range(&part), format!("bytes {first}-{last}/4000"));
+    }
+}
+
+/// An origin whose first answer breaks off after 7 of 20 bytes.
+fn broken() -> support::Reply {
+    let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
+    vec![Step::Send(head.into()), Step::Close]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_cannot_be_completed_is_fetched_whole() {
+    for wrong in ["416", "short"] {
+        let fixture = Fixture::start(&route(""), move |seen| {
+            match (seen.number, seen.header("range"), wrong) {
+                (1, ..) => broken(),
+                (_, Some(_), "416") => reply(416, "", &[("content-range", "bytes */3")]),
+                (_, Some(_), _) => reply(
+                    206,
+                    "789",
+                    &[FRESH, TAG, ("content-range", "bytes 7-19/20")],
+                ),
+                _ => ok("new", &[FRESH, ("etag", "\"v2\"")]),
+            }
+        })
+        .await;
+        fixture.get("/a").await;
+        let whole = fixture.get("/a").await;
+        assert_eq!(
+            (whole.status, whole.text().as_str()),
+            (200, "new"),
+            "{wrong}"
+        );
+        assert_eq!(fixture.origin.count(), 3);
+        assert_eq!(fixture.get("/a").await.cache(), "HIT", "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_representation_ends_its_parts() {
+    for how in ["whole", "write", "head", "purge", "no-store"] {
+        let fixture = Fixture::start(&route(""), move |seen| match (seen.number, &*seen.method) {
+            (1, _) => broken(),
+            (_, "HEAD") => vec![Step::Send(
+                b"HTTP/1.1 200 OK\r\netag: \"v2\"\r\n\r\n".to_vec(),
+            )],
+            (_, "POST") => ok("", &[]),
+            _ if how == "no-store" => ok("new", &[("cache-control", "no-store")]),
+            _ => ok("new", &[("cache-control", "max-age=1"), ("etag", "\"v2\"")]),
+        })
+        .await;
+        fixture.get("/a").await;
+        assert_eq!(ask(&fixture, "bytes=0-3").await.text(), "0123", "{how}");
+        let mut client = fixture.connect().await;
+        match how {
+            "write" => drop(client.ask("POST", "/a", &[("content-length", "0")]).await),
+            "head" => drop(client.ask("HEAD", "/a", &[]).await),
+            "purge" => {
+                let mut admin = support::Client::connect(fixture.sidecar().admin_address).await;
+                admin
+                    .request("POST", "/purge", &[("content-length", "13")])
+                    .await;
+                admin.send("{\"all\": true}").await;
+                assert_eq!(admin.response().await.status, 200);
+            }
+            _ => drop(fixture.get("/a").await),
+        }
+        fixture.advance(2);
+        let part = ask(&fixture, "bytes=0-3").await;
+        assert_ne!(
+            (part.cache(), part.text().as_str()),
+            ("HIT", "0123"),
+            "{how}"
+        );
+    }
+}

@@ -208,6 +208,16 @@ mod tests {
             (500, &[], &[("etag", "\"a\"")], Err(Reason::NoLifetime)),
             (206, &[], &[fresh], Err(Reason::Partial)),
             (401, &[], &[fresh], Err(Reason::Credential)),
+            (428, &[], &[fresh], Err(Reason::Status)),
+            (429, &[], &[fresh], Err(Reason::Status)),
+            (431, &[], &[fresh], Err(Reason::Status)),
+            (511, &[], &[fresh], Err(Reason::Status)),
+            (
+                200,
+                &[],
+                &[("cache-control", "private=\"x-a\", max-age=60")],
+                Err(Reason::Private),
+            ),
             (
                 200,
                 &[],
