@@ -1,6 +1,6 @@
 //! The house: a room imports only from rooms on floors below its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
@@ -124,4 +124,47 @@ fn the_front_page_and_this_test_show_the_same_house() {
             "{room} is not on floor {floor}: {row}"
         );
     }
+}
+
+/// The names of all functions under a folder of Rust sources.
+fn functions(folder: &Path) -> BTreeSet<String> {
+    let mut files = Vec::new();
+    sources(folder, &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).unwrap();
+        for rest in text.split("fn ").skip(1) {
+            let letters = rest.chars();
+            found.insert(
+                letters
+                    .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+                    .collect(),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn every_test_that_the_requirements_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut known = functions(&root.join("tests"));
+    known.extend(functions(&root.join("src")));
+    let table = std::fs::read_to_string(root.join("src/policy/requirements.md")).unwrap();
+    let rows: Vec<&str> = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1)
+        .collect();
+    assert!(rows.len() > 90, "{}", rows.len());
+    let (mut named, mut missing) = (0, Vec::new());
+    for row in rows {
+        let held = row.rsplit(" | ").next().unwrap();
+        let words = held.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+        let names: Vec<&str> = words.filter(|word| word.matches('_').count() > 2).collect();
+        named += names.len();
+        missing.extend(names.into_iter().filter(|name| !known.contains(*name)));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(named > 150, "{named}");
 }

@@ -318,3 +318,23 @@ async fn targeted_fields_that_are_not_listed_pass_and_do_not_count() {
         assert_eq!(fixture.origin.count(), count);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_directives_pass_in_both_directions() {
+    let fixture = Fixture::start(&route(""), |_| {
+        ok(
+            "body",
+            &[
+                ("cache-control", "max-age=5, x-own=1"),
+                ("pragma", "no-cache"),
+            ],
+        )
+    })
+    .await;
+    let theirs = [("cache-control", "max-stale=7, x-own"), ("pragma", "x")];
+    let answer = fixture.get_with("/a", &theirs).await;
+    assert_eq!(answer.header("cache-control"), Some("max-age=5, x-own=1"));
+    let seen = fixture.origin.last();
+    assert_eq!(seen.header("cache-control"), Some("max-stale=7, x-own"));
+    assert_eq!(seen.header("pragma"), Some("x"));
+}

@@ -293,3 +293,51 @@ proptest::proptest! {
         let _ = Config::parse("any.toml", &text, NO_ENVIRONMENT);
     }
 }
+
+#[test]
+fn an_upstream_that_is_ourselves_is_a_mistake() {
+    let found = mistakes(
+        "[listen]\naddress = \"127.0.0.1:8080\"\n[upstream]\nurl = \"http://127.0.0.1:8080\"\n",
+    );
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0]
+            .to_string()
+            .contains("every request would come back to us"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn what_a_route_says_of_groups_and_variants_is_checked() {
+    let route = |keys: &str| mistakes(&format!("[[route]]\npath = \"/a\"\n{keys}\n"));
+    for (keys, says) in [
+        ("invalidates = [\"g\"]", "no method of this route is one"),
+        ("groups = []", "groups"),
+        ("groups = [\" \"]", "expected"),
+        (
+            "methods = [\"POST\"]\ninvalidation = \"gone\"",
+            "\"soft\" or \"hard\"",
+        ),
+        ("languages = [\"e n\"]", "a language tag"),
+        ("origins = [\"https://a.example/\"]", "an origin such as"),
+        ("origins = [\"https://a.example:443\"]", "an origin such as"),
+    ] {
+        let found = route(keys);
+        assert_eq!(found.len(), 1, "{keys}: {found:?}");
+        assert!(found[0].to_string().contains(says), "{keys}: {}", found[0]);
+    }
+    for keys in [
+        "methods = [\"POST\", \"GET\"]\ninvalidates = [\"g\"]\ninvalidation = \"hard\"",
+        "languages = [\"en\", \"de-AT\"]\norigins = [\"https://a.example:81\"]\ngroups = [\"g h\"]",
+    ] {
+        assert!(
+            Config::parse(
+                "test",
+                &format!("[[route]]\npath = \"/a\"\n{keys}\n"),
+                &|_| None
+            )
+            .is_ok()
+        );
+    }
+}

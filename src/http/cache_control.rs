@@ -201,8 +201,12 @@ mod tests {
 
     #[test]
     fn names_are_read_in_any_case_over_several_lines() {
-        let found = parse(&["Public, MAX-AGE=60", "s-maxage=\"30\", , unknown=x"]);
-        assert!(found.public);
+        let found = parse(&[
+            "Public, MAX-AGE=60",
+            "s-maxage=\"30\", , unknown=x, immutable=1",
+        ]);
+        // Arguments of what takes none mean nothing (RFC 8246 §2).
+        assert!(found.public && found.immutable);
         assert_eq!(found.max_age, Some(Duration::from_secs(60)));
         assert_eq!(found.s_maxage, Some(Duration::from_secs(30)));
     }

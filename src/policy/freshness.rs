@@ -377,6 +377,11 @@ mod tests {
         );
         let date = headers(&[("date", "Sun, 06 Nov 1994 08:49:07 GMT")]);
         assert_eq!(initial_age(&date, asked, NOW), seconds(30));
+        // The first member of a list counts (§5.1).
+        assert_eq!(
+            initial_age(&headers(&[("age", "7, 3")]), NOW, NOW),
+            seconds(7)
+        );
         for broken in ["-1", "x", "1.5"] {
             assert_eq!(
                 initial_age(&headers(&[("age", broken)]), NOW, NOW),

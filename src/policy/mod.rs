@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or knows the configuration file: `now` and a small
 //! [`Options`] are parameters. [`decide()`] says what a stored response is good for, [`storable()`]
 //! whether a response may be kept; every other answer of the proxy follows from these two.
+//! [`requirements`] lists the rules of the RFCs with the tests that hold them.
 
 pub mod client;
 pub mod conditional;
@@ -15,6 +16,8 @@ pub mod key;
 pub mod normalise;
 pub mod range;
 pub mod reason;
+#[doc = include_str!("requirements.md")]
+pub mod requirements {}
 pub mod standing;
 pub mod storable;
 pub mod update;

@@ -405,6 +405,17 @@ mod tests {
     const KEEP: &str = "[upstream]\nurl = \"http://up.example:81\"\n";
 
     #[test]
+    fn a_response_without_date_gets_the_time_at_which_it_came() {
+        let now = Timestamp::from_millis(784_111_777_000);
+        let mut response = Response::new(());
+        clean_response(&mut response, now).unwrap();
+        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(response.headers()[header::DATE], date);
+        clean_response(&mut response, now.plus(std::time::Duration::from_secs(9))).unwrap();
+        assert_eq!(response.headers()[header::DATE], date);
+    }
+
+    #[test]
     fn a_strangers_forwarding_fields_are_replaced_by_ours() {
         let theirs = [
             ("host", "a.example"),
