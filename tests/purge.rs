@@ -269,6 +269,7 @@ async fn orders_that_cannot_be_read_say_what_is_expected() {
     let fixture = Fixture::start(config, |_| ok("x", &[])).await;
     for (body, says) in [
         ("", "EOF while parsing"),
+        ("[]", "expected a map"),
         ("{}", "expected one of"),
         (r#"{"url": "/a", "all": true}"#, "expected one of"),
         (r#"{"all": false}"#, "expected one of"),
@@ -566,4 +567,46 @@ async fn a_page_of_another_site_cannot_purge() {
         client.send(r#"{"all": true}"#).await;
         assert_eq!(client.response().await.status, status, "{origin}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_write_changes_before_its_answer_ends_is_gone_when_it_has_ended() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&route(""), move |seen| match seen.method.as_str() {
+        "GET" => numbered(seen, &[FRESH]),
+        _ => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+            vec![
+                support::Step::Send(head.into()),
+                support::Step::Wait(held.clone()),
+                support::Step::Send(b"0\r\n\r\n".to_vec()),
+            ]
+        }
+    })
+    .await;
+    let mut writer = fixture.connect().await;
+    writer
+        .request("POST", "/a", &[("content-length", "0")])
+        .await;
+    assert_eq!(writer.head().await.status, 200);
+    // The origin has not done it yet: what is read now is old.
+    fixture.get("/a").await;
+    assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    gate.open();
+    assert_eq!(writer.chunk().await.unwrap(), b"abc");
+    assert_eq!(writer.chunk().await.unwrap(), b"");
+    assert_eq!(fixture.get("/a").await.cache(), "MISS");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_port_is_no_other_origin() {
+    let fixture = Fixture::start(&route(""), |seen| numbered(seen, &[FRESH])).await;
+    fixture.get_with("/a", &[("host", "h.example")]).await;
+    let with_port = [("host", "h.example:80"), ("content-length", "0")];
+    assert_eq!(fixture.get_with("/a", &with_port[..1]).await.cache(), "HIT");
+    let mut client = fixture.connect().await;
+    client.ask("POST", "/a", &with_port).await;
+    let gone = fixture.get_with("/a", &[("host", "h.example")]).await;
+    assert_eq!(gone.cache(), "MISS");
 }

@@ -33,8 +33,10 @@ struct Order {
 /// Carries out an order: the log's position after it, the instances that know of it, and how many
 /// stored responses it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
-    let order: Order =
-        serde_json::from_slice(body).map_err(|error| format!("{error}; {EXPECTED}"))?;
+    // By way of an object: serde would take an array for the fields in their order.
+    let order: Order = serde_json::from_slice(body)
+        .and_then(|object: serde_json::Map<String, Value>| serde_json::from_value(object.into()))
+        .map_err(|error| format!("{error}; {EXPECTED}"))?;
     let purges = order.purges(proxy)?;
     let mode = if order.soft { Mode::Soft } else { Mode::Hard };
     let mut position = proxy.purge_position();
@@ -111,7 +113,13 @@ fn reach(host: Option<String>) -> Reach {
 /// Host, where one is named, and the rest of a URL; the scheme does not matter, for who ends TLS
 /// before us decides it.
 fn place(text: &str) -> Result<(Option<String>, String), String> {
-    if text.starts_with('/') && !text.starts_with("//") {
+    if text.contains('#') {
+        return Err(format!(
+            "{text:?}: no request has a fragment: leave out what begins with \"#\""
+        ));
+    }
+    // Two slashes begin a path too, and no host: that needs its scheme.
+    if text.starts_with('/') {
         return Ok((None, text.to_owned()));
     }
     let expected = || {
@@ -146,7 +154,8 @@ mod tests {
         assert_eq!(read("/a?x=1"), here("/a?x=1"));
         assert_eq!(read("https://H.example/a?x"), there("h.example", "/a?x"));
         assert_eq!(read("http://h:81"), there("h:81", "/"));
-        for broken in ["", "a", "//h/a", "ftp://h/a", "http://"] {
+        assert_eq!(read("//a"), here("//a"));
+        for broken in ["", "a", "/a#b", "ftp://h/a", "http://"] {
             assert_eq!(read(broken), None, "{broken}");
         }
     }

@@ -27,7 +27,7 @@ pub type Groups = Arc<[Box<str>]>;
 pub fn of(response: &HeaderMap, route: Option<&Groups>) -> Option<Groups> {
     let mut names = listed(response, &CACHE_GROUPS);
     let words = response.get_all(SURROGATE_KEY).iter();
-    let words = words.flat_map(|value| value.as_bytes().split(|byte| *byte == b' '));
+    let words = words.flat_map(|value| value.as_bytes().split(u8::is_ascii_whitespace));
     let tags = fields::members(response, CACHE_TAG);
     names.extend(words.chain(tags).filter_map(name));
     if names.is_empty() {
@@ -89,7 +89,7 @@ mod tests {
         let all = [
             ("cache-groups", r#""b c";x=1, "a""#),
             ("cache-groups", r#""d""#),
-            ("surrogate-key", "k1  k2"),
+            ("surrogate-key", "k1 \tk2"),
             ("cache-tag", "t1, t2,,t1"),
         ];
         let names = ["a", "b c", "d", "k1", "k2", "r", "t1", "t2"];

@@ -32,12 +32,12 @@ pub fn is_safe(method: &Method) -> bool {
     method.is_safe() || safe.contains(&method.as_str())
 }
 
-/// Whether a write with this answer has changed what it names: it was not refused (§4.4), or a
-/// gateway behind us does not know either.
+/// Whether a write with this answer has changed what it names: it was not refused (§4.4), or nobody
+/// can know, a gateway behind us least of all.
 pub fn has_changed(status: StatusCode) -> bool {
     let is_unknown = matches!(
         status,
-        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::SWITCHING_PROTOCOLS
     );
     status.is_success() || status.is_redirection() || is_unknown
 }
@@ -71,7 +71,11 @@ mod tests {
     #[test]
     fn a_refused_write_changes_nothing() {
         let changed = |status: u16| has_changed(StatusCode::from_u16(status).unwrap());
-        assert!([200, 201, 204, 303, 304, 502, 504].into_iter().all(changed));
+        assert!(
+            [101, 200, 201, 204, 303, 304, 502, 504]
+                .into_iter()
+                .all(changed)
+        );
         assert!(![400, 401, 404, 500, 503].into_iter().any(changed));
     }
 

@@ -1,10 +1,15 @@
 //! Writes: what one has changed is made unusable before its sender hears of it (RFC 9111 §4.4),
 //! and also where nobody hears how it ended.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Method, Request, Response};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use url::Url;
 
 use crate::error::{Failure, FailureKind};
@@ -87,18 +92,16 @@ impl Proxy {
     }
 }
 
-/// A write under way. Dropped without an answer, at the end of the process, it invalidates too: it
-/// may have been done.
+/// A write under way. What it may have changed is purged when its answer comes, once more when that
+/// ends, for an origin may do the work meanwhile, and also where it never comes.
 pub(super) struct Write {
     proxy: Arc<Proxy>,
     origin: Box<[u8]>,
     host: String,
     /// The target URI, where the request says enough to write it.
     url: Option<Url>,
-    targets: Vec<Target>,
-    groups: Vec<Box<str>>,
-    mode: Mode,
-    is_settled: bool,
+    /// What is purged if nobody hears how it ended.
+    changes: Vec<(Purge, Mode)>,
 }
 
 impl Write {
@@ -114,84 +117,124 @@ impl Write {
         let uri = &asked.parts.uri;
         let named = parts.forwarded_host.or(host).unwrap_or_default();
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let route = asked.route.as_ref().map(|(_, route)| route);
-        Some(Self {
-            targets: proxy.targets(Some(host.unwrap_or_default()), uri.path(), uri.query()),
+        let mut write = Self {
             url: Url::parse(&format!("{}://{named}{target}", parts.scheme)).ok(),
             proxy: Arc::clone(proxy),
             origin: origin[..].into(),
             host: host.unwrap_or_default().to_owned(),
-            groups: route.map_or_else(Vec::new, |route| route.invalidates.clone()),
-            mode: route.map_or(Mode::Hard, |route| route.invalidation),
-            is_settled: false,
-        })
+            changes: Vec::new(),
+        };
+        write.add_url(uri.path(), uri.query());
+        if let Some((_, route)) = &asked.route {
+            // The operator's groups are of the whole sidecar, whatever host was written to.
+            for name in &route.invalidates {
+                let (target, reach) = (Target::Group(name.clone()), Reach::Any);
+                let purge = Purge { target, reach };
+                write.changes.push((purge, route.invalidation));
+            }
+        }
+        Some(write)
+    }
+
+    fn add_url(&mut self, path: &str, query: Option<&str>) {
+        for target in self.proxy.targets(Some(&self.host), path, query) {
+            self.add(target);
+        }
+    }
+
+    /// Of this origin alone.
+    fn add(&mut self, target: Target) {
+        let reach = Reach::Origin(self.origin.clone());
+        self.changes.push((Purge { target, reach }, Mode::Hard));
+    }
+
+    fn purge(&self) {
+        for (purge, mode) in &self.changes {
+            self.proxy.purge(purge.clone(), *mode);
+        }
     }
 
     /// Sends it, in a task of its own: a client that leaves does not keep us from hearing when the
     /// origin has done it.
     pub async fn carry_out(
-        self,
+        mut self,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
         let writing = tokio::spawn(async move {
             let proxy = Arc::clone(&self.proxy);
             let answer = proxy.origin.answer(request).await;
             self.answered(&answer);
-            answer
+            self.purge();
+            match answer {
+                Ok(response) if !response.body().is_end_stream() => {
+                    Ok(response.map(|body| Ending { body, write: self }.boxed_unsync()))
+                }
+                answer => {
+                    self.changes.clear();
+                    answer
+                }
+            }
         });
         writing
             .await
             .unwrap_or_else(|error| Err(Failure::new(FailureKind::Internal, error)))
     }
 
-    /// The origin has answered, or it is known why not.
-    fn answered<B>(mut self, answer: &Result<Response<B>, Failure>) {
-        self.is_settled = true;
+    /// The origin has answered, or it is known why not: what has changed by it.
+    fn answered<B>(&mut self, answer: &Result<Response<B>, Failure>) {
         match answer {
             Ok(response) => {
+                if !invalidate::has_changed(response.status()) {
+                    self.changes.clear();
+                } else if let Some(url) = self.url.take() {
+                    for url in invalidate::also_changed(&url, response.headers()) {
+                        self.add_url(url.path(), url.query());
+                    }
+                }
                 // Whatever the status: the origin says what it changed (RFC 9875 §3).
                 for group in groups::invalidated(response.headers()) {
-                    self.purge(Target::Group(group), Mode::Hard);
-                }
-                if invalidate::has_changed(response.status()) {
-                    self.has_changed(response.headers());
+                    self.add(Target::Group(group));
                 }
             }
-            Err(failure) if failure.kind.may_have_arrived() => self.has_changed(&HeaderMap::new()),
-            Err(_) => {}
+            Err(failure) if failure.kind.may_have_arrived() => {}
+            Err(_) => self.changes.clear(),
         }
-    }
-
-    fn has_changed(&mut self, response: &HeaderMap) {
-        let mut targets = std::mem::take(&mut self.targets);
-        let also = self.url.iter();
-        for url in also.flat_map(|target| invalidate::also_changed(target, response)) {
-            let more = self
-                .proxy
-                .targets(Some(&self.host), url.path(), url.query());
-            targets.extend(more);
-        }
-        for target in targets {
-            self.purge(target, Mode::Hard);
-        }
-        // The operator's groups are of the whole sidecar, whatever host was written to.
-        for group in std::mem::take(&mut self.groups) {
-            let (target, reach) = (Target::Group(group), Reach::Any);
-            self.proxy.purge(Purge { target, reach }, self.mode);
-        }
-    }
-
-    /// Purges of this origin alone.
-    fn purge(&self, target: Target, mode: Mode) {
-        let reach = Reach::Origin(self.origin.clone());
-        self.proxy.purge(Purge { target, reach }, mode);
     }
 }
 
 impl Drop for Write {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.has_changed(&HeaderMap::new());
+        self.purge();
+    }
+}
+
+/// The body of an answer to a write. Its last piece goes out after the last purge.
+struct Ending {
+    body: OriginBody,
+    write: Write,
+}
+
+impl Body for Ending {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
+            self.write.purge();
+            self.write.changes.clear();
         }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -287,10 +287,16 @@ impl Proxy {
         client: Client,
     ) -> KeyParts<'a> {
         let hides_host = self.forwarding.rewrites_host() && !self.config.routes.match_hosts();
+        let scheme = client_scheme(headers, client);
+        // A default port says nothing (RFC 9110 §4.2.3).
+        let port = if scheme == "https" { ":443" } else { ":80" };
+        let bare = |host: &'a str| host.strip_suffix(port).unwrap_or(host);
         KeyParts {
-            scheme: client_scheme(headers, client),
-            host: host.filter(|_| !hides_host).unwrap_or_default(),
-            forwarded_host: forwarded_host(headers, client).filter(|_| !hides_host),
+            scheme,
+            host: host.filter(|_| !hides_host).map_or("", bare),
+            forwarded_host: forwarded_host(headers, client)
+                .filter(|_| !hides_host)
+                .map(bare),
             path: "",
             query: None,
             partition: &[],
