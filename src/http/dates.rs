@@ -7,7 +7,7 @@ use http::HeaderValue;
 use crate::clock::Timestamp;
 
 /// Reads a date in any of the three formats; `None` where it is none of them. Case does not count,
-/// and `UTC` is as good as `GMT` (RFC 9111 §4.2).
+/// but the zone is GMT and nothing else (RFC 9111 §4.2).
 pub fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?.trim();
     let read = |text: &str| httpdate::parse_http_date(text).ok().map(Timestamp::from);
@@ -29,10 +29,7 @@ fn in_usual_case(text: &str) -> String {
         });
         in_word = letter.is_ascii_alphabetic();
     }
-    match out
-        .strip_suffix(" Gmt")
-        .or_else(|| out.strip_suffix(" Utc"))
-    {
+    match out.strip_suffix(" Gmt") {
         Some(date) => format!("{date} GMT"),
         None => out,
     }
@@ -80,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn case_does_not_count_and_only_gmt_and_utc_are_zones() {
+    fn case_does_not_count_and_gmt_is_the_only_zone() {
         let read = |text: &'static str| parse(&HeaderValue::from_static(text));
         let usual = read("Sun, 06 Nov 1994 08:49:37 GMT");
         for text in [
             "sun, 06 nov 1994 08:49:37 gmt",
-            "SUN, 06 NOV 1994 08:49:37 UTC",
+            "SUN, 06 NOV 1994 08:49:37 GMT",
             "sunday, 06-nov-94 08:49:37 gmt",
             "sun nov  6 08:49:37 1994",
         ] {
@@ -93,6 +90,7 @@ mod tests {
         }
         for text in [
             "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
             "Sun, 06 Nov 1994 08:49:37 +0000",
             "Sun, 06 Nov 1994 08:49:37",
         ] {

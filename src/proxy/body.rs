@@ -19,7 +19,8 @@ pub enum Body {
     /// Stored, or made here.
     Whole(Bytes),
     /// Several pieces of what is stored, one after another.
-    Pieces(Pieces),
+    // Boxed: it is rare, and every hit moves its body by value.
+    Pieces(Box<Pieces>),
     /// Read from a flight, perhaps while it still comes in.
     Flight(Reader),
     /// One range of it.

@@ -225,7 +225,7 @@ impl Proxy {
             match reader.whole().await {
                 Ok(Some(pieces)) => {
                     let pieces: Pieces = pieces.into_iter().collect();
-                    Body::Pieces(pieces.of(Some(reader)))
+                    Body::Pieces(Box::new(pieces.of(Some(reader))))
                 }
                 // Too large for that: the range is the origin's to answer.
                 Ok(None) => return self.part(asked, note).await,

@@ -55,7 +55,7 @@ pub fn cut(
                 parts => multipart(headers, &whole, parts, held, length),
             };
             let size = pieces.size();
-            (Body::Pieces(pieces.of(flight)), size)
+            (Body::Pieces(Box::new(pieces.of(flight))), size)
         }
     };
     if request.contains_key(IF_RANGE) {
