@@ -172,7 +172,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
                     .filter(|value| !value.is_empty())
             })
             .map(|at| at.value),
-        groups: group_names(&mut section, "groups").map(Into::into),
+        groups: group_names(&mut section, "groups").map(Arc::new),
         credential_fields: Arc::clone(&shared.credential_fields),
     };
     let query = section.word_or_list(

@@ -29,8 +29,7 @@ impl Record {
         }
         Self {
             lifetimes,
-            received,
-            initial_age,
+            born: received.minus(initial_age),
             has_validator: has_validator(headers),
         }
     }

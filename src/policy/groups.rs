@@ -18,7 +18,8 @@ pub const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 pub const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 /// The names of the groups that a response is in.
-pub type Groups = Arc<[Box<str>]>;
+// Thin: every stored response has room for one.
+pub type Groups = Arc<Vec<Box<str>>>;
 
 /// The groups of a response: the route's, and those that the origin gives; `None` for none.
 ///
@@ -36,7 +37,7 @@ pub fn of(response: &HeaderMap, route: Option<&Groups>) -> Option<Groups> {
     names.extend(route.into_iter().flat_map(|groups| groups.iter().cloned()));
     names.sort_unstable();
     names.dedup();
-    Some(names.into())
+    Some(Arc::new(names))
 }
 
 /// The groups that the response to an unsafe request says it has changed (§3). On the response to
@@ -78,7 +79,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
         }
-        let route: Groups = route.iter().map(|name| Box::from(*name)).collect();
+        let route: Groups = Arc::new(route.iter().map(|name| Box::from(*name)).collect());
         let found = of(&headers, Some(&route).filter(|route| !route.is_empty()));
         let found = found.iter().flat_map(|groups| groups.iter());
         found.map(ToString::to_string).collect()

@@ -60,10 +60,8 @@ impl Lifetimes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub lifetimes: Lifetimes,
-    /// When the response came in, or was last confirmed.
-    pub received: Timestamp,
-    /// Its corrected age at that moment (§4.2.3).
-    pub initial_age: Duration,
+    /// When its age was zero: before it came, by its corrected age at that moment (§4.2.3).
+    pub born: Timestamp,
     /// The origin gave an ETag or Last-Modified, so it can confirm the response by 304.
     pub has_validator: bool,
 }
@@ -71,7 +69,7 @@ pub struct Record {
 impl Record {
     /// current_age (§4.2.3).
     pub fn age(&self, now: Timestamp) -> Duration {
-        self.initial_age + now.since(self.received)
+        now.since(self.born)
     }
 }
 

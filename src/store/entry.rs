@@ -133,9 +133,6 @@ pub struct Entry {
     judged: AtomicU64,
     /// Unix milliseconds at which a purge made it stale; 0 for never.
     stale_since: AtomicU64,
-    /// Where the body begins in the allocation that `head.fields` begins.
-    body_start: u32,
-    weight: u32,
 }
 
 /// The bytes of an entry, charged to the budget until the last reader lets go of them.
@@ -210,14 +207,12 @@ impl Entry {
             refresh_after: AtomicU64::new(0),
             judged: AtomicU64::new(head.stamp),
             stale_since: AtomicU64::new(0),
-            body_start,
-            weight,
         })
     }
 
     /// The body; shares the entry's allocation.
     pub fn body(&self) -> Bytes {
-        self.head.fields.block.slice(self.body_start as usize..)
+        self.head.fields.block.slice(self.head.fields.len()..)
     }
 
     /// As policy sees it now.
@@ -248,8 +243,8 @@ impl Entry {
     }
 
     /// Bytes of head and body, and of what stands beside them.
-    pub fn weight(&self) -> u32 {
-        self.weight
+    pub fn weight(&self) -> u64 {
+        (self.head.fields.block.len() + self.head.beside()) as u64
     }
 }
 
@@ -330,7 +325,7 @@ mod tests {
         let entry = Entry::assemble(&head(&[("x-a", "1")]), &pieces, None, ledger.open()).unwrap();
         assert_eq!(&entry.body()[..], b"abcde");
         assert_eq!(entry.head.content_length(), Some(5));
-        assert_eq!(ledger.held(), u64::from(entry.weight()));
+        assert_eq!(ledger.held(), entry.weight());
         // A reader holds the bytes longer than the store holds the entry.
         let body = entry.body();
         drop(entry);

@@ -397,7 +397,7 @@ mod tests {
     }
 
     fn judge(log: &PurgeLog, key: &[u8], groups: &[&str], since: u64) -> Judgement {
-        let groups: Groups = groups.iter().map(|name| Box::from(*name)).collect();
+        let groups = Groups::new(groups.iter().map(|name| Box::from(*name)).collect());
         let place = Place::of(key).unwrap();
         log.judge(&place, Some(&groups), Seen::all_since(since)).0
     }
