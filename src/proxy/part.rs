@@ -219,11 +219,11 @@ impl Proxy {
     /// A range of what cannot be had whole: what is missing of it is fetched and put to the part
     /// that is stored, or else the range is the origin's to answer.
     pub(super) async fn part(self: Arc<Self>, asked: Asked, note: Note) -> (Response<Body>, Note) {
-        let note = Note {
+        let extending = Note {
             reason: Reason::Partial,
             ..note
         };
-        match self.extend_part(&asked, note).await {
+        match self.extend_part(&asked, extending).await {
             Ok(Some(answered)) => return answered,
             Ok(None) => {}
             Err(failure) => {
@@ -231,7 +231,7 @@ impl Proxy {
             }
         }
         let note = Note {
-            reason: Reason::Range,
+            detail: Some(Reason::Range),
             ..note
         };
         self.pass(asked, empty(), note).await
