@@ -42,7 +42,22 @@ impl Fields {
         }
     }
 
-    fn block(&self) -> &[u8] {
+    /// Fields that came from elsewhere: `None` unless each could have been packed here.
+    pub fn from_block(block: Bytes) -> Option<Self> {
+        let length = u32::try_from(block.len()).ok()?;
+        let fields = Self { block, length };
+        let mut size = 0;
+        for (name, value) in fields.iter() {
+            if is_hop_by_hop(&name) || name == AGE {
+                return None;
+            }
+            size += 6 + name.as_str().len() + value.len();
+        }
+        // What could not be read ends the iterator early.
+        (size == fields.len()).then_some(fields)
+    }
+
+    pub(super) fn block(&self) -> &[u8] {
         &self.block[..self.len()]
     }
 
@@ -65,7 +80,9 @@ impl Fields {
             let name_length = usize::from(u16::from_be_bytes([lengths[0], lengths[1]]));
             let value_length = u32::from_be_bytes([lengths[2], lengths[3], lengths[4], lengths[5]]);
             let name_end = at + 6 + name_length;
-            let value_end = name_end + value_length as usize;
+            let value_end = name_end.checked_add(value_length as usize)?;
+            // What was packed here always fits; what came from elsewhere may not.
+            block.get(name_end..value_end)?;
             let name = HeaderName::from_bytes(block.get(at + 6..name_end)?).ok()?;
             let value =
                 HeaderValue::from_maybe_shared(self.block.slice(name_end..value_end)).ok()?;

@@ -1,6 +1,7 @@
 //! Stored responses: what one is made of ([`entry`]), the bytes that all of them may take
 //! ([`ledger`]), the tier that holds them in memory ([`memory`]), and what was made unusable ([`purge`]).
 
+pub mod codec;
 pub mod entry;
 pub mod ledger;
 pub mod memory;
