@@ -6,6 +6,7 @@ pub mod entry;
 pub mod ledger;
 pub mod memory;
 pub mod purge;
+pub mod second;
 
 pub use entry::{Entry, Fields, Head, NotAssembled, Selecting};
 pub use ledger::{Charge, Ledger};

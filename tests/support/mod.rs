@@ -7,6 +7,7 @@
 pub mod client;
 pub mod origin;
 pub mod process;
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

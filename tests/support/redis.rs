@@ -1,0 +1,89 @@
+//! A real Redis on a free loopback port, in a folder of its own, stopped by its pid.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+use super::process::Killed;
+
+pub struct RedisServer {
+    pub port: u16,
+    arguments: Vec<String>,
+    folder: TempDir,
+    process: Option<Killed>,
+}
+
+impl RedisServer {
+    /// Starts one with these arguments beside its own, and returns when it answers.
+    pub async fn start(arguments: &[&str]) -> Self {
+        // Free a moment ago; Redis itself cannot be asked to choose.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port")
+            .port();
+        let mut server = Self {
+            port,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            folder: tempfile::tempdir().expect("a folder"),
+            process: None,
+        };
+        server.launch().await;
+        server
+    }
+
+    /// Starts it on its port, for the first time or again.
+    pub async fn launch(&mut self) {
+        let port = self.port.to_string();
+        let folder = self.folder.path().to_str().expect("UTF-8");
+        let child = Command::new("redis-server")
+            .args(["--port", &port, "--bind", "127.0.0.1", "--dir", folder])
+            .args(["--save", "", "--appendonly", "no", "--loglevel", "warning"])
+            .args(&self.arguments)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed: tests/run does that");
+        self.process = Some(Killed(child));
+        let answers = async {
+            while self.ask("PING").await.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, answers).await.expect("Redis starts");
+    }
+
+    /// One inline command; the first bytes of its answer.
+    pub async fn ask(&self, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        stream
+            .write_all(format!("{command}\r\n").as_bytes())
+            .await
+            .ok()?;
+        let mut answer = vec![0; 4096];
+        let read = timeout(PATIENCE, stream.read(&mut answer))
+            .await
+            .ok()?
+            .ok()?;
+        answer.truncate(read);
+        (read > 0).then(|| String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// Kills it, without a word to its clients.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Freezes it, or lets it go on: `STOP` and `CONT`.
+    pub fn signal(&self, name: &str) {
+        let process = self.process.as_ref().expect("it runs").0.id().to_string();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &process])
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+}
