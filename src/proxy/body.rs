@@ -24,7 +24,7 @@ pub enum Body {
     /// Read from a flight, perhaps while it still comes in.
     Flight(Reader),
     /// One range of it.
-    Slice(Slice),
+    Slice(Box<Slice>),
     /// Passed through.
     Origin(OriginBody),
 }

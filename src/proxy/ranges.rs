@@ -44,7 +44,7 @@ pub fn cut(
     let (body, size) = match (&parts[..], body) {
         ([part], Body::Flight(reader)) => {
             let (skip, left) = (part.first - held.first, part.size());
-            (Body::Slice(Slice::new(reader, skip, left)), left)
+            (Body::Slice(Box::new(Slice::new(reader, skip, left))), left)
         }
         // Several ranges of what still comes in: the caller waits for the whole of it instead.
         (_, body @ Body::Flight(_)) => return Cut::Whole(body),
