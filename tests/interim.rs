@@ -89,3 +89,41 @@ async fn a_client_of_http_1_0_and_one_that_waits_for_100_get_no_other() {
     client.request("GET", "/a", &[]).await;
     assert_eq!(client.head().await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_comes_between_the_pieces_of_the_response_before() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let large = "x".repeat(6 << 20);
+    let fixture = Fixture::start(&route(""), move |seen| match seen.target.as_str() {
+        "/large" => ok(&large, &[FRESH]),
+        _ => {
+            let mut reply = vec![
+                Step::Send(HINTS.repeat(20).into()),
+                Step::Wait(held.clone()),
+            ];
+            reply.extend(ok("body", &[]));
+            reply
+        }
+    })
+    .await;
+    fixture.get("/large").await;
+    fixture.metric_reaches("cache_stored_entries", 1.0).await;
+    let mut client = fixture.connect().await;
+    client.request("GET", "/large", &[]).await;
+    client.request("GET", "/hints", &[]).await;
+    // More than the sockets hold: the rest of it waits while the hints come.
+    let large = client.head().await;
+    assert_eq!(large.status, 200);
+    let length = large.header("content-length").unwrap().parse().unwrap();
+    let body = client.raw(length).await;
+    assert!(body.iter().all(|byte| *byte == b'x'));
+    gate.open();
+    let answer = loop {
+        let next = client.response().await;
+        if next.status != 103 {
+            break next;
+        }
+    };
+    assert_eq!((answer.status, answer.text().as_str()), (200, "body"));
+}

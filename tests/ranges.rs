@@ -550,3 +550,53 @@ async fn what_ends_a_representation_ends_its_parts() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_our_own_range_is_never_the_clients() {
+    let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
+    // 4,000 bytes at first, then 300; the origin ignores If-Range.
+    let fixture = Fixture::start(&config, |seen| {
+        let body = if seen.number <= 2 {
+            large()
+        } else {
+            large()[..300].to_owned()
+        };
+        match range_of(seen) {
+            Some((first, last)) if first < body.len() => {
+                let last = last.min(body.len() - 1);
+                let content_range = format!("bytes {first}-{last}/{}", body.len());
+                reply(
+                    206,
+                    &body[first..=last],
+                    &[FRESH, TAG, ("content-range", &content_range)],
+                )
+            }
+            Some(_) => reply(416, "", &[("content-range", "bytes */300")]),
+            None => ok(body, &[FRESH, TAG]),
+        }
+    })
+    .await;
+    ask(&fixture, "bytes=0-499").await;
+    let part = ask(&fixture, "bytes=0-999").await;
+    assert_eq!((part.status, part.body.len()), (206, 300));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_after_all_does_not_hold_its_connection() {
+    // One connection: the whole that is given up must make room for the range.
+    let config = format!(
+        "[cache]\nmax_object = \"1KiB\"\n[upstream]\nmax_connections = 1\n{}",
+        route("")
+    );
+    let fixture = Fixture::start(&config, |seen| match range_of(seen) {
+        Some(_) => reply(206, "0123", &[FRESH, ("content-range", "bytes 0-3/4000000")]),
+        None => {
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
+            let chunk = format!("40000\r\n{}\r\n", "x".repeat(0x40000));
+            vec![Step::Send(format!("{head}{}0\r\n\r\n", chunk.repeat(16)).into())]
+        }
+    })
+    .await;
+    let part = ask(&fixture, "bytes=0-3").await;
+    assert_eq!((part.status, part.text().as_str()), (206, "0123"));
+}

@@ -4,7 +4,7 @@
 mod purge;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::http::fields::without_port;
 use crate::proxy::Proxy;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -117,7 +118,7 @@ impl Admin {
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return response;
         }
-        if is_of_another_site(&parts.headers) {
+        if is_of_another_site(&parts.headers, self.token.is_some()) {
             let body = json!({"error": "a page of another site may not use this port (Origin)"});
             return json_response(StatusCode::FORBIDDEN, &body);
         }
@@ -194,13 +195,21 @@ impl Admin {
 
 /// Whether a browser sends this for a page that is not ours: without a token, any page that the
 /// operator looks at could purge otherwise.
-fn is_of_another_site(headers: &HeaderMap) -> bool {
+/// By a name that it makes point here, a page can be of the same site: so without a token the host
+/// must be an address.
+fn is_of_another_site(headers: &HeaderMap, has_token: bool) -> bool {
     let Some(origin) = headers.get(ORIGIN) else {
         return false;
     };
     let authority = origin.to_str().ok().and_then(|text| text.split_once("://"));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    authority.map(|(_, authority)| authority) != host
+    let bare = host.map(|host| without_port(host.as_bytes()));
+    let is_address = bare.is_some_and(|bare| {
+        let text = std::str::from_utf8(bare).unwrap_or_default();
+        let address = text.trim_start_matches('[').trim_end_matches(']');
+        text == "localhost" || address.parse::<IpAddr>().is_ok()
+    });
+    authority.map(|(_, authority)| authority) != host || !(has_token || is_address)
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response<Bytes> {

@@ -3,9 +3,9 @@
 //! response.
 //!
 //! hyper's client hands them over, but its server has no call to send them. It flushes the stream
-//! beneath it whenever nothing of its own is left to be written, though, and between a request and
-//! its final head nothing is: so they stand in a queue of their connection, which the stream writes
-//! first. That is HTTP/1.1; over HTTP/2, where the frames are hyper's own, they are left out.
+//! beneath it whenever nothing of its own is left to be written, though: then, or just before the
+//! first byte of the final response, the stream writes what stands in a queue of its connection.
+//! Where the response before is not out yet by then, they are dropped. That is HTTP/1.1; over HTTP/2, where the frames are hyper's own, they are left out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +35,8 @@ struct Queue {
     waker: Option<Waker>,
     /// Counts requests, and their ends: what comes for one that is answered is dropped.
     turn: u64,
+    /// The final response of this turn is not there yet.
+    is_open: bool,
 }
 
 impl Interim {
@@ -47,14 +49,31 @@ impl Interim {
         self.queue().waker = Some(waker.clone());
     }
 
-    /// What is to be written before anything else.
-    pub fn take(&self) -> Bytes {
+    /// What is to be written now. `is_before` says that nothing of the final response can have been
+    /// written yet; without that word what is left when it is there is dropped.
+    pub fn take(&self, is_before: bool) -> Bytes {
         if !self.waits.load(Ordering::Acquire) {
             return Bytes::new();
         }
         let mut queue = self.queue();
         self.waits.store(false, Ordering::Relaxed);
-        std::mem::take(&mut queue.bytes).into()
+        let bytes = std::mem::take(&mut queue.bytes);
+        if is_before || queue.is_open {
+            bytes.into()
+        } else {
+            Bytes::new()
+        }
+    }
+
+    /// Drops what waits, where the final response is there: it can no longer come before it.
+    pub fn drop_late(&self) {
+        if self.waits.load(Ordering::Acquire) {
+            let mut queue = self.queue();
+            if !queue.is_open {
+                self.waits.store(false, Ordering::Relaxed);
+                queue.bytes.clear();
+            }
+        }
     }
 }
 
@@ -72,6 +91,7 @@ impl Ear {
         let connection = connection.filter(|_| version == Version::HTTP_11)?;
         let mut queue = connection.queue();
         queue.turn += 1;
+        queue.is_open = true;
         Some(Self {
             turn: queue.turn,
             connection: Arc::clone(connection),
@@ -83,6 +103,7 @@ impl Ear {
         let mut queue = self.connection.queue();
         if queue.turn == self.turn {
             queue.turn += 1;
+            queue.is_open = false;
         }
     }
 

@@ -32,6 +32,11 @@ impl Proxy {
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.
     pub fn purge(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
         self.metrics.purged(purge.target.as_str(), mode);
+        self.purge_again(purge, mode)
+    }
+
+    /// As [`Proxy::purge`], of what is counted already.
+    fn purge_again(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
         let position = self.memory.purges().append(purge, mode, self.clock.now());
         if position.is_multiple_of(SWEEP_EVERY)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -154,6 +159,13 @@ impl Write {
         }
     }
 
+    /// The end of an answer: nothing is left to be done when this is dropped.
+    fn ends(&mut self) {
+        for (purge, mode) in self.changes.drain(..) {
+            self.proxy.purge_again(purge, mode);
+        }
+    }
+
     /// Sends it, in a task of its own: a client that leaves does not keep us from hearing when the
     /// origin has done it.
     pub async fn carry_out(
@@ -204,7 +216,7 @@ impl Write {
 
 impl Drop for Write {
     fn drop(&mut self) {
-        self.purge();
+        self.ends();
     }
 }
 
@@ -224,8 +236,7 @@ impl Body for Ending {
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
-            self.write.purge();
-            self.write.changes.clear();
+            self.write.ends();
         }
         Poll::Ready(frame)
     }

@@ -76,7 +76,10 @@ impl Proxy {
             StatusCode::OK if !update::describes(&fields, response.headers()) => {
                 return stored.make_stale(now);
             }
-            StatusCode::OK => true,
+            // One that names nothing does not undo a purge.
+            StatusCode::OK => {
+                stored.view().stale_since.is_none() || update::has_validator(response.headers())
+            }
             // To a condition of the client's own: about this one only if it says so.
             StatusCode::NOT_MODIFIED => {
                 update::has_validator(response.headers())

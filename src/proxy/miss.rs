@@ -228,7 +228,11 @@ impl Proxy {
                     Body::Pieces(Box::new(pieces.of(Some(reader))))
                 }
                 // Too large for that: the range is the origin's to answer.
-                Ok(None) => return self.part(asked, note).await,
+                Ok(None) => {
+                    // A reader that reads no more would keep its fetch waiting.
+                    drop(reader);
+                    return self.part(asked, note).await;
+                }
                 Err(failure) => return self.stale_or_failure(&asked, None, &failure, note),
             }
         } else {
@@ -253,6 +257,9 @@ impl Proxy {
         validation: Option<Validation>,
         note: Note,
     ) -> (Response<Body>, Note) {
+        // A purge since it was looked up: to have it confirmed would bring it back.
+        let validation = validation
+            .filter(|validation| self.memory.is_current(&asked.primary, &validation.entry));
         let stored = validation
             .as_ref()
             .map(|validation| Arc::clone(&validation.entry));

@@ -268,8 +268,15 @@ impl Proxy {
             && brought == Some((plan.missing, plan.length))
             && is_same(&plan.part.head.fields.unpack(0), response.headers());
         if !fits {
-            if response.status().is_success() {
-                // Another representation by now: what is stored of the old one is of no use.
+            let is_of_ours = matches!(
+                response.status(),
+                StatusCode::NOT_MODIFIED
+                    | StatusCode::PRECONDITION_FAILED
+                    | StatusCode::RANGE_NOT_SATISFIABLE
+            );
+            if response.status().is_success() || is_of_ours {
+                // Another representation by now, or an answer to our range and not to the
+                // client's: what is stored of the old one is of no use.
                 self.memory.remove(&part_key(&asked.primary), &plan.part);
                 return Ok(None);
             }

@@ -46,6 +46,8 @@ pub struct Watched {
     refused: Option<FailureKind>,
     /// Interim responses that are being written.
     interim: Bytes,
+    /// The last write did not take all that it was offered: something of a response is left.
+    is_behind: bool,
 }
 
 impl Watched {
@@ -57,6 +59,7 @@ impl Watched {
             seat: Some(seat),
             refused: None,
             interim: Bytes::new(),
+            is_behind: false,
         }
     }
 
@@ -70,12 +73,12 @@ impl Watched {
         }
     }
 
-    /// Writes the interim responses that wait. hyper asks for a flush when it has nothing to write,
-    /// and for a write when the final response begins: they come before it in both cases.
-    fn poll_interim(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the interim responses that wait, where they come before the final one: hyper asks for
+    /// a flush when it has nothing to write, and for a write (`is_before`) when it begins.
+    fn poll_interim(&mut self, context: &mut Context<'_>, is_before: bool) -> Poll<io::Result<()>> {
         loop {
             if self.interim.is_empty() {
-                self.interim = self.activity.interim.take();
+                self.interim = self.activity.interim.take(is_before);
             }
             if self.interim.is_empty() {
                 return Poll::Ready(Ok(()));
@@ -85,6 +88,20 @@ impl Watched {
             self.activity.wrote(written.is_ready());
             self.interim.advance(ready!(written)?);
         }
+    }
+
+    /// A write may be the rest of a response, perhaps with the head of the next: nothing goes between.
+    fn poll_before_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_behind && self.interim.is_empty() {
+            self.activity.interim.drop_late();
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_interim(context, true)
+    }
+
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>, offered: usize) {
+        self.activity.wrote(written.is_ready());
+        self.is_behind = !matches!(written, Poll::Ready(Ok(count)) if *count == offered);
     }
 
     /// Whether `bytes` are hyper's own refusal, which is kept back for ours.
@@ -117,14 +134,14 @@ impl Write for Watched {
         if self.keeps_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        ready!(self.poll_interim(context))?;
+        ready!(self.poll_before_write(context))?;
         let written = self.with_stream(|stream| stream.poll_write(context, bytes));
-        self.activity.wrote(written.is_ready());
+        self.wrote(&written, bytes.len());
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_interim(context))?;
+        ready!(self.poll_interim(context, false))?;
         self.with_stream(|stream| stream.poll_flush(context))
     }
 
@@ -147,9 +164,9 @@ impl Write for Watched {
         if buffers.first().is_some_and(|first| self.keeps_back(first)) {
             return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
         }
-        ready!(self.poll_interim(context))?;
+        ready!(self.poll_before_write(context))?;
         let written = self.with_stream(|stream| stream.poll_write_vectored(context, buffers));
-        self.activity.wrote(written.is_ready());
+        self.wrote(&written, buffers.iter().map(|buffer| buffer.len()).sum());
         written
     }
 }

@@ -45,6 +45,8 @@ enum Slot {
 #[derive(Clone, Debug, Default)]
 struct Variants {
     list: Vec<Variant>,
+    /// All of them are selected by the same fields.
+    is_uniform: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -230,7 +232,8 @@ impl Memory {
         // The newest list of names first, and each list once (RFC 9111 §4.1).
         let mut tried: SmallVec<[&[HeaderName]; 4]> = SmallVec::new();
         let mut best: Option<(Arc<Entry>, KeyBytes)> = None;
-        for variant in variants.list.iter().rev() {
+        let newest_alone = if variants.is_uniform { 1 } else { usize::MAX };
+        for variant in variants.list.iter().rev().take(newest_alone) {
             if tried.contains(&&variant.names[..]) {
                 continue;
             }
@@ -240,6 +243,9 @@ impl Memory {
             match self.cache.get(&key[..]) {
                 Some(Slot::Entry(entry)) => {
                     let found = self.get_entry(key, entry);
+                    if let (Some(found), true) = (&found, variants.is_uniform) {
+                        return Found::Entry(Arc::clone(found));
+                    }
                     // Of several that match, the most recent by its Date (§4).
                     let newer = found.filter(|found| {
                         best.as_ref()
@@ -290,6 +296,8 @@ impl Memory {
         };
         variants.list.retain(|variant| variant.key != key);
         variants.list.push(Variant { names, key });
+        let newest = &variants.list[variants.list.len() - 1].names;
+        variants.is_uniform = variants.list.iter().all(|variant| variant.names == *newest);
         let dropped = (variants.list.len() > MAX_VARIANTS).then(|| variants.list.remove(0));
         self.cache
             .insert(primary.into(), Slot::Variants(Arc::new(variants)));

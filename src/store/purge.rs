@@ -21,7 +21,7 @@ use crate::policy::key::Place;
 
 /// Marks that are kept; past it the older half goes, and what was not judged by it since is
 /// taken for purged.
-const MOST_MARKS: usize = 65_536;
+const MOST_MARKS: usize = 32_768;
 
 /// Prefixes and hosts that are kept: each is compared with every response that is judged.
 const MOST_COMPARED: usize = 256;
@@ -107,57 +107,74 @@ fn has_prefix(place: &Place<'_>, prefix: &str) -> bool {
     }
 }
 
-/// The purges of one target and reach, compacted to the last two hard ones, and to the first and
-/// the last soft one.
+/// Purges of one mode that are told apart; older ones are taken for the oldest of these.
+const KEPT: usize = 4;
+
+/// The purges of one target and reach, compacted to the last few of each mode.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// Positions; 0 for none.
-    hard: u64,
-    hard_before: u64,
-    /// Positions and times. Grace counts from the first of those that reach a response.
-    soft_first: Option<(u64, Timestamp)>,
-    soft: Option<(u64, Timestamp)>,
+    /// Positions, the newest first; 0 for none.
+    hard: [u64; KEPT],
+    /// Positions and times, the newest first.
+    soft: [(u64, Timestamp); KEPT],
+    /// The first soft one that is known: grace counts from the first that reaches a response.
+    soft_first: (u64, Timestamp),
 }
 
 impl Marks {
     fn latest(&self) -> u64 {
-        self.hard.max(self.soft.map_or(0, |(position, _)| position))
+        self.hard[0].max(self.soft[0].0)
     }
 
     fn add(&mut self, mode: Mode, position: u64, at: Timestamp) {
         match mode {
             Mode::Hard => {
-                self.hard_before = self.hard;
-                self.hard = position;
+                self.hard.rotate_right(1);
+                self.hard[0] = position;
             }
             Mode::Soft => {
-                self.soft = Some((position, at));
-                self.soft_first = self.soft_first.or(self.soft);
+                self.soft.rotate_right(1);
+                self.soft[0] = (position, at);
+                if self.soft_first.0 == 0 {
+                    self.soft_first = (position, at);
+                }
             }
         }
     }
 
     /// Takes `other`, which is forgotten, for said of everything.
     fn absorb(&mut self, other: &Self) {
-        self.hard = self.hard.max(other.hard);
-        self.soft = self.soft.max(other.soft);
-        self.soft_first = self.soft;
+        let mut hard = [self.hard, other.hard].concat();
+        hard.sort_unstable_by(|one, other| other.cmp(one));
+        self.hard.copy_from_slice(&hard[..KEPT]);
+        let mut soft = [self.soft, other.soft].concat();
+        soft.sort_unstable_by(|one, other| other.cmp(one));
+        self.soft.copy_from_slice(&soft[..KEPT]);
+        self.soft_first = self.soft[KEPT - 1];
     }
 
-    /// What marks newer than `since` say to a request that came at position `asked`.
+    /// What marks newer than `since` say to a request that came at position `asked`. Where all that
+    /// are known came after it, one that is forgotten may have come before.
     fn judge(&self, since: u64, asked: u64) -> Judgement {
-        // Of several that came after the request only the last two are known: a third could have
-        // come before it, and is taken to have.
-        let is_earlier = self.hard <= asked || self.hard_before > since;
-        if self.hard > since && is_earlier {
+        let concerns = |position: u64| position > since && position <= asked;
+        let may_concern = |oldest: u64| oldest > since && oldest > asked;
+        if self.hard.into_iter().any(concerns) || may_concern(self.hard[KEPT - 1]) {
             return Judgement::Gone;
         }
-        let first = self.soft_first.filter(|(position, _)| *position > since);
-        match first.or(self.soft) {
-            Some((position, at)) if position > since && position <= asked => {
-                Judgement::StaleSince(at)
-            }
-            _ => Judgement::Untouched,
+        // The oldest that concerns it, of those that are known.
+        let known = self
+            .soft
+            .iter()
+            .rev()
+            .find(|(position, _)| concerns(*position));
+        let oldest = self.soft[KEPT - 1];
+        let found = known
+            .copied()
+            .or_else(|| may_concern(oldest.0).then_some(oldest));
+        match found {
+            Some(_) if concerns(self.soft_first.0) => Judgement::StaleSince(self.soft_first.1),
+            Some((_, at)) => Judgement::StaleSince(at),
+            None => Judgement::Untouched,
         }
     }
 }
@@ -485,6 +502,33 @@ mod tests {
         log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
         assert_eq!(judge(2, 2), Judgement::Untouched);
         assert_eq!(judge(2, 3), Judgement::StaleSince(NOW));
+        // Two purges by one write: who came before both is not concerned, who came between is.
+        log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
+        assert_eq!(judge(2, 2), Judgement::Untouched);
+        assert_eq!(judge(2, 3), Judgement::StaleSince(NOW));
+        for _ in 0..2 {
+            log.append(everywhere(Target::All), Mode::Hard, NOW);
+        }
+        assert_eq!(judge(4, 4), Judgement::Untouched);
+        assert_eq!(judge(4, 5), Judgement::Gone);
+        // More came since than are told apart: to be on the safe side.
+        for _ in 0..KEPT {
+            log.append(everywhere(Target::All), Mode::Hard, NOW);
+        }
+        assert_eq!(judge(4, 5), Judgement::Gone);
+    }
+
+    #[test]
+    fn what_is_forgotten_still_concerns_who_came_after_it() {
+        let mut floor = Marks::default();
+        for position in [9, 3, 7] {
+            let mut marks = Marks::default();
+            marks.add(Mode::Hard, position, NOW);
+            floor.absorb(&marks);
+        }
+        assert_eq!(floor.judge(2, 3), Judgement::Gone);
+        assert_eq!(floor.judge(3, 6), Judgement::Untouched);
+        assert_eq!(floor.judge(3, 7), Judgement::Gone);
     }
 
     #[test]
@@ -497,8 +541,7 @@ mod tests {
             log.append(everywhere(url("/a", None)), Mode::Soft, at);
         }
         assert_eq!(judge(&log, &key, &[], 0), Judgement::StaleSince(NOW));
-        // Which of several came first after that is not kept.
-        assert_eq!(judge(&log, &key, &[], 1), Judgement::StaleSince(last));
+        assert_eq!(judge(&log, &key, &[], 1), Judgement::StaleSince(later));
     }
 
     #[test]

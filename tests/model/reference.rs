@@ -523,7 +523,11 @@ impl Reference {
             };
             let updates = known.status == 200
                 && match answer.status {
-                    200 => same("etag") && same("last-modified"),
+                    200 => {
+                        // What names nothing does not undo a purge.
+                        let may_tell = known.stale_since.is_none() || new.has_validator();
+                        may_tell && same("etag") && same("last-modified")
+                    }
                     304 => new.has_validator() && is_selected(&known.fields, &new.fields),
                     _ => false,
                 };
