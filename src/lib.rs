@@ -21,14 +21,15 @@
 //! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics, health, purges |
 //! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
 //! | 5 | [`origin`] | the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log · coalescing · pool, breaker, TLS · SQL |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (begun) · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`] | wire vocabulary without policy |
 //! | 0 | [`clock`], [`error`] | time as a value · failures, and the one function that makes a response of one |
 //!
-//! One trait so far, [`upstream::Origin`]: whatever answers a request behind the cache. Everything
-//! else is enums and plain functions.
+//! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
+//! [`store::second::SecondTier`], whatever the fleet shares. Everything else is enums and plain
+//! functions.
 //!
 //! # Threads
 //!
