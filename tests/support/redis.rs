@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,16 +19,24 @@ pub struct RedisServer {
     process: Option<Killed>,
 }
 
+/// A port that is free, and stays so while its server is down: below those that the kernel gives to
+/// connections, of which tests make many. Redis itself cannot be asked to choose.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(101) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + (number % 12_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl RedisServer {
     /// Starts one with these arguments beside its own, and returns when it answers.
     pub async fn start(arguments: &[&str]) -> Self {
-        // Free a moment ago; Redis itself cannot be asked to choose.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
         let mut server = Self {
-            port,
+            port: free_port(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             folder: tempfile::tempdir().expect("a folder"),
             process: None,
