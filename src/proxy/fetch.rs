@@ -21,8 +21,9 @@ use crate::policy::{self, Lifetimes, Options, Reason, RequestView, StoredView, u
 use crate::store::{Entry, Head};
 use crate::upstream::{OriginBody, empty};
 
+use super::clean::clean_response;
 use super::exchange::Exchange;
-use super::forward::{Conditions, clean_response, unconditional};
+use super::forward::{Conditions, unconditional};
 use super::part::Beginning;
 use super::{Proxy, inspect};
 

@@ -5,24 +5,23 @@ use std::net::IpAddr;
 
 use http::header::{
     self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TE, UPGRADE, VIA,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
 use http_body::Body as _;
 
-use crate::clock::Timestamp;
 use crate::config::{Config, HostRule, Route};
 use crate::error::{Failure, FailureKind};
+use crate::http::fields;
 use crate::http::fields::set;
-use crate::http::{dates, fields};
 use crate::policy::Cookies;
 use crate::policy::key::select_query;
 use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
 use super::Client;
-use super::hops::{self, VIA_US};
+use super::hops;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -148,7 +147,7 @@ impl Forwarding {
         }
         join_cookies(&mut headers);
         self.say_who_forwards(&mut headers, &parts.headers, host, client);
-        append_via(&mut headers, parts.version);
+        hops::append_via(&mut headers, parts.version);
         if wants_trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
             headers.append(CONNECTION, HeaderValue::from_static("te"));
@@ -310,69 +309,6 @@ fn target(uri: &Uri, route: Option<&Route>) -> Result<Uri, Failure> {
     target.map_err(|_| Failure::new(FailureKind::BadRequest, "the request target is not a path"))
 }
 
-/// Names us in `Via` (RFC 9110 §7.6.3).
-fn append_via(headers: &mut HeaderMap, version: Version) {
-    let received = match version {
-        Version::HTTP_2 => "2",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
-    if let Ok(value) = HeaderValue::try_from(format!("{received} {VIA_US}")) {
-        headers.append(VIA, value);
-    }
-}
-
-/// What every response from an origin goes through before anybody sees or stores it. An error says
-/// that its framing cannot be believed.
-pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Result<(), Failure> {
-    if response.status().is_informational() {
-        return Err(malformed("switched protocols although nobody asked it to"));
-    }
-    let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
-    let is_204 = response.status() == StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
-    let mut codings = fields::members(headers, header::TRANSFER_ENCODING);
-    if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
-        return Err(malformed("used a transfer coding other than chunked"));
-    }
-    drop(codings);
-    let length = content_length(headers)?;
-    headers.remove(CONTENT_LENGTH);
-    // Chunks frame the body, whatever length is claimed beside them (RFC 9112 §6.3), and a 204 has
-    // no body to be long (RFC 9110 §8.6).
-    if let Some(length) = length.filter(|_| !is_coded && !is_204) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    fields::strip_hop_by_hop(headers);
-    // RFC 9110 §6.6.1: who receives a response without a date writes the time it came.
-    if !headers.contains_key(header::DATE) {
-        headers.insert(header::DATE, dates::format(received));
-    }
-    append_via(headers, version);
-    headers.remove(super::deliver::X_CACHE);
-    Ok(())
-}
-
-fn malformed(what: &str) -> Failure {
-    Failure::new(FailureKind::ProtocolError, format!("the upstream {what}"))
-}
-
-/// The one length that all `Content-Length` lines agree on (RFC 9110 §8.6).
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
-    let mut found = None;
-    for member in fields::members(headers, CONTENT_LENGTH) {
-        let digits = member.iter().all(u8::is_ascii_digit);
-        let text = std::str::from_utf8(member).ok().filter(|_| digits);
-        let length = text.and_then(|text| text.parse::<u64>().ok());
-        let length = length.ok_or_else(|| malformed("sent a Content-Length that is no number"))?;
-        if found.replace(length).is_some_and(|before| before != length) {
-            return Err(malformed("sent two lengths"));
-        }
-    }
-    Ok(found)
-}
-
 /// Whether a request has a body that an origin may need.
 pub fn has_body(parts: &request::Parts, is_end_stream: bool) -> bool {
     !is_end_stream && !matches!(parts.method, Method::TRACE)
@@ -403,17 +339,6 @@ mod tests {
     };
 
     const KEEP: &str = "[upstream]\nurl = \"http://up.example:81\"\n";
-
-    #[test]
-    fn a_response_without_date_gets_the_time_at_which_it_came() {
-        let now = Timestamp::from_millis(784_111_777_000);
-        let mut response = Response::new(());
-        clean_response(&mut response, now).unwrap();
-        let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(response.headers()[header::DATE], date);
-        clean_response(&mut response, now.plus(std::time::Duration::from_secs(9))).unwrap();
-        assert_eq!(response.headers()[header::DATE], date);
-    }
 
     #[test]
     fn a_strangers_forwarding_fields_are_replaced_by_ours() {

@@ -1,11 +1,11 @@
-//! How far a request may go: `Max-Forwards` on OPTIONS and TRACE (RFC 9110 §7.6.2), and requests that
+//! Who a message came through (`Via`), and how far a request may go: `Max-Forwards` on OPTIONS and TRACE (RFC 9110 §7.6.2), and requests that
 //! go round in a circle (§7.6).
 
 use bytes::Bytes;
 use http::header::{
     ALLOW, AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderName, MAX_FORWARDS, PROXY_AUTHORIZATION, VIA,
 };
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 
 use crate::http::fields;
 
@@ -62,6 +62,18 @@ pub fn answer(parts: &request::Parts) -> Response<Bytes> {
     let media_type = HeaderValue::from_static("message/http");
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response
+}
+
+/// Names us in `Via` (RFC 9110 §7.6.3).
+pub fn append_via(headers: &mut HeaderMap, version: Version) {
+    let received = match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::try_from(format!("{received} {VIA_US}")) {
+        headers.append(VIA, value);
+    }
 }
 
 /// Whether a request has been here too often.

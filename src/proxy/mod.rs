@@ -13,6 +13,7 @@
 
 mod asked;
 mod body;
+mod clean;
 pub mod deliver;
 mod exchange;
 mod fetch;

@@ -28,9 +28,10 @@ use crate::upstream::{OriginBody, empty};
 use super::Proxy;
 use super::asked::Asked;
 use super::body::Body;
+use super::clean::clean_response;
 use super::deliver::{Note, Wanted};
 use super::exchange::Exchange;
-use super::forward::{self, Conditions};
+use super::forward::Conditions;
 use super::inspect::collect;
 
 /// What follows a primary key in the key of its part. No partition is as long, and no variant
@@ -262,7 +263,7 @@ impl Proxy {
             .answer(self.request_for(asked, conditions)?)
             .await?;
         exchange.received = self.clock.now();
-        forward::clean_response(&mut response, exchange.received)?;
+        clean_response(&mut response, exchange.received)?;
         let brought = range::part_of(response.headers());
         let fits = response.status() == StatusCode::PARTIAL_CONTENT
             && brought == Some((plan.missing, plan.length))

@@ -15,6 +15,7 @@ use crate::policy::Reason;
 
 use super::asked::Asked;
 use super::body::Body;
+use super::clean::clean_response;
 use super::deliver::Note;
 use super::exchange::Exchange;
 use super::forward::{self, Conditions};
@@ -81,7 +82,7 @@ impl Proxy {
                         ),
                     };
                 }
-                if let Err(failure) = forward::clean_response(&mut response, self.clock.now()) {
+                if let Err(failure) = clean_response(&mut response, self.clock.now()) {
                     self.metrics.upstream_failed(failure.kind);
                     let note = Note {
                         detail: Some(Reason::OriginFailed),

@@ -1,0 +1,86 @@
+//! What a purge names, and whose of it.
+
+use crate::http::fields::without_port;
+use crate::policy::Groups;
+use crate::policy::key::Place;
+
+/// What a purge names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    All,
+    /// Path and query as [`write_target`](crate::policy::key::write_target) writes them.
+    Url(Box<[u8]>),
+    /// The beginning of a path, or a path and the beginning of its query after a `?`.
+    Prefix(Box<str>),
+    Group(Box<str>),
+}
+
+impl Target {
+    /// The word for it on the admin port and in metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Url(_) => "url",
+            Self::Prefix(_) => "prefix",
+            Self::Group(_) => "group",
+        }
+    }
+}
+
+/// Whose responses a purge reaches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reach {
+    Any,
+    /// Of a host, whatever the scheme; of any port where none is named.
+    Host(Box<str>),
+    /// Of one origin, as [`Place::origin`] writes it.
+    Origin(Box<[u8]>),
+}
+
+impl Reach {
+    fn covers(&self, place: &Place<'_>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Origin(origin) => **origin == *place.origin,
+            Self::Host(host) => {
+                // Where the origin never sees a host, no key holds one.
+                place.host.is_empty()
+                    || [place.host, place.forwarded_host]
+                        .iter()
+                        .any(|known| is_same_host(known, host.as_bytes()))
+            }
+        }
+    }
+}
+
+fn is_same_host(known: &[u8], wanted: &[u8]) -> bool {
+    known.eq_ignore_ascii_case(wanted) || without_port(known).eq_ignore_ascii_case(wanted)
+}
+
+/// One purge.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Purge {
+    pub target: Target,
+    pub reach: Reach,
+}
+
+impl Purge {
+    pub fn covers(&self, place: &Place<'_>, groups: Option<&Groups>) -> bool {
+        let names = match &self.target {
+            Target::All => true,
+            Target::Url(target) => **target == *place.target,
+            Target::Prefix(prefix) => has_prefix(place, prefix),
+            Target::Group(name) => groups.is_some_and(|groups| groups.contains(name)),
+        };
+        names && self.reach.covers(place)
+    }
+}
+
+fn has_prefix(place: &Place<'_>, prefix: &str) -> bool {
+    match prefix.split_once('?') {
+        None => place.path.starts_with(prefix.as_bytes()),
+        Some((path, query)) => {
+            place.path == path.as_bytes() && place.query().starts_with(query.as_bytes())
+        }
+    }
+}
