@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(headers[X_FORWARDED_PROTO], "http");
         assert_eq!(headers[X_FORWARDED_HOST], "a.example");
         assert_eq!(headers[HOST], "a.example");
-        assert_eq!(headers[VIA], "1.1 iris-sidecar");
+        assert_eq!(headers[header::VIA], "1.1 iris-sidecar");
         assert!(!headers.contains_key("x-original-url") && !headers.contains_key(FORWARDED));
     }
 

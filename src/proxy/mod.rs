@@ -7,9 +7,10 @@
 //! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
 //! fetched head into the client's response.
 //!
-//! Beside that way: `ranges` cuts parts out of a body, `part` keeps partial responses and completes
-//! them; `invalidate` is what a write does to stored responses before its answer goes out; and
-//! `interim` passes on what the origin says before its final response.
+//! Beside that way: `ranges` cuts parts out of a body, `keep` stores partial responses and `part`
+//! answers from them and completes them; `learn` is what a 304 or a HEAD tells of stored responses,
+//! `invalidate` what a write does to them before its answer goes out; `interim` passes on what the
+//! origin says before its final response; `clean` and `hops` are what every message goes through.
 
 mod asked;
 mod body;
@@ -23,6 +24,7 @@ mod hops;
 mod inspect;
 mod interim;
 mod invalidate;
+mod keep;
 mod learn;
 mod miss;
 mod part;
