@@ -7,10 +7,12 @@ use crate::http::{EntityTag, dates, fields};
 
 /// Whether the client already has what `stored` describes: answer 304 instead of the body.
 ///
-/// `If-None-Match` decides alone where it is present (§13.2.2); comparison is weak (§13.1.2).
-pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
+/// `If-None-Match` decides alone where it is present (§13.2.2); comparison is weak (§13.1.2). `Date`
+/// stands in for a missing `Last-Modified` of what is stored, and of nothing else
+/// (RFC 9111 §4.3.2).
+pub fn is_not_modified(request: &HeaderMap, response: &HeaderMap, is_stored: bool) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
-        let own = stored
+        let own = response
             .get(ETAG)
             .and_then(|tag| EntityTag::parse(tag.as_bytes()));
         return fields::members(request, IF_NONE_MATCH).any(|member| {
@@ -25,7 +27,8 @@ pub fn is_not_modified(request: &HeaderMap, stored: &HeaderMap) -> bool {
     let Ok(Some(since)) = fields::single(request, &IF_MODIFIED_SINCE) else {
         return false;
     };
-    let modified = stored.get(LAST_MODIFIED).or_else(|| stored.get(DATE));
+    let date = || response.get(DATE).filter(|_| is_stored);
+    let modified = response.get(LAST_MODIFIED).or_else(date);
     match (dates::parse(since), modified.and_then(dates::parse)) {
         (Some(since), Some(modified)) => modified <= since,
         _ => false,
@@ -107,16 +110,18 @@ mod tests {
                     (name, HeaderValue::from_str(value).unwrap())
                 })
                 .collect();
-            assert_eq!(is_not_modified(&request, &stored), *expected, "{request:?}");
+            assert_eq!(
+                is_not_modified(&request, &stored, true),
+                *expected,
+                "{request:?}"
+            );
         }
     }
 
     #[test]
     fn date_stands_in_for_a_missing_last_modified() {
-        let stored = map(&[("date", EARLY)]);
-        assert!(is_not_modified(
-            &map(&[("if-modified-since", LATE)]),
-            &stored
-        ));
+        let (request, response) = (map(&[("if-modified-since", LATE)]), map(&[("date", EARLY)]));
+        assert!(is_not_modified(&request, &response, true));
+        assert!(!is_not_modified(&request, &response, false));
     }
 }

@@ -206,7 +206,7 @@ fn deliver(
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let not_modified = is_ok
         && conditional::is_conditional(request)
-        && conditional::is_not_modified(request, &headers);
+        && conditional::is_not_modified(request, &headers, true);
     let is_reused = note.collapsed || matches!(note.result, CacheResult::Hit | CacheResult::Stale);
     if is_reused && head.withholds {
         remove_named_by_no_cache(&mut headers, options);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{COOKIE, IF_NONE_MATCH, LAST_MODIFIED};
+use http::header::COOKIE;
 use http::{HeaderMap, Method, Response, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -131,11 +131,7 @@ impl Proxy {
                             let fits = self.fits(&asked, &options, &head);
                             match (fits, waiter.reader()) {
                                 (Fits::Yes, Some(reader)) => {
-                                    self.metrics.coalesced_waiters.inc();
-                                    let note = Note {
-                                        collapsed: true,
-                                        ..note
-                                    };
+                                    let note = self.collapsed(note);
                                     return self.stream(asked, &head, reader, note).await;
                                 }
                                 (Fits::Purged, _) => least = self.memory.purges().position(),
@@ -144,11 +140,7 @@ impl Proxy {
                         }
                         Outcome::Stored(entry) => match self.fits(&asked, &options, &entry.head) {
                             Fits::Yes => {
-                                self.metrics.coalesced_waiters.inc();
-                                let note = Note {
-                                    collapsed: true,
-                                    ..note
-                                };
+                                let note = self.collapsed(note);
                                 return self.give(&asked, &entry, note);
                             }
                             Fits::No => alone = Some(reason),
@@ -205,6 +197,15 @@ impl Proxy {
             (true, true) => Fits::Yes,
             (false, _) if stale_since.is_some() => Fits::Purged,
             _ => Fits::No,
+        }
+    }
+
+    /// Answered by another request's fetch.
+    fn collapsed(&self, note: Note) -> Note {
+        self.metrics.coalesced_waiters.inc();
+        Note {
+            collapsed: true,
+            ..note
         }
     }
 
@@ -329,13 +330,9 @@ impl Proxy {
         let (mut parts, body) = response.into_parts();
         note.write(&mut parts.headers);
         let conditional = policy::conditional::is_conditional(&asked.parts.headers);
-        // `Date` stands in for a missing Last-Modified of stored responses only (RFC 9111 §4.3.2).
-        let has_date = asked.parts.headers.contains_key(IF_NONE_MATCH)
-            || parts.headers.contains_key(LAST_MODIFIED);
         if conditional
-            && has_date
             && parts.status == StatusCode::OK
-            && policy::conditional::is_not_modified(&asked.parts.headers, &parts.headers)
+            && policy::conditional::is_not_modified(&asked.parts.headers, &parts.headers, false)
         {
             let mut short = Response::new(Body::Empty);
             *short.status_mut() = StatusCode::NOT_MODIFIED;
