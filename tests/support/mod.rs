@@ -7,6 +7,7 @@
 pub mod client;
 pub mod origin;
 pub mod process;
+pub mod ranged;
 pub mod redis;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use iris_sidecar::process::Sidecar;
 #[allow(unused_imports)]
 pub use client::{Client, Received};
 #[allow(unused_imports)]
-pub use origin::{Gate, Origin, Reply, Seen, Step, after, ok, reply};
+pub use origin::{Gate, Origin, Reply, Seen, Step, after, numbered, ok, reply};
 
 /// Nothing a test waits for takes as long as this.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -86,6 +86,11 @@ pub fn ok(body: impl AsRef<[u8]>, fields: &[(&str, &str)]) -> Reply {
     reply(200, body, fields)
 }
 
+/// A body that tells which of the origin's answers it is.
+pub fn numbered(seen: &Seen, fields: &[(&str, &str)]) -> Reply {
+    ok(format!("{}", seen.number), fields)
+}
+
 /// A whole response with its length.
 pub fn reply(status: u16, body: impl AsRef<[u8]>, fields: &[(&str, &str)]) -> Reply {
     let body = body.as_ref();
