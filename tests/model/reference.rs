@@ -15,22 +15,8 @@
 //! - C7: a stale answer is refreshed behind it.
 //! - C8: a range is asked for as a whole; of what may not be stored, once more as the client did.
 
+use super::kept::{HEURISTIC, Kept, Rules, directives, says, seconds};
 use super::world::{Answer, Ask, Fields, Heard, Plan, date, field, opaque, written};
-
-/// A stored response (§3), and when it was asked for and came.
-#[derive(Clone, Debug)]
-struct Kept {
-    path: &'static str,
-    /// The request fields that `Vary` names, and what its request said in them (§4.1).
-    selecting: Vec<(String, Option<String>)>,
-    status: u16,
-    fields: Fields,
-    body: String,
-    requested: u64,
-    received: u64,
-    stale_since: Option<u64>,
-    left_alone_until: u64,
-}
 
 /// What a client must see, and the origin with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +33,7 @@ pub struct Seen {
 #[derive(Debug)]
 pub struct Reference {
     kept: Vec<Kept>,
-    /// Whether clients' directives count.
-    obeys: bool,
-    /// The operator's `stale_if_error`.
-    stale_if_error: u64,
-    heuristic_cap: Option<u64>,
-    stores_cookies: bool,
+    rules: Rules,
 }
 
 /// Fields that are compared, beside those that a client sees by their own name in [`Seen`].
@@ -70,159 +51,11 @@ fn shown(fields: &Fields) -> Fields {
     SHOWN.into_iter().filter_map(line).collect()
 }
 
-const CAP: u64 = 1 << 31;
-
-/// The directives of a `Cache-Control` (§5.2): names in lower case, arguments without quotes.
-fn directives(fields: &Fields) -> Vec<(String, Option<String>)> {
-    let value = field(fields, "cache-control").unwrap_or("");
-    let words = value
-        .split(',')
-        .map(str::trim)
-        .filter(|word| !word.is_empty());
-    words
-        .map(|word| match word.split_once('=') {
-            Some((name, value)) => {
-                let value = value.trim().trim_matches('"').to_owned();
-                (name.trim().to_lowercase(), Some(value))
-            }
-            None => (word.to_lowercase(), None),
-        })
-        .collect()
-}
-
-fn says(fields: &Fields, name: &str) -> bool {
-    directives(fields).iter().any(|(known, _)| known == name)
-}
-
-/// A number of seconds (§1.2.2). Where one repeats, the smallest counts; what is no number is 0.
-fn seconds(fields: &Fields, name: &str) -> Option<u64> {
-    let all = directives(fields);
-    let given = all.iter().filter(|(known, _)| known == name);
-    given
-        .map(|(_, value)| {
-            let digits = value.as_deref().unwrap_or("");
-            let is_number = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit());
-            match is_number {
-                true => digits.parse::<u64>().unwrap_or(CAP).min(CAP),
-                false => 0,
-            }
-        })
-        .min()
-}
-
-/// Status codes that are heuristically cacheable (RFC 9110 §15.1) and that this origin sends.
-const HEURISTIC: [u16; 6] = [200, 203, 204, 301, 404, 410];
-
-impl Kept {
-    /// In milliseconds (§4.2.1); `None` where nobody says. What is `no-cache` is never fresh (§5.2.2.4).
-    fn lifetime(&self, of: &Reference) -> Option<u64> {
-        let stated = self.stated_lifetime(of)?;
-        Some(if says(&self.fields, "no-cache") {
-            0
-        } else {
-            stated
-        })
-    }
-
-    fn stated_lifetime(&self, of: &Reference) -> Option<u64> {
-        let fields = &self.fields;
-        if let Some(lifetime) = seconds(fields, "s-maxage").or(seconds(fields, "max-age")) {
-            return Some(lifetime * 1000);
-        }
-        let now = date(field(fields, "date").unwrap_or("")).unwrap_or(self.received);
-        if let Some(expires) = field(fields, "expires") {
-            return Some(date(expires).map_or(0, |expires| expires.saturating_sub(now) * 1000));
-        }
-        let cap = of.heuristic_cap?;
-        let modified = date(field(fields, "last-modified")?)?;
-        let may_guess = HEURISTIC.contains(&self.status) || says(fields, "public");
-        may_guess.then(|| (now.saturating_sub(modified) * 100).min(cap * 1000))
-    }
-
-    /// §4.2.3.
-    fn age(&self, now: u64) -> u64 {
-        let date_value = date(field(&self.fields, "date").unwrap_or(""));
-        let apparent_age = date_value.map_or(0, |date| self.received.saturating_sub(date));
-        let age_value = field(&self.fields, "age").and_then(|age| age.parse().ok());
-        let response_delay = self.received - self.requested;
-        let corrected_age_value = age_value.unwrap_or(0) + response_delay;
-        let corrected_initial_age = apparent_age.max(corrected_age_value);
-        corrected_initial_age + (now - self.received)
-    }
-
-    /// Milliseconds since it went stale; `None` while it is fresh (§4.2).
-    fn staleness(&self, of: &Reference, now: u64) -> Option<u64> {
-        let lifetime = self.lifetime(of).unwrap_or(0);
-        let by_age = (self.age(now) * 1000).checked_sub(lifetime);
-        by_age.max(self.stale_since.map(|since| (now - since) * 1000))
-    }
-
-    /// §4.2.4: whether no stale response may be made of it.
-    fn forbids_stale(&self) -> bool {
-        let names = [
-            "no-cache",
-            "must-revalidate",
-            "proxy-revalidate",
-            "s-maxage",
-        ];
-        names.iter().any(|name| says(&self.fields, name))
-    }
-
-    /// How many milliseconds it may be used while it is revalidated (RFC 5861 §3), and in the place of an error
-    /// (§4).
-    fn windows(&self, of: &Reference) -> (u64, u64) {
-        let fields = &self.fields;
-        let stated = (
-            seconds(fields, "stale-while-revalidate"),
-            seconds(fields, "stale-if-error"),
-        );
-        let forbidden = ["no-cache", "must-revalidate", "proxy-revalidate"];
-        if self.lifetime(of).is_none() || forbidden.iter().any(|name| says(fields, name)) {
-            return (0, 0);
-        }
-        let own = if says(fields, "s-maxage") {
-            0
-        } else {
-            of.stale_if_error
-        };
-        (stated.0.unwrap_or(0) * 1000, stated.1.unwrap_or(own) * 1000)
-    }
-
-    fn may_revalidate_behind(&self, of: &Reference, now: u64) -> bool {
-        let over = self.staleness(of, now);
-        over.is_some_and(|over| over < self.windows(of).0)
-    }
-
-    fn may_replace_error(&self, of: &Reference, now: u64) -> bool {
-        match self.staleness(of, now) {
-            None => true,
-            Some(over) => {
-                let (behind, on_error) = self.windows(of);
-                over < behind || over < on_error
-            }
-        }
-    }
-
-    fn has_validator(&self) -> bool {
-        ["etag", "last-modified"]
-            .iter()
-            .any(|name| field(&self.fields, name).is_some())
-    }
-}
-
 impl Reference {
-    pub fn new(
-        obeys: bool,
-        stale_if_error: u64,
-        heuristic_cap: Option<u64>,
-        stores_cookies: bool,
-    ) -> Self {
+    pub fn new(rules: Rules) -> Self {
         Self {
             kept: Vec::new(),
-            obeys,
-            stale_if_error,
-            heuristic_cap,
-            stores_cookies,
+            rules,
         }
     }
 
@@ -240,13 +73,13 @@ impl Reference {
     /// forbids it.
     fn may_store(&self, ask: &Ask, kept: &Kept) -> Result<(), bool> {
         let fields = &kept.fields;
-        if self.obeys && says(&ask.fields, "no-store") {
+        if self.rules.obeys && says(&ask.fields, "no-store") {
             return Err(false);
         }
         if says(fields, "no-store") || says(fields, "private") {
             return Err(true);
         }
-        if field(fields, "set-cookie").is_some() && !self.stores_cookies {
+        if field(fields, "set-cookie").is_some() && !self.rules.stores_cookies {
             return Err(true);
         }
         if field(fields, "vary") == Some("*") {
@@ -259,7 +92,7 @@ impl Reference {
             return Err(false);
         }
         let is_worth_it = kept.status < 400 && HEURISTIC.contains(&kept.status);
-        match kept.lifetime(self) {
+        match kept.lifetime(&self.rules) {
             Some(_) => Ok(()),
             None if is_worth_it && kept.has_validator() => Ok(()), // C3
             None => Err(true),
@@ -441,7 +274,7 @@ impl Reference {
     }
 
     fn read(&mut self, ask: &Ask, plan: &Plan, now: &mut u64, seen: &mut Seen) {
-        let wishes = if self.obeys {
+        let wishes = if self.rules.obeys {
             ask.fields.clone()
         } else {
             Vec::new()
@@ -452,7 +285,7 @@ impl Reference {
         if let Some(at) = selected {
             let kept = self.kept[at].clone();
             let age = kept.age(*now);
-            let lifetime = kept.lifetime(self).unwrap_or(0);
+            let lifetime = kept.lifetime(&self.rules).unwrap_or(0);
             let left = lifetime.saturating_sub(age * 1000);
             // §5.2.1.
             let too_old = no_cache || seconds(&wishes, "max-age").is_some_and(|limit| age > limit);
@@ -464,10 +297,10 @@ impl Reference {
                 bare || seconds(&wishes, "max-stale").is_some_and(|limit| over <= limit * 1000)
             };
             let is_left_alone = *now < kept.left_alone_until;
-            let over = kept.staleness(self, *now);
+            let over = kept.staleness(&self.rules, *now);
             let serves_stale = over.is_some_and(|over| {
                 let asked_for = takes_stale(over) && !no_cache && !kept.forbids_stale();
-                asked_for || (kept.may_revalidate_behind(self, *now) && !refuses(0))
+                asked_for || (kept.may_revalidate_behind(&self.rules, *now) && !refuses(0))
             });
             if over.is_none() && !refuses(left) {
                 return self.deliver_kept(ask, &kept, *now, seen);
@@ -482,8 +315,9 @@ impl Reference {
                 }
                 return;
             }
-            let on_error = over
-                .is_some_and(|over| over >= kept.windows(self).0 && over < kept.windows(self).1);
+            let on_error = over.is_some_and(|over| {
+                over >= kept.windows(&self.rules).0 && over < kept.windows(&self.rules).1
+            });
             if on_error && is_left_alone {
                 return self.deliver_kept(ask, &kept, *now, seen); // C5
             }
@@ -605,7 +439,7 @@ impl Reference {
                 is_error
                     && known
                         .as_ref()
-                        .is_some_and(|known| known.may_replace_error(self, *now))
+                        .is_some_and(|known| known.may_replace_error(&self.rules, *now))
             }
         };
         if failed {
@@ -614,7 +448,7 @@ impl Reference {
                 self.kept[at].left_alone_until = *now + 1;
             }
             match known {
-                Some(known) if known.may_replace_error(self, *now) => {
+                Some(known) if known.may_replace_error(&self.rules, *now) => {
                     self.deliver_kept(ask, &known, *now, shown);
                 }
                 _ => shown.status = 502,
