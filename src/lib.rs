@@ -24,7 +24,7 @@
 //! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (begun) · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
-//! | 1 | [`mod@http`] | wire vocabulary without policy |
+//! | 1 | [`mod@http`], [`tls`] | wire vocabulary without policy · whom we trust as a client |
 //! | 0 | [`clock`], [`error`] | time as a value · failures, and the one function that makes a response of one |
 //!
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
@@ -61,4 +61,5 @@ pub mod process;
 pub mod proxy;
 pub mod server;
 pub mod store;
+pub mod tls;
 pub mod upstream;

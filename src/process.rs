@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
@@ -18,8 +20,13 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Shared};
 use crate::server::Server;
+use crate::store::PurgeLog;
+use crate::store::second::redis::Settings;
+use crate::store::second::tier::Extent;
+use crate::store::second::{Patience, Redis, Second, SecondTier};
+use crate::tls;
 use crate::upstream::{Origin, Upstream};
 
 /// A running sidecar.
@@ -57,7 +64,12 @@ impl Sidecar {
                 clock.clone(),
             ))??,
         };
-        let proxy = Proxy::new(Arc::clone(&config), metrics, origin, clock);
+        let shared = background.wait_for(shared_with_fleet(
+            Arc::clone(&config),
+            Arc::clone(&metrics),
+            clock.clone(),
+        ))??;
+        let proxy = Proxy::new(Arc::clone(&config), metrics, origin, clock, shared);
         let draining = Arc::new(AtomicBool::new(false));
 
         // The admin port first: whoever sees the service port open may ask for its health.
@@ -115,6 +127,59 @@ async fn configured_origin(
         .await
         .context("the demo data could not be written")?;
     Ok(origin)
+}
+
+/// How long the start waits for Redis: without it, memory alone answers until it is there.
+const REDIS_AT_START: Duration = Duration::from_secs(1);
+
+/// What `[cache.redis]` brings.
+async fn shared_with_fleet(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+) -> anyhow::Result<Shared> {
+    let Some(redis) = &config.cache.redis else {
+        return Ok(Shared::default());
+    };
+    let tls = if redis.url.starts_with("rediss") {
+        let tls = tls::client(redis.ca_file.as_deref(), "cache.redis.ca_file");
+        Some(Arc::new(
+            tls.map_err(|message| anyhow!("[cache.redis]: {message}"))?,
+        ))
+    } else {
+        None
+    };
+    let settings = Settings {
+        url: redis.url.clone(),
+        prefix: redis.prefix.clone(),
+        connections: redis.connections,
+        tls,
+    };
+    let (events, heard) = mpsc::unbounded_channel();
+    let tier = Redis::connect(&settings, events)
+        .map_err(|error| anyhow!("[cache.redis] url: {error}"))?;
+    let patience = Patience {
+        read: redis.timeout,
+        failures: redis.breaker_failures,
+        open: redis.breaker_open,
+        queue: redis.queue,
+        ..Patience::default()
+    };
+    let extent = Extent {
+        prefix: redis.prefix.clone(),
+        max_object: redis.max_object,
+    };
+    let background = Handle::current();
+    let tier: Arc<dyn SecondTier> = Arc::new(tier);
+    let second = Second::start(tier, heard, extent, patience, metrics, &background);
+    let purges = Arc::new(PurgeLog::of_fleet(redis.max_silence, clock.now()));
+    let following = Arc::clone(&second).follow(Arc::clone(&purges), clock);
+    background.spawn(following);
+    if !second.becomes_usable(REDIS_AT_START).await {
+        warn!("[cache.redis]: Redis does not answer: memory alone answers until it does");
+    }
+    let second = Some(second);
+    Ok(Shared { purges, second })
 }
 
 /// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.

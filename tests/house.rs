@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 18] = [
     ("cli", 8),
     ("process", 8),
     ("server", 7),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 17] = [
     ("metrics", 3),
     ("policy", 2),
     ("http", 1),
+    ("tls", 1),
     ("clock", 0),
     ("error", 0),
     ("main", 9),

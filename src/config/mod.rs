@@ -4,6 +4,7 @@
 //! in range. Defaults live here, beside the meaning of each key.
 
 mod read;
+mod read_redis;
 mod read_routes;
 mod routes;
 mod source;
@@ -200,6 +201,8 @@ pub struct Cache {
     pub targeted_fields: Vec<HeaderName>,
     /// Whether clients do not get to see them.
     pub hide_targeted_fields: bool,
+    /// The tier that the fleet shares; `None` for an instance alone.
+    pub redis: Option<Redis>,
 }
 
 impl Default for Cache {
@@ -217,6 +220,51 @@ impl Default for Cache {
             ],
             targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
             hide_targeted_fields: false,
+            redis: None,
+        }
+    }
+}
+
+/// `[cache.redis]`: what the fleet shares, and how long it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// Server, Sentinels or cluster, with user, password and database.
+    pub url: String,
+    /// What every key begins with.
+    pub prefix: String,
+    pub connections: usize,
+    /// PEM file of the roots to trust instead of the platform's, for `rediss…://`.
+    pub ca_file: Option<PathBuf>,
+    /// For one look-up, with the question who fetches.
+    pub timeout: Duration,
+    /// Consecutive failures after which it is not asked, and for how long.
+    pub breaker_failures: u32,
+    pub breaker_open: Duration,
+    /// Writes that may wait; the next one is dropped.
+    pub queue: usize,
+    /// Bodies over this stay in memory alone.
+    pub max_object: u64,
+    /// How long what is in memory is trusted without hearing the fleet's purge log.
+    pub max_silence: Duration,
+    /// Bytes of the most used responses that are taken at start; 0 for none.
+    pub warm_up: u64,
+}
+
+impl Redis {
+    /// The defaults of one at this place.
+    pub fn at(url: String) -> Self {
+        Self {
+            url,
+            prefix: "iris:".to_owned(),
+            connections: 4,
+            ca_file: None,
+            timeout: Duration::from_millis(20),
+            breaker_failures: 5,
+            breaker_open: Duration::from_secs(10),
+            queue: 1024,
+            max_object: 1 << 20,
+            max_silence: Duration::from_secs(60),
+            warm_up: 0,
         }
     }
 }

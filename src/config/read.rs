@@ -8,6 +8,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue};
 use url::Url;
 
+use super::read_redis::redis;
 use super::read_routes::routes;
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 use super::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
@@ -71,7 +72,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
     config
 }
 
-fn set<T>(slot: &mut T, value: Option<T>) {
+pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
@@ -87,7 +88,7 @@ fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {
     );
 }
 
-fn count(section: &mut Section<'_, '_>, key: &'static str, slot: &mut usize) {
+pub(super) fn count(section: &mut Section<'_, '_>, key: &'static str, slot: &mut usize) {
     set(
         slot,
         section.integer(key, COUNT).map(|number| number as usize),
@@ -159,11 +160,6 @@ fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
         }
         *slot = Some(value);
     }
-    let readable = |text: &str| {
-        std::fs::File::open(text)
-            .is_ok()
-            .then(|| PathBuf::from(text))
-    };
     upstream.ca_file = section
         .parsed("ca_file", "the path of a readable PEM file", readable)
         .map(|at| at.value);
@@ -202,6 +198,13 @@ fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
     set(&mut upstream.header_bytes, header_bytes(&mut section));
     section.finish();
     present.then_some(upstream)
+}
+
+/// A file that is there, and may be read.
+pub(super) fn readable(text: &str) -> Option<PathBuf> {
+    std::fs::File::open(text)
+        .is_ok()
+        .then(|| PathBuf::from(text))
 }
 
 fn upstream_url(text: &str) -> Option<(Scheme, String, u16)> {
@@ -287,6 +290,7 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
         &mut cache.hide_targeted_fields,
         section.boolean("hide_targeted_fields"),
     );
+    cache.redis = redis(section.table("redis"), cache.max_object);
     // Whatever else carries a credential, this one does (RFC 9111 §3.5).
     if !cache.credential_fields.contains(&AUTHORIZATION) {
         cache.credential_fields.push(AUTHORIZATION);

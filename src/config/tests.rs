@@ -206,7 +206,13 @@ fn the_reference_shows_every_key_with_its_default() {
     assert_eq!(reference.admin, bare.admin);
     assert_eq!(reference.upstream, bare.upstream);
     assert_eq!(reference.origin, bare.origin);
-    assert_eq!(reference.cache, bare.cache);
+    let redis = reference.cache.redis.clone().unwrap();
+    assert_eq!(redis, Redis::at("redis://127.0.0.1:6379".to_owned()));
+    let alone = Cache {
+        redis: None,
+        ..reference.cache.clone()
+    };
+    assert_eq!(alone, bare.cache);
     assert_eq!(reference.limits, bare.limits);
     assert_eq!(reference.error_headers, bare.error_headers);
     let route = |config: &Config| {

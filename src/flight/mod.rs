@@ -131,6 +131,13 @@ impl Ticket {
         &self.key
     }
 
+    /// Whether others can find it.
+    pub fn is_listed(&self) -> bool {
+        let shard = self.flights.shard(&self.key);
+        let listed = shard.get(&self.key);
+        listed.is_some_and(|listed| Arc::ptr_eq(listed, &self.flight))
+    }
+
     /// The purge log's position when the flight began.
     pub fn stamp(&self) -> u64 {
         self.flight.stamp

@@ -24,6 +24,8 @@ pub enum Outcome {
     Streaming(Arc<Head>),
     /// The response is whole and stored.
     Stored(Arc<Entry>),
+    /// There is a response in the store by now: whoever waits looks there.
+    Found,
     /// The response is the leader's alone: everybody fetches.
     NotShared(Reason),
     Failed(Failure),

@@ -7,6 +7,7 @@
 
 mod families;
 pub mod latency;
+pub mod second;
 mod summary;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use families::{
     ReasonLabels, RequestLabels, TypeLabels,
 };
 use latency::Latency;
+use second::{SecondMetrics, SecondReadings};
 
 /// How a request was answered: the value of `X-Cache`, and a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub struct Readings {
     pub evictions: u64,
     pub upstream_connections: u64,
     pub breaker_is_open: bool,
+    /// `None` without Redis.
+    pub second: Option<SecondReadings>,
 }
 
 /// All families. One per process; shared by reference.
@@ -116,6 +120,7 @@ pub struct Metrics {
     results: Vec<Counter>,
     not_stored: Family<ReasonLabels, Counter>,
     pub coalesced_waiters: Counter,
+    pub second: SecondMetrics,
     refreshes: Family<OutcomeLabels, Counter>,
     purges: Family<PurgeLabels, Counter>,
     upstream_duration: Latency,
@@ -169,6 +174,7 @@ impl Metrics {
             results: Vec::new(),
             not_stored: Family::default(),
             coalesced_waiters: Counter::default(),
+            second: SecondMetrics::default(),
             refreshes: Family::default(),
             purges: Family::default(),
             upstream_duration: Latency::default(),
@@ -187,6 +193,7 @@ impl Metrics {
         };
         metrics.register_http(&mut registry, paths);
         metrics.register_cache(&mut registry);
+        metrics.second.register(&mut registry);
         metrics.register_upstream(&mut registry);
         metrics.register_origin(&mut registry);
         metrics.registry = registry;
@@ -332,6 +339,7 @@ impl Metrics {
         set(&gauges.flights, readings.flights);
         set(&gauges.upstream_connections, readings.upstream_connections);
         set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
+        self.second.show(readings.second.unwrap_or_default());
         gauges
             .evictions
             .inner()

@@ -5,6 +5,8 @@
 pub enum Reason {
     /// A stored response within its freshness lifetime.
     Fresh,
+    /// The same, taken from the tier that the fleet shares.
+    SecondTier,
     StaleWhileRevalidate,
     StaleIfError,
     /// Stale, and the client said that it takes it (`max-stale`).
@@ -53,8 +55,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::Fresh,
+        Self::SecondTier,
         Self::StaleWhileRevalidate,
         Self::StaleIfError,
         Self::MaxStale,
@@ -94,6 +97,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",
+            Self::SecondTier => "second-tier",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
             Self::StaleIfError => "stale-if-error",
             Self::MaxStale => "max-stale",

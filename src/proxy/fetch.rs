@@ -18,11 +18,13 @@ use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Options, Reason, RequestView, StoredView, update};
+use crate::store::second::{Lease, Outcome as LeaseOutcome};
 use crate::store::{Entry, Head};
 use crate::upstream::{OriginBody, empty};
 
 use super::clean::clean_response;
 use super::exchange::Exchange;
+use super::fleet::{About, Consulted};
 use super::forward::{Conditions, unconditional};
 use super::part::Beginning;
 use super::{Proxy, inspect};
@@ -39,6 +41,8 @@ pub(super) enum Led {
         entry: Arc<Entry>,
         status: StatusCode,
     },
+    /// The second tier had it, and it is stored here now.
+    Found(Arc<Entry>),
     /// It is this request's alone.
     Own {
         response: Response<OriginBody>,
@@ -103,6 +107,8 @@ pub(super) struct Fetch {
     pub begun: Option<Beginning>,
     /// `None`: a refresh behind a stale answer.
     pub leader: Option<oneshot::Sender<Led>>,
+    /// Others can wait for it, in this process and in the fleet.
+    pub is_shared: bool,
 }
 
 /// A fetch after its request was sent.
@@ -117,6 +123,8 @@ pub(super) struct Fetching {
     /// A refresh behind a stale answer.
     pub is_background: bool,
     pub exchange: Exchange,
+    /// For whom else this fetch is, until they have been told.
+    pub lease: Option<Lease>,
     /// The same request without our conditions, for an origin that answers them with nonsense.
     again: Option<Request<()>>,
 }
@@ -130,16 +138,51 @@ impl Fetch {
             client_headers,
             primary,
             key,
-            request,
+            mut request,
             ticket,
-            validation,
-            begun,
+            mut validation,
+            mut begun,
             leader,
+            is_shared,
         } = self;
+        let mut lease = None;
+        let mut stamp = ticket.stamp();
+        let second = proxy.second.as_ref().filter(|second| is_shared && second.is_usable());
+        if let Some(second) = second {
+            let about = About {
+                primary: &primary,
+                request: &client_headers,
+                options: &options,
+                is_apart: ticket.key().len() > key.len(),
+                is_background: leader.is_none(),
+            };
+            let known = match proxy.consult(second, &about).await {
+                Consulted::Promoted(entry) => return found(&proxy, ticket, leader, entry),
+                Consulted::Fetch { lease: got, known } => {
+                    lease = got;
+                    known
+                }
+            };
+            // That took a while, and the fetch begins now: what was purged meanwhile is not to be
+            // confirmed.
+            stamp = proxy.purge_position();
+            let is_current = |entry: &Entry| proxy.memory.is_current(&primary, entry);
+            if validation.is_none() && begun.is_none() {
+                validation = known.map(Validation::of);
+            }
+            validation = validation.filter(|validation| is_current(&validation.entry));
+            begun = begun.filter(|begun| is_current(&begun.part));
+            let conditions = match (&validation, &begun) {
+                (Some(validation), _) => validation.conditions(),
+                (None, Some(begun)) => begun.conditions(),
+                (None, None) => Conditions::Drop,
+            };
+            conditions.apply(request.headers_mut());
+        }
         let asks = begun.is_some() || validation.as_ref().is_some_and(Validation::asks);
         let again = asks.then(|| without_conditions(&request));
         let mut exchange = Exchange {
-            stamp: ticket.stamp(),
+            stamp,
             ..Exchange::begin(&proxy)
         };
         let answer = proxy.origin.answer(request).await;
@@ -155,12 +198,28 @@ impl Fetch {
             ticket,
             is_background: leader.is_none(),
             leader,
+            lease,
         };
         match answer {
             Ok(response) => asked.headed(response, validation, begun).await,
             Err(failure) => asked.failed(failure, validation.as_ref()),
         }
     }
+}
+
+/// The second tier had it: whoever waits finds it in the store.
+fn found(
+    proxy: &Proxy,
+    ticket: Ticket,
+    leader: Option<oneshot::Sender<Led>>,
+    entry: Arc<Entry>,
+) {
+    ticket.publish(Outcome::Found);
+    match leader {
+        Some(leader) => drop(leader.send(Led::Found(entry))),
+        None => proxy.metrics.refreshed(Refresh::Replaced),
+    }
+    ticket.finish(Ok(None));
 }
 
 fn without_conditions<B>(request: &Request<B>) -> Request<()> {
@@ -292,7 +351,7 @@ impl Fetching {
     }
 
     /// The stored response, updated by the 304 (RFC 9111 §4.3.4).
-    fn confirmed(self, headers: &HeaderMap, validation: &Validation) {
+    fn confirmed(mut self, headers: &HeaderMap, validation: &Validation) {
         let stored = &validation.entry;
         let (request, options) = (&self.client_headers, &self.options);
         let (entry, judged) = self
@@ -327,6 +386,10 @@ impl Fetching {
         status: StatusCode,
         may_store: Result<(), Reason>,
     ) {
+        self.release(match may_store {
+            Ok(()) => LeaseOutcome::Dropped,
+            Err(_) => LeaseOutcome::NotStorable,
+        });
         let is_reusable = StoredView::of(&entry.head.record).is_reusable(self.exchange.received);
         self.ticket.publish(match may_store {
             Ok(()) if is_reusable => Outcome::Stored(Arc::clone(&entry)),
@@ -356,6 +419,11 @@ impl Fetching {
         reason: Reason,
         validation: Option<&Validation>,
     ) {
+        self.release(match reason {
+            Reason::TooLarge => LeaseOutcome::TooLarge,
+            Reason::Budget => LeaseOutcome::Dropped,
+            _ => LeaseOutcome::NotStorable,
+        });
         self.not_stored(reason);
         self.refreshed(Refresh::NotStored);
         let until = self
@@ -393,6 +461,7 @@ impl Fetching {
     /// Failed: stale stands in where it may, and is left alone for a moment.
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
         self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
+        self.release(LeaseOutcome::Failed);
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
         self.tell(Led::Failed(failure));
@@ -403,6 +472,13 @@ impl Fetching {
         if let Some(leader) = self.leader.take() {
             // A leader that has left gets nothing, and the rest goes on without it.
             let _ = leader.send(led);
+        }
+    }
+
+    /// Tells the rest of the fleet how it ended, if nobody has yet.
+    pub(super) fn release(&mut self, outcome: LeaseOutcome) {
+        if let Some(lease) = self.lease.take() {
+            lease.end(outcome);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::http::fields::strip_hop_by_hop;
 use crate::metrics::Refresh;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Reason, StoredView};
+use crate::store::second::Outcome as LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
@@ -73,7 +74,7 @@ impl Fetching {
     }
 
     async fn stream(
-        self,
+        mut self,
         head: &Head,
         mut body: OriginBody,
         length: Option<u64>,
@@ -115,6 +116,11 @@ impl Fetching {
                     Reason::TooLarge
                 } else {
                     Reason::Budget
+                });
+                self.release(if is_too_large {
+                    LeaseOutcome::TooLarge
+                } else {
+                    LeaseOutcome::Dropped
                 });
                 self.ticket.pass_through();
                 storing = false;
@@ -235,8 +241,10 @@ impl Fetching {
     }
 
     /// Stores it, unless a purge came while it was fetched.
-    pub(super) fn keep(&self, entry: Arc<Entry>) {
-        self.proxy.keep(&self.primary, &self.client_headers, entry);
+    pub(super) fn keep(&mut self, entry: Arc<Entry>) {
+        let lease = self.lease.take();
+        self.proxy
+            .keep(&self.primary, &self.client_headers, entry, lease);
         self.proxy.forget_part(&self.primary);
     }
 }

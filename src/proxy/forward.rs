@@ -156,7 +156,7 @@ impl Forwarding {
             headers.insert(UPGRADE, protocol);
             headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        apply(conditions, &mut headers);
+        conditions.apply(&mut headers);
         headers
     }
 
@@ -266,12 +266,14 @@ fn only(headers: &HeaderMap, allowed: &[HeaderName]) -> HeaderMap {
         .collect()
 }
 
-fn apply(conditions: Conditions<'_>, headers: &mut HeaderMap) {
-    if matches!(conditions, Conditions::Pass) {
+impl Conditions<'_> {
+    /// Puts them in the place of the client's own.
+    pub fn apply(self, headers: &mut HeaderMap) {
+    if matches!(self, Conditions::Pass) {
         return;
     }
     unconditional(headers);
-    match conditions {
+    match self {
         Conditions::Pass | Conditions::Drop => {}
         Conditions::Validate {
             etag,
@@ -285,6 +287,7 @@ fn apply(conditions: Conditions<'_>, headers: &mut HeaderMap) {
             set(headers, RANGE, range.ok());
             set(headers, IF_RANGE, Some(etag.clone()));
         }
+    }
     }
 }
 

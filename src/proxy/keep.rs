@@ -203,7 +203,7 @@ impl Keeping {
             .exchange
             .head(status, &headers, self.lifetimes, request, options);
         let entry = Arc::new(Entry::assemble(&head, &body, None, memory.charge()).ok()?);
-        let is_stored = self.proxy.keep(&place, request, Arc::clone(&entry));
+        let is_stored = self.proxy.keep(&place, request, Arc::clone(&entry), None);
         if is_whole {
             memory.forget(&part_key(&self.primary));
         }

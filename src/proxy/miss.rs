@@ -146,6 +146,11 @@ impl Proxy {
                             Fits::No => alone = Some(reason),
                             Fits::Purged => least = self.memory.purges().position(),
                         },
+                        Outcome::Found => {
+                            if let Some(served) = self.stored_meanwhile(&asked, &options) {
+                                return served;
+                            }
+                        }
                         Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
                         Outcome::Failed(failure) => {
                             return self.stale_or_failure(&asked, stored.as_ref(), &failure, note);
@@ -305,6 +310,7 @@ impl Proxy {
                 };
                 self.give(&asked, &entry, note)
             }
+            Led::Found(entry) => self.found(asked, &entry, note),
             // The whole may not be kept or is too large: what the client wants of it is asked for.
             Led::Own { response, .. }
                 if response.status() == StatusCode::OK && asked.wants_part() =>
@@ -322,6 +328,29 @@ impl Proxy {
             }
             Led::Failed(failure) => self.stale_or_failure(&asked, stored.as_ref(), &failure, note),
         }
+    }
+
+    /// A response that the second tier had: as if it had been here all the time.
+    fn found(
+        self: &Arc<Self>,
+        mut asked: Asked,
+        entry: &Arc<Entry>,
+        note: Note,
+    ) -> (Response<Body>, Note) {
+        let options = asked.options().cloned().unwrap_or_default();
+        let now = self.clock.now();
+        let decision = policy::decide(asked.view(), Some(entry.view()), &options, now);
+        let fresh = Reason::SecondTier;
+        let served = self.reuse_as(fresh, entry, decision, &asked.parts, &options, now);
+        let Some((response, note)) = served else {
+            // It was usable when it was taken.
+            return self.give(&asked, entry, note);
+        };
+        if note.result == CacheResult::Stale && self.may_refresh(entry, now) {
+            asked.ear = None;
+            self.refresh(&asked, entry);
+        }
+        (response, note)
     }
 
     /// A response for this client alone; its own condition is still answered by us, for the
@@ -345,7 +374,9 @@ impl Proxy {
 
     /// Whether a stored response may stand in for a failed origin: nothing has purged it meanwhile.
     pub(super) fn may_stand_in(&self, primary: &[u8], entry: &Entry, now: Timestamp) -> bool {
-        self.memory.is_current(primary, entry) && policy::decide::usable_on_error(entry.view(), now)
+        self.memory.is_current(primary, entry)
+            && self.memory.is_trusted(entry, now)
+            && policy::decide::usable_on_error(entry.view(), now)
     }
 
     /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.

@@ -19,6 +19,7 @@ pub mod deliver;
 mod exchange;
 mod fetch;
 mod fill;
+mod fleet;
 mod forward;
 mod hops;
 mod inspect;
@@ -38,14 +39,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::flight::Flights;
+use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
 use crate::policy::Reason;
-use crate::store::{Entry, Memory};
+use crate::store::second::{Lease, Outcome, Second};
+use crate::store::{Entry, Memory, PurgeLog};
 use crate::upstream::Origin;
 
 pub use body::Body;
@@ -58,11 +61,20 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     clock: Clock,
     memory: Memory,
+    /// What the fleet shares; `None` for an instance alone.
+    second: Option<Arc<Second>>,
     flights: Arc<Flights>,
     origin: Arc<dyn Origin>,
     forwarding: forward::Forwarding,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
+}
+
+/// What is shared with the rest of the fleet: by default nothing.
+#[derive(Default)]
+pub struct Shared {
+    pub purges: Arc<PurgeLog>,
+    pub second: Option<Arc<Second>>,
 }
 
 /// Who is at the other end of a connection.
@@ -79,9 +91,11 @@ impl Proxy {
         metrics: Arc<Metrics>,
         origin: Arc<dyn Origin>,
         clock: Clock,
+        shared: Shared,
     ) -> Arc<Self> {
         Arc::new(Self {
-            memory: Memory::new(config.cache.memory, config.cache.max_object),
+            memory: Memory::new(config.cache.memory, config.cache.max_object, shared.purges),
+            second: shared.second,
             flights: Flights::new(config.cache.max_flights),
             forwarding: forward::Forwarding::new(&config),
             is_sweeping: AtomicBool::new(false),
@@ -102,11 +116,30 @@ impl Proxy {
         }
     }
 
-    /// Stores a response, unless a purge came after its fetch had begun; `false` then.
-    fn keep(&self, key: &[u8], request: &HeaderMap, entry: Arc<Entry>) -> bool {
-        let is_stored = self.memory.insert(key, request, entry);
+    /// Stores a response, unless a purge came after its fetch had begun; `false` then. What is
+    /// whole goes to the second tier too, and the lease of its fetch ends with that.
+    fn keep(
+        &self,
+        key: &[u8],
+        request: &HeaderMap,
+        entry: Arc<Entry>,
+        lease: Option<Lease>,
+    ) -> bool {
+        let is_stored = self.memory.insert(key, request, Arc::clone(&entry));
         if !is_stored {
             self.metrics.not_stored(Reason::Purged);
+        }
+        let is_whole = entry.head.status != StatusCode::PARTIAL_CONTENT;
+        match &self.second {
+            Some(second) if is_stored && is_whole => {
+                let stamp = self.memory.purges().stamp_of(entry.head.stamp);
+                second.put(key, entry, stamp, lease, self.clock.now());
+            }
+            _ => {
+                if let Some(lease) = lease {
+                    lease.end(Outcome::Dropped);
+                }
+            }
         }
         is_stored
     }
@@ -123,6 +156,22 @@ impl Proxy {
             evictions: self.memory.evictions(),
             upstream_connections,
             breaker_is_open,
+            second: self.second_readings(),
         }
+    }
+
+    fn second_readings(&self) -> Option<SecondReadings> {
+        let second = self.second.as_ref()?;
+        let purges = self.memory.purges();
+        let silence = purges.heard().map(|heard| self.clock.now().since(heard));
+        Some(SecondReadings {
+            breaker_is_open: second.breaker_is_open(),
+            is_heard: second.is_heard(),
+            position: purges.cursor().stamp.position,
+            silence_ms: silence.map_or(0, |silence| silence.as_millis() as u64),
+            pending: purges.pending() as u64,
+            queued: second.queued() as u64,
+            waiting: second.waiting() as u64,
+        })
     }
 }

@@ -312,9 +312,22 @@ impl Proxy {
         options: &Options,
         now: Timestamp,
     ) -> Option<(Response<Body>, Note)> {
+        self.reuse_as(Reason::Fresh, entry, decision, parts, options, now)
+    }
+
+    /// As [`Proxy::reuse`], where a hit has this reason.
+    pub(super) fn reuse_as(
+        &self,
+        fresh: Reason,
+        entry: &Arc<Entry>,
+        decision: Decision,
+        parts: &request::Parts,
+        options: &Options,
+        now: Timestamp,
+    ) -> Option<(Response<Body>, Note)> {
         let stored = entry.view();
         let (result, reason) = match decision {
-            Decision::Hit { .. } => (CacheResult::Hit, Reason::Fresh),
+            Decision::Hit { .. } => (CacheResult::Hit, fresh),
             Decision::StaleHit { reason, .. } => (CacheResult::Stale, reason),
             // The origin has just failed for this: it is given a pause, and stale stands in.
             Decision::Miss { on_error: true, .. } if !self.may_refresh(entry, now) => {
@@ -338,7 +351,7 @@ impl Proxy {
     }
 
     /// Starts a fetch behind a stale answer, unless one is under way (RFC 5861 §3).
-    fn refresh(self: &Arc<Self>, asked: &Asked, entry: &Arc<Entry>) {
+    pub(super) fn refresh(self: &Arc<Self>, asked: &Asked, entry: &Arc<Entry>) {
         if let Ok(Boarding::Lead(ticket)) = self.board(asked, 0, || None::<()>) {
             let validation = Validation::of(Arc::clone(entry));
             match self.fetch(asked, ticket, Some(validation), None) {
@@ -384,6 +397,7 @@ impl Proxy {
             (None, None) => Conditions::Drop,
         };
         let request = self.request_for(asked, conditions)?;
+        let is_shared = ticket.is_listed();
         Ok(Fetch {
             proxy: Arc::clone(self),
             options: asked.options().cloned().unwrap_or_default(),
@@ -395,6 +409,7 @@ impl Proxy {
             validation,
             begun,
             leader,
+            is_shared,
         })
     }
 }

@@ -104,14 +104,15 @@ pub struct Memory {
     cache: Cache<Key, Slot, ByCost, DefaultHashBuilder, CountEvictions>,
     evictions: CountEvictions,
     ledger: Arc<Ledger>,
-    purges: PurgeLog,
+    purges: Arc<PurgeLog>,
     /// Held while a list of variants is read, changed and put back.
     variants: Mutex<()>,
 }
 
 impl Memory {
-    /// A tier for `budget` bytes, what is in flight included, and bodies up to `max_object`.
-    pub fn new(budget: u64, max_object: u64) -> Self {
+    /// A tier for `budget` bytes, what is in flight included, and bodies up to `max_object`, judged
+    /// by `purges`.
+    pub fn new(budget: u64, max_object: u64, purges: Arc<PurgeLog>) -> Self {
         let in_flight = (budget / 8).max(2 * max_object).min(budget / 2);
         let capacity = budget - in_flight;
         // An object is at most a quarter of a shard, or one shard's ill luck evicts it at once.
@@ -143,7 +144,7 @@ impl Memory {
             cache,
             evictions,
             ledger: Ledger::new(budget),
-            purges: PurgeLog::default(),
+            purges,
             variants: Mutex::new(()),
         }
     }
@@ -154,7 +155,7 @@ impl Memory {
     }
 
     /// What was made unusable, and when.
-    pub fn purges(&self) -> &PurgeLog {
+    pub fn purges(&self) -> &Arc<PurgeLog> {
         &self.purges
     }
 
@@ -197,13 +198,19 @@ impl Memory {
         Place::of(key).map_or(Judgement::Untouched, judge)
     }
 
-    /// The entry under exactly this key, unless a purge has made it unusable.
-    fn get_entry(&self, key: &[u8], entry: Arc<Entry>) -> Option<Arc<Entry>> {
-        if self.is_current(key, &entry) {
-            return Some(entry);
+    /// Whether `entry` may be used as far as the fleet's purges are known.
+    pub fn is_trusted(&self, entry: &Entry, now: Timestamp) -> bool {
+        self.purges.is_trusted(entry.head.record.born, now)
+    }
+
+    /// The entry under exactly this key, unless a purge has made it unusable or may have done so
+    /// unheard.
+    fn get_entry(&self, key: &[u8], entry: Arc<Entry>, now: Timestamp) -> Option<Arc<Entry>> {
+        if !self.is_current(key, &entry) {
+            self.remove_under(key, &entry);
+            return None;
         }
-        self.remove_under(key, &entry);
-        None
+        self.is_trusted(&entry, now).then_some(entry)
     }
 
     /// Looks up `key`, a primary key, for a request with these fields. Where the response has
@@ -211,7 +218,7 @@ impl Memory {
     pub fn get(&self, key: &mut KeyBytes, request: &HeaderMap, now: Timestamp) -> Found {
         match self.cache.get(&key[..]) {
             None => Found::Nothing,
-            Some(Slot::Entry(entry)) => match self.get_entry(key, entry) {
+            Some(Slot::Entry(entry)) => match self.get_entry(key, entry, now) {
                 Some(entry) => Found::Entry(entry),
                 None => Found::Nothing,
             },
@@ -242,7 +249,7 @@ impl Memory {
             append_selecting(&variant.names, request, key);
             match self.cache.get(&key[..]) {
                 Some(Slot::Entry(entry)) => {
-                    let found = self.get_entry(key, entry);
+                    let found = self.get_entry(key, entry, now);
                     if let (Some(found), true) = (&found, variants.is_uniform) {
                         return Found::Entry(Arc::clone(found));
                     }

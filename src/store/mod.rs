@@ -1,10 +1,6 @@
 //! Stored responses: what one is made of ([`entry`]), the bytes that all of them may take
-//! ([`ledger`]), the tier that holds them in memory ([`memory`]), and what was made unusable
-//! ([`purge`]).
-//!
-//! The second tier is begun and not in use: its codec ([`codec`]) and its seam ([`second`]) stand
-//! and are tested, but no request reaches them before purges do (a value in Redis must never
-//! outlive one), so that `[cache.redis]` is still refused.
+//! ([`ledger`]), the tier that holds them in memory ([`memory`]), the tier that the fleet shares
+//! ([`second`]) with its values' layout ([`codec`]), and what was made unusable ([`purge`]).
 
 pub mod codec;
 pub mod entry;

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use http::uri::Scheme;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -100,34 +99,7 @@ impl Connector {
 }
 
 fn tls_config(config: &config::Upstream) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match &config.ca_file {
-        Some(file) => {
-            let shown = file.display();
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| format!("{shown}: {error}"))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| format!("{shown}: {error}"))?;
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-        }
-    }
-    if roots.is_empty() {
-        return Err(
-            "no root certificates: install ca-certificates, or set upstream.ca_file".to_owned(),
-        );
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let mut tls = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut tls = crate::tls::client(config.ca_file.as_deref(), "upstream.ca_file")?;
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(tls)
 }

@@ -5,6 +5,7 @@
 #![allow(dead_code)]
 
 pub mod client;
+pub mod fleet;
 pub mod origin;
 pub mod process;
 pub mod ranged;

@@ -45,6 +45,11 @@ impl RedisServer {
         server
     }
 
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     /// Starts it on its port, for the first time or again.
     pub async fn launch(&mut self) {
         let port = self.port.to_string();

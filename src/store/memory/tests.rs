@@ -51,7 +51,7 @@ fn get(memory: &Memory, request: &HeaderMap) -> Found {
 
 #[test]
 fn each_variant_is_found_by_its_own_request_fields() {
-    let memory = Memory::new(4 << 20, 1 << 19);
+    let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     for language in ["de", "en"] {
         assert!(memory.insert(
             b"k",
@@ -72,7 +72,7 @@ fn each_variant_is_found_by_its_own_request_fields() {
 
 #[test]
 fn a_miss_among_variants_leaves_the_variants_key() {
-    let memory = Memory::new(4 << 20, 1 << 19);
+    let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     assert!(memory.insert(
         b"k",
         &request("de"),
@@ -86,7 +86,7 @@ fn a_miss_among_variants_leaves_the_variants_key() {
 
 #[test]
 fn variants_are_bounded_and_the_oldest_makes_room() {
-    let memory = Memory::new(4 << 20, 1 << 19);
+    let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     let languages: Vec<HeaderMap> = (0..=MAX_VARIANTS)
         .map(|at| {
             let value = HeaderValue::try_from(format!("l{at}")).unwrap();
@@ -103,7 +103,7 @@ fn variants_are_bounded_and_the_oldest_makes_room() {
 
 #[test]
 fn a_mark_lasts_its_time_and_can_leave_the_stored_alone() {
-    let memory = Memory::new(4 << 20, 1 << 19);
+    let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     let none = HeaderMap::new();
     memory.mark_not_shared(b"k", Timestamp::from_millis(5), Reason::NoStore, false);
     assert!(matches!(
@@ -125,7 +125,7 @@ fn a_mark_lasts_its_time_and_can_leave_the_stored_alone() {
 
 #[test]
 fn the_budget_is_kept_and_evictions_are_counted() {
-    let memory = Memory::new(4 << 20, 1 << 16);
+    let memory = Memory::new(4 << 20, 1 << 16, Arc::default());
     for number in 0_u32..500 {
         let body = vec![0; 30_000];
         assert!(memory.insert(
@@ -141,7 +141,7 @@ fn the_budget_is_kept_and_evictions_are_counted() {
 
 #[test]
 fn bytes_of_an_evicted_response_count_while_it_is_read() {
-    let memory = Memory::new(4 << 20, 1 << 16);
+    let memory = Memory::new(4 << 20, 1 << 16, Arc::default());
     let none = HeaderMap::new();
     assert!(memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[])));
     let Found::Entry(reader) = get(&memory, &none) else {
@@ -155,7 +155,7 @@ fn bytes_of_an_evicted_response_count_while_it_is_read() {
 
 #[test]
 fn what_a_purge_reached_is_neither_found_nor_put_back() {
-    let memory = Memory::new(4 << 20, 1 << 19);
+    let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     let mut key = KeyBytes::new();
     KeyParts {
         scheme: "http",

@@ -100,7 +100,7 @@ pub enum Judgement {
 }
 
 impl Judgement {
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Gone, _) | (_, Self::Gone) => Self::Gone,
             (Self::StaleSince(one), Self::StaleSince(other)) => Self::StaleSince(one.min(other)),
@@ -166,6 +166,13 @@ pub struct Book {
 }
 
 impl Book {
+    /// One that knows nothing of what was said up to `floor`.
+    pub fn forgetting(floor: u64) -> Self {
+        let mut book = Self::default();
+        book.floor.add(Mode::Hard, floor, Timestamp::EPOCH);
+        book
+    }
+
     pub fn add(&mut self, purge: Purge, mode: Mode, position: u64, at: Timestamp) {
         if let Some(name) = self.names.of(&purge) {
             self.named.entry(name).or_default().add(mode, position, at);

@@ -5,14 +5,21 @@
 //! fetch began. So one purge costs the same whatever is stored, reaches what is still being
 //! fetched, and cannot be overtaken by a fill. An entry remembers up to which position it was
 //! judged: as long as nothing is purged, a hit compares two numbers.
+//!
+//! In a fleet the log is also a stream in Redis, which every instance follows ([`fleet`]). Trust in
+//! what is stored here follows how long ago that log was heard.
 
 mod book;
+pub mod fleet;
 mod named;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::clock::Timestamp;
 use crate::policy::Groups;
@@ -20,29 +27,90 @@ use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
 use book::Book;
+use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
 
 pub use book::{Judgement, Seen};
 pub use named::{Purge, Reach, Target};
 
-/// The log of this process.
-#[derive(Debug, Default)]
+/// Heard always: there is no fleet to hear from.
+const ALONE: u64 = u64::MAX;
+
+/// The log of this process, and what it knows of the fleet's.
+#[derive(Debug)]
 pub struct PurgeLog {
     /// Of the latest purge; 0 before the first.
     position: AtomicU64,
-    book: RwLock<Book>,
+    /// Unix milliseconds up to which all purges of the fleet are known here.
+    heard: AtomicU64,
+    /// How long what is stored is trusted without hearing the fleet's log.
+    max_silence: Duration,
+    state: RwLock<State>,
+    /// Somebody has queued a purge for the fleet.
+    queued: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    book: Book,
+    fleet: Option<Fleet>,
+}
+
+impl Default for PurgeLog {
+    /// Of a process without a fleet.
+    fn default() -> Self {
+        Self {
+            position: AtomicU64::new(0),
+            heard: AtomicU64::new(ALONE),
+            max_silence: Duration::MAX,
+            state: RwLock::default(),
+            queued: Notify::new(),
+        }
+    }
 }
 
 impl PurgeLog {
+    /// Of one instance of a fleet that has heard nothing of its log yet.
+    pub fn of_fleet(max_silence: Duration, now: Timestamp) -> Self {
+        let state = State {
+            fleet: Some(Fleet::default()),
+            ..State::default()
+        };
+        Self {
+            heard: AtomicU64::new(now.as_millis()),
+            max_silence,
+            state: RwLock::new(state),
+            ..Self::default()
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Of the latest purge: what is fetched from now on is newer than it.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
     }
 
-    /// Writes a purge down; its position. Whoever asks after this returns sees it.
+    /// Writes a purge down; its position. Whoever asks after this returns sees it; the rest of the
+    /// fleet when [`PurgeLog::has_published`] says so.
     pub fn append(&self, purge: Purge, mode: Mode, now: Timestamp) -> u64 {
-        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.write();
+        let position = self.add(&mut state.book, purge.clone(), mode, now);
+        if let Some(fleet) = &mut state.fleet {
+            fleet.queue(purge, mode, now, position);
+            self.queued.notify_one();
+        }
+        position
+    }
+
+    fn add(&self, book: &mut Book, purge: Purge, mode: Mode, at: Timestamp) -> u64 {
         let position = self.position.load(Ordering::Relaxed) + 1;
-        book.add(purge, mode, position, now);
+        book.add(purge, mode, position, at);
         self.position.store(position, Ordering::Release);
         position
     }
@@ -54,8 +122,8 @@ impl PurgeLog {
         groups: Option<&Groups>,
         seen: Seen,
     ) -> (Judgement, u64) {
-        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
-        let found = book.judge(place, groups, seen);
+        let state = self.read();
+        let found = state.book.judge(place, groups, seen);
         (found, self.position.load(Ordering::Relaxed))
     }
 
@@ -69,5 +137,92 @@ impl PurgeLog {
         since < asked
             && Place::of(key)
                 .is_some_and(|place| self.judge(&place, groups, seen).0 == Judgement::Gone)
+    }
+    /// Whether what was fetched at `born` may be used now: the fleet's log was heard since then, or
+    /// not too long ago (`max_silence`).
+    pub fn is_trusted(&self, born: Timestamp, now: Timestamp) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        heard == ALONE
+            || now.since(Timestamp::from_millis(heard).max(born)) <= self.max_silence
+    }
+
+    /// Unix milliseconds up to which the fleet's purges are known; `None` without a fleet.
+    pub fn heard(&self) -> Option<Timestamp> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        (heard != ALONE).then(|| Timestamp::from_millis(heard))
+    }
+
+    /// Waits until a purge is queued for the fleet.
+    pub async fn queued(&self) {
+        self.queued.notified().await;
+    }
+
+    /// What the fleet's log makes of a value with this stamp, and the local position that this
+    /// holds up to: the stamp of what it becomes here.
+    pub fn judge_shared(
+        &self,
+        place: &Place<'_>,
+        groups: Option<&Groups>,
+        stamp: Stamp,
+    ) -> (Judgement, u64) {
+        let state = self.read();
+        let judged = state
+            .fleet
+            .as_ref()
+            .map_or(Judgement::Gone, |fleet| fleet.judge(place, groups, stamp));
+        (judged, self.position.load(Ordering::Relaxed))
+    }
+
+    /// How far the fleet's log had been applied at a local position; `None` where nobody knows.
+    pub fn stamp_of(&self, local: u64) -> Option<Stamp> {
+        self.read().fleet.as_ref()?.stamp_of(local)
+    }
+
+    /// How far the fleet's log was read.
+    pub fn cursor(&self) -> Cursor {
+        self.read().fleet.as_ref().map_or_else(Cursor::default, Fleet::cursor)
+    }
+
+    /// Whether the fleet's log has all own purges up to this local position; without a fleet there
+    /// is nobody else to tell.
+    pub fn has_published(&self, local: u64) -> bool {
+        let state = self.read();
+        state.fleet.as_ref().is_none_or(|fleet| fleet.has_published(local))
+    }
+
+    /// Own purges that the fleet does not know of yet.
+    pub fn pending(&self) -> usize {
+        self.read().fleet.as_ref().map_or(0, Fleet::pending)
+    }
+
+    /// Takes queued purges to be sent.
+    pub fn take_queued(&self, most: usize) -> Vec<Outgoing> {
+        let mut state = self.write();
+        let fleet = state.fleet.as_mut();
+        fleet.map_or_else(Vec::new, |fleet| fleet.take_queued(most))
+    }
+
+    /// How sending them ended: at which position the last one stands, or nobody knows.
+    pub fn sent(&self, appended: Option<u64>) {
+        if let Some(fleet) = &mut self.write().fleet {
+            fleet.sent(appended);
+        }
+    }
+
+    /// Applies a look at the fleet's log that was begun at `heard`.
+    pub fn apply(&self, synced: Synced, heard: Timestamp) -> Applied {
+        let mut state = self.write();
+        let State { book, fleet } = &mut *state;
+        let Some(fleet) = fleet else {
+            return Applied::default();
+        };
+        let applied = fleet.apply(synced, |purge| match purge {
+            Some(new) => self.add(book, new.purge.clone(), new.mode, new.at),
+            None => self.position.load(Ordering::Relaxed),
+        });
+        if !applied.is_behind {
+            self.heard.fetch_max(heard.as_millis(), Ordering::Relaxed);
+        }
+        applied
     }
 }

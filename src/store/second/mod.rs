@@ -1,35 +1,140 @@
 //! The second tier: what the fleet shares. [`SecondTier`] is the seam, Redis behind it or a test's
-//! fake; [`Second`] is what keeps an ill one from making anything slower: a deadline on every read,
-//! a breaker that opens after failures in a row, and writes that nobody waits for.
+//! fake; [`Second`] is what the rest of the house asks, and what keeps an ill tier from making
+//! anything slower: one deadline for a look-up, a breaker that opens after failures in a row,
+//! writes that nobody waits for.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tier` | look-ups, and writes behind a queue |
+//! | `lease` | one fetch per fleet: who leads, who waits, and how they hear of it |
+//! | `breaker` | when an ill tier is left alone, and how it is found well again |
+//! | `follow` | the purge log followed, own purges appended |
+//! | `names`, `redis`, `lua/` | under which names, by which commands |
 
+pub mod breaker;
+pub mod follow;
+pub mod lease;
+pub mod names;
 pub mod redis;
 #[cfg(test)]
 mod tests;
+pub mod tier;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
 
+use super::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
+
+pub use lease::{Lease, Outcome, Waiting};
+pub use names::Place;
 pub use redis::Redis;
+pub use tier::{Found, Fresh, Second, Wanted};
 
 /// What is asked of a second tier.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, TierError>> + Send + 'a>>;
 
-/// A store of bytes that several instances share. Every value has an end.
+/// A store that several instances share. Every value has an end; each call is one round trip.
 pub trait SecondTier: Send + Sync + 'static {
-    fn get(&self, key: &[u8]) -> Asking<'_, Option<Bytes>>;
-    fn set(&self, key: &[u8], value: Bytes, ttl: Duration) -> Asking<'_, ()>;
-    fn delete(&self, key: &[u8]) -> Asking<'_, ()>;
+    /// A value, or else the lease of its key.
+    fn look_up(&self, question: Question) -> Asking<'_, Answer>;
+    /// Stores what a fetch brought, ends its lease, and tells those who wait.
+    fn settle(&self, settlement: Settlement) -> Asking<'_, ()>;
+    /// Keeps a lease whose fetch still runs for so long.
+    fn renew<'a>(&'a self, lease: &'a str, token: u64, ttl: Duration) -> Asking<'a, ()>;
+    fn delete<'a>(&'a self, value: &'a str) -> Asking<'a, ()>;
     /// Whether it answers at all.
     fn ping(&self) -> Asking<'_, ()>;
+    /// Appends purges to the fleet's log; where the last one stands.
+    fn append(&self, purges: Vec<Outgoing>) -> Asking<'_, Stamp>;
+    /// What the fleet's log has after this place.
+    fn sync(&self, cursor: Cursor) -> Asking<'_, Synced>;
+    /// Which instances have applied the fleet's log up to a position.
+    fn instances(&self, position: u64) -> Asking<'_, Instances>;
+}
+
+/// A look-up by its names.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub place: Place,
+    pub wants: Wants,
+    /// A variant of another generation is of no use; empty for what is no variant.
+    pub generation: Bytes,
+    /// How the value begins that is known to be of no use, and that another may have replaced.
+    pub known: Bytes,
+    /// Of the lease, should this instance get it.
+    pub token: u64,
+    pub lease_ttl: Duration,
+    /// Of the fleet's purge log, as far as this instance has read.
+    pub position: u64,
+}
+
+/// What a look-up is content with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    Value,
+    /// The value is known to be of no use, unless it has changed.
+    Lease,
+    /// And so is the fetch of whoever holds this token: a purge came after it began.
+    LeaseOf(u64),
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Value(Bytes),
+    /// The lease is this instance's now.
+    Lead,
+    /// Another instance fetches, since this position of the purge log; its lease ends in this time.
+    Wait {
+        token: u64,
+        position: u64,
+        left: Duration,
+    },
+}
+
+/// What is stored at the end of a fetch, and what its lease ends with.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub lease: Option<(String, u64)>,
+    pub outcome: Outcome,
+    pub store: Option<Store>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Name of the value.
+    pub value: String,
+    /// For a variant: name of the record, and the fields that select.
+    pub record: Option<(String, Bytes)>,
+    pub bytes: Bytes,
+    pub ttl: Duration,
+}
+
+/// So many bytes tell one value from another: its checksum is among them.
+pub const FINGERPRINT: usize = 24;
+
+/// The first byte of a record of variants; the next eight are its generation, then come the names of
+/// the selecting fields between commas. A stored response begins with its version.
+pub const RECORD: u8 = b'V';
+
+/// How many instances there are, and how many know of something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Instances {
+    pub acknowledged: u64,
+    pub alive: u64,
+}
+
+/// What a second tier tells without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A lease that this instance waits for has ended.
+    Settled { lease: String, outcome: Outcome },
+    /// The fleet's purge log has grown.
+    LogGrew,
+    /// Connections were lost or made anew: events may have been missed.
+    Interrupted,
 }
 
 /// Why a second tier gave no answer.
@@ -40,6 +145,9 @@ pub enum TierError {
     /// After failures in a row it is not asked for a while.
     #[error("not asked: it failed too often")]
     Open,
+    /// What it holds cannot be judged before the purge log is read again.
+    #[error("not asked: the purge log is out of reach")]
+    Unheard,
     #[error("{0}")]
     Failed(String),
 }
@@ -47,9 +155,9 @@ pub enum TierError {
 /// How long a second tier is waited for, and when it is given a pause.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For one read.
+    /// For one look-up, all of its round trips, and for a probe.
     pub read: Duration,
-    /// For one write, and for a probe.
+    /// For anything that nobody waits for.
     pub write: Duration,
     /// Failures in a row that open the breaker.
     pub failures: u32,
@@ -59,6 +167,12 @@ pub struct Patience {
     pub successes: u32,
     /// Writes that may wait; the next one is dropped.
     pub queue: usize,
+    /// How long a lease lasts that is not renewed.
+    pub lease: Duration,
+    /// Between two looks at the purge log when nothing is announced.
+    pub heartbeat: Duration,
+    /// Without a look at the purge log for so long, values cannot be judged.
+    pub unheard: Duration,
 }
 
 impl Default for Patience {
@@ -70,148 +184,9 @@ impl Default for Patience {
             open: Duration::from_secs(10),
             successes: 2,
             queue: 1024,
-        }
-    }
-}
-
-/// Writes that are under way at one time.
-const WRITES_AT_ONCE: usize = 32;
-
-struct Write {
-    key: Box<[u8]>,
-    value: Bytes,
-    ttl: Duration,
-}
-
-/// A second tier that can be ill.
-pub struct Second {
-    tier: Arc<dyn SecondTier>,
-    patience: Patience,
-    failures: AtomicU32,
-    is_open: AtomicBool,
-    opened: Notify,
-    writes: mpsc::Sender<Write>,
-    dropped: AtomicU64,
-}
-
-impl Second {
-    /// Starts what goes on behind it on `background`: writes, and probes while it is ill.
-    pub fn start(tier: Arc<dyn SecondTier>, patience: Patience, background: &Handle) -> Arc<Self> {
-        let (writes, waiting) = mpsc::channel(patience.queue);
-        let second = Arc::new(Self {
-            tier,
-            patience,
-            failures: AtomicU32::new(0),
-            is_open: AtomicBool::new(false),
-            opened: Notify::new(),
-            writes,
-            dropped: AtomicU64::new(0),
-        });
-        background.spawn(Arc::clone(&second).probe());
-        background.spawn(Arc::clone(&second).write(waiting));
-        second
-    }
-
-    /// Reads within the deadline, or not at all.
-    pub async fn get(&self, key: &[u8]) -> Result<Option<Bytes>, TierError> {
-        if self.is_open() {
-            return Err(TierError::Open);
-        }
-        let asked = timeout(self.patience.read, self.tier.get(key)).await;
-        self.judge(asked.unwrap_or(Err(TierError::Late)))
-    }
-
-    /// Writes behind the caller's back; drops the value where too many wait already.
-    pub fn put(&self, key: &[u8], value: Bytes, ttl: Duration) {
-        let key = key.into();
-        let is_dropped = self.is_open() || self.writes.try_send(Write { key, value, ttl }).is_err();
-        if is_dropped {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Removes a value that cannot be read, behind the caller's back.
-    pub fn discard(self: &Arc<Self>, key: &[u8], background: &Handle) {
-        if self.is_open() {
-            return;
-        }
-        let (second, key) = (Arc::clone(self), key.to_vec());
-        background.spawn(async move {
-            let asked = timeout(second.patience.write, second.tier.delete(&key)).await;
-            let _ = second.judge(asked.unwrap_or(Err(TierError::Late)));
-        });
-    }
-
-    /// Whether it is given a pause.
-    pub fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed)
-    }
-
-    /// Values that were not written.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    fn judge<T>(&self, result: Result<T, TierError>) -> Result<T, TierError> {
-        match &result {
-            Ok(_) => self.failures.store(0, Ordering::Relaxed),
-            Err(error) => {
-                debug!(%error, "the second tier failed");
-                let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-                let opens = failures >= self.patience.failures;
-                if opens && !self.is_open.swap(true, Ordering::Relaxed) {
-                    warn!(%error, pause = ?self.patience.open, "the second tier failed too often: it is not asked for a while");
-                    self.opened.notify_one();
-                }
-            }
-        }
-        result
-    }
-
-    /// Asks an ill tier whether it is well again: no client's request does.
-    async fn probe(self: Arc<Self>) {
-        loop {
-            self.opened.notified().await;
-            while self.is_open() {
-                sleep(self.patience.open).await;
-                if self.is_well().await {
-                    self.failures.store(0, Ordering::Relaxed);
-                    self.is_open.store(false, Ordering::Relaxed);
-                    info!("the second tier answers again");
-                }
-            }
-        }
-    }
-
-    async fn is_well(&self) -> bool {
-        for _ in 0..self.patience.successes {
-            let asked = timeout(self.patience.write, self.tier.ping()).await;
-            if !matches!(asked, Ok(Ok(()))) {
-                return false;
-            }
-        }
-        true
-    }
-
-    async fn write(self: Arc<Self>, mut waiting: mpsc::Receiver<Write>) {
-        let under_way = Arc::new(Semaphore::new(WRITES_AT_ONCE));
-        while let Some(Write { key, value, ttl }) = waiting.recv().await {
-            if self.is_open() {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else {
-                return;
-            };
-            let second = Arc::clone(&self);
-            tokio::spawn(async move {
-                let writing = second.tier.set(&key, value, ttl);
-                let asked = timeout(second.patience.write, writing).await;
-                if second.judge(asked.unwrap_or(Err(TierError::Late))).is_err() {
-                    second.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-                drop(permit);
-            });
+            lease: Duration::from_secs(3),
+            heartbeat: Duration::from_millis(500),
+            unheard: Duration::from_secs(2),
         }
     }
 }

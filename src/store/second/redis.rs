@@ -1,16 +1,37 @@
 //! Redis or Valkey: alone, behind Sentinels, or as a cluster, by the scheme of its URL.
+//!
+//! Commands go over a pool of pipelined connections. What is more than one command is a script (in
+//! `lua/`), so that it is one round trip and nothing comes between. One connection more hears of
+//! ended leases and of a longer purge log.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::Pool;
-use fred::interfaces::{ClientLike, KeysInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, UnresponsiveConfig,
+use fred::clients::{Client, Pool};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{
+    ClientLike, EventInterface, KeysInterface, LuaInterface, PubsubInterface,
 };
-use fred::types::{Builder, Expiration};
+use fred::types::config::{
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
+    UnresponsiveConfig,
+};
+use fred::types::{Builder, Key, Value};
+use rustls::ClientConfig;
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tracing::debug;
 
-use super::{Asking, SecondTier, TierError};
+use crate::clock::Timestamp;
+use crate::policy::Mode;
+use crate::store::purge::fleet::{Cursor, Logged, Outgoing, Stamp, Synced};
+use crate::store::purge::{Purge, Reach, Target};
+
+use super::names::FleetNames;
+use super::{
+    Answer, Asking, Event, Instances, Outcome, Question, SecondTier, Settlement, TierError, Wants,
+};
 
 /// Where it is, and how many connections it gets.
 #[derive(Clone, Debug)]
@@ -21,6 +42,8 @@ pub struct Settings {
     /// What every key begins with.
     pub prefix: String,
     pub connections: usize,
+    /// For `rediss…://`.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 /// What a URL can begin with; the client library takes any other for the first.
@@ -43,88 +66,304 @@ const RECONNECT_MILLIS: u32 = 200;
 /// Commands that may wait for a connection.
 const MOST_WAITING: usize = 10_000;
 
-/// A pool of pipelined connections.
+/// Purges of the log that stand as they came, and purges that it holds at most, compacted ones
+/// included. An instance that is further behind than the first drops what it has stored.
+const WINDOW: u64 = 4096;
+const MOST_PURGES: u64 = 16_384;
+
+/// Purges that one look brings.
+const MOST_READ: u64 = 1024;
+
+/// How long the log outlives its last reader.
+const LOG_LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An instance that was not heard for so long is taken for gone.
+const INSTANCE_LIVES: Duration = Duration::from_secs(3);
+
+/// A script, and its name in Redis.
+struct Script {
+    text: &'static str,
+    sha: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Self {
+        let sha = fred::util::sha1_hash(text);
+        Self { text, sha }
+    }
+}
+
+struct Scripts {
+    look_up: Script,
+    settle: Script,
+    renew: Script,
+    append: Script,
+    sync: Script,
+    instances: Script,
+}
+
+/// A pool of pipelined connections, and one that listens.
 pub struct Redis {
     pool: Pool,
-    prefix: String,
+    names: FleetNames,
+    /// Of this instance, random.
+    instance: String,
+    scripts: Scripts,
 }
 
 impl Redis {
     /// Begins to connect, on the runtime that this is called from, and goes on trying: a server
-    /// that is not there yet is no error. The URL can be one.
-    pub fn connect(settings: &Settings) -> Result<Self, TierError> {
-        let scheme = settings.url.split("://").next().unwrap_or_default();
-        if !SCHEMES.contains(&scheme) {
-            let message = format!("the URL of Redis begins with one of {SCHEMES:?} and \"://\"");
-            return Err(TierError::Failed(message));
-        }
-        let config = Config::from_url(&settings.url).map_err(|error| failed(&error))?;
-        let mut builder = Builder::from_config(config);
-        builder
-            .with_connection_config(|connection: &mut ConnectionConfig| {
-                connection.connection_timeout = PATIENCE;
-                connection.internal_command_timeout = PATIENCE;
-                // A command that was sent may have been done: it is not sent again.
-                connection.max_command_attempts = 1;
-                connection.max_command_buffer_len = MOST_WAITING;
-                connection.reconnect_on_auth_error = true;
-                connection.tcp.nodelay = Some(true);
-                // A server that is frozen keeps its connections open.
-                connection.unresponsive = UnresponsiveConfig {
-                    max_timeout: Some(PATIENCE),
-                    interval: PATIENCE / 4,
-                };
-            })
-            .with_performance_config(|performance: &mut PerformanceConfig| {
-                performance.default_command_timeout = PATIENCE;
-            })
-            .with_config(|config: &mut Config| config.fail_fast = false)
-            .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS));
+    /// that is not there yet is no error. The URL can be one. What is heard goes to `events`.
+    pub fn connect(
+        settings: &Settings,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, TierError> {
+        let builder = builder(settings)?;
         let pool = builder.build_pool(settings.connections);
         let pool = pool.map_err(|error| failed(&error))?;
-        drop(pool.connect());
-        Ok(Self {
+        let listener = builder.build().map_err(|error| failed(&error))?;
+        let names = FleetNames::new(&settings.prefix);
+        let instance = uuid::Uuid::new_v4().simple().to_string();
+        let channels = [
+            names.grown.clone(),
+            format!("{}{instance}", names.channels),
+        ];
+        let redis = Self {
             pool,
-            prefix: settings.prefix.clone(),
-        })
+            names,
+            instance,
+            scripts: Scripts {
+                look_up: Script::new(include_str!("lua/look_up.lua")),
+                settle: Script::new(include_str!("lua/settle.lua")),
+                renew: Script::new(include_str!("lua/renew.lua")),
+                append: Script::new(include_str!("lua/append.lua")),
+                sync: Script::new(include_str!("lua/sync.lua")),
+                instances: Script::new(include_str!("lua/instances.lua")),
+            },
+        };
+        drop(redis.pool.connect());
+        tokio::spawn(listen(listener, channels, events));
+        Ok(redis)
     }
 
-    fn key(&self, key: &[u8]) -> Vec<u8> {
-        [self.prefix.as_bytes(), key].concat()
+    /// Runs a script by its name, or by its text where the server does not know it.
+    async fn run(
+        &self,
+        script: &Script,
+        keys: Vec<Key>,
+        arguments: Vec<Value>,
+    ) -> Result<Value, TierError> {
+        let known = self
+            .pool
+            .evalsha(script.sha.as_str(), keys.clone(), arguments.clone());
+        let ran: Result<Value, Error> = match known.await {
+            // Nothing ran: it can go again.
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                self.pool.eval(script.text, keys, arguments).await
+            }
+            ran => ran,
+        };
+        ran.map_err(|error| failed(&error))
+    }
+
+    fn log(&self) -> Vec<Key> {
+        let names = &self.names;
+        [&names.meta, &names.stream, &names.compacted]
+            .map(|name| name.as_str().into())
+            .to_vec()
     }
 }
 
-fn failed(error: &fred::error::Error) -> TierError {
+fn builder(settings: &Settings) -> Result<Builder, TierError> {
+    let scheme = settings.url.split("://").next().unwrap_or_default();
+    if !SCHEMES.contains(&scheme) {
+        let message = format!("the URL of Redis begins with one of {SCHEMES:?} and \"://\"");
+        return Err(TierError::Failed(message));
+    }
+    // The library would make TLS settings of its own from the scheme.
+    let plain = settings.url.replacen("rediss", "redis", 1);
+    let mut config = Config::from_url(&plain).map_err(|error| failed(&error))?;
+    if scheme.starts_with("rediss") {
+        let tls = settings.tls.clone().ok_or_else(|| {
+            TierError::Failed("a rediss:// URL, and no certificates to check it by".to_owned())
+        })?;
+        let connector = tokio_rustls::TlsConnector::from(tls);
+        config.tls = Some(TlsConfig::from(TlsConnector::Rustls(connector)));
+    }
+    config.fail_fast = false;
+    let mut builder = Builder::from_config(config);
+    builder
+        .with_connection_config(|connection: &mut ConnectionConfig| {
+            connection.connection_timeout = PATIENCE;
+            connection.internal_command_timeout = PATIENCE;
+            // A command that was sent may have been done: it is not sent again.
+            connection.max_command_attempts = 1;
+            connection.max_command_buffer_len = MOST_WAITING;
+            connection.reconnect_on_auth_error = true;
+            connection.tcp.nodelay = Some(true);
+            // A server that is frozen keeps its connections open.
+            connection.unresponsive = UnresponsiveConfig {
+                max_timeout: Some(PATIENCE),
+                interval: PATIENCE / 4,
+            };
+        })
+        .with_performance_config(|performance: &mut PerformanceConfig| {
+            performance.default_command_timeout = PATIENCE;
+        })
+        .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS));
+    Ok(builder)
+}
+
+/// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
+/// something, and is told.
+async fn listen(client: Client, channels: [String; 2], events: mpsc::UnboundedSender<Event>) {
+    let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
+    let mut messages = client.message_rx();
+    drop(client.connect());
+    while !events.is_closed() {
+        let event = tokio::select! {
+            message = messages.recv() => match message {
+                Ok(message) if message.channel == channels[0] => Event::LogGrew,
+                Ok(message) => match settled(&message.value) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                Err(RecvError::Lagged(_)) => Event::Interrupted,
+                Err(RecvError::Closed) => return,
+            },
+            Err(RecvError::Closed) = errors.recv() => return,
+            server = connected.recv() => {
+                debug!(?server, "listening to Redis");
+                while let Err(error) = client.subscribe(channels.to_vec()).await {
+                    debug!(%error, "Redis does not take a subscription");
+                    tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
+                }
+                Event::Interrupted
+            }
+            else => Event::Interrupted,
+        };
+        let _ = events.send(event);
+    }
+}
+
+/// `lease outcome`
+fn settled(message: &Value) -> Option<Event> {
+    let text = message.as_str()?;
+    let (lease, outcome) = text.rsplit_once(' ')?;
+    Some(Event::Settled {
+        lease: lease.to_owned(),
+        outcome: Outcome::of(outcome),
+    })
+}
+
+fn failed(error: &Error) -> TierError {
     match error.kind() {
-        fred::error::ErrorKind::Timeout => TierError::Late,
+        ErrorKind::Timeout => TierError::Late,
         _ => TierError::Failed(error.to_string()),
     }
 }
 
+fn millis(duration: Duration) -> i64 {
+    // Redis refuses an end that is now.
+    i64::try_from(duration.as_millis())
+        .unwrap_or(i64::MAX)
+        .clamp(1, 1 << 52)
+}
+
+fn number(value: u64) -> Value {
+    // A token is any 64 bits, and Redis' integers have a sign.
+    value.to_string().into()
+}
+
 impl SecondTier for Redis {
-    fn get(&self, key: &[u8]) -> Asking<'_, Option<Bytes>> {
-        let key = self.key(key);
+    fn look_up(&self, question: Question) -> Asking<'_, Answer> {
         Box::pin(async move {
-            let value: Result<Option<Bytes>, _> = self.pool.get(key.as_slice()).await;
-            value.map_err(|error| failed(&error))
+            let Question {
+                place,
+                wants,
+                generation,
+                known,
+                token,
+                lease_ttl,
+                position,
+            } = question;
+            let (wanted, over) = match wants {
+                Wants::Value => ("value", Value::from("")),
+                Wants::Lease => ("lease", Value::from("")),
+                Wants::LeaseOf(token) => ("lease", number(token)),
+            };
+            let keys = vec![place.value.as_str().into(), place.lease.as_str().into()];
+            let arguments = vec![
+                wanted.into(),
+                generation.into(),
+                number(token),
+                millis(lease_ttl).into(),
+                self.instance.as_str().into(),
+                number(position),
+                over,
+                known.into(),
+            ];
+            let answer = self.run(&self.scripts.look_up, keys, arguments).await?;
+            read_answer(answer).ok_or_else(|| unexpected("look_up"))
         })
     }
 
-    fn set(&self, key: &[u8], value: Bytes, ttl: Duration) -> Asking<'_, ()> {
-        let key = self.key(key);
-        // Redis refuses an end that is now.
-        let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1);
+    fn settle(&self, settlement: Settlement) -> Asking<'_, ()> {
         Box::pin(async move {
-            let end = Some(Expiration::PX(millis));
-            let done: Result<(), _> = self.pool.set(key.as_slice(), value, end, None, false).await;
-            done.map_err(|error| failed(&error))
+            let Settlement {
+                lease,
+                outcome,
+                store,
+            } = settlement;
+            let (value, record) = match &store {
+                Some(store) => {
+                    let record = store.record.as_ref().map(|(name, _)| name.as_str());
+                    (Some(store.value.as_str()), record)
+                }
+                None => (None, None),
+            };
+            let lease_name = lease.as_ref().map(|(name, _)| name.as_str());
+            // All in one slot; what is not needed is named by what is.
+            let any = lease_name.or(value).unwrap_or_default();
+            let keys = [lease_name, value, record].map(|name| Key::from(name.unwrap_or(any)));
+            let kind = match &store {
+                None => "none",
+                Some(store) if store.record.is_some() => "variant",
+                Some(_) => "plain",
+            };
+            let mut arguments = vec![
+                lease.as_ref().map_or("".into(), |(_, token)| number(*token)),
+                outcome.as_str().into(),
+                self.names.channels.as_str().into(),
+                kind.into(),
+            ];
+            if let Some(store) = store {
+                arguments.push(store.bytes.into());
+                arguments.push(millis(store.ttl).into());
+                if let Some((_, names)) = store.record {
+                    let generation = uuid::Uuid::new_v4().as_u64_pair().1;
+                    arguments.push(names.into());
+                    arguments.push(Bytes::copy_from_slice(&generation.to_be_bytes()).into());
+                }
+            }
+            self.run(&self.scripts.settle, keys.to_vec(), arguments)
+                .await?;
+            Ok(())
         })
     }
 
-    fn delete(&self, key: &[u8]) -> Asking<'_, ()> {
-        let key = self.key(key);
+    fn renew<'a>(&'a self, lease: &'a str, token: u64, ttl: Duration) -> Asking<'a, ()> {
         Box::pin(async move {
-            let done: Result<(), _> = self.pool.del(key.as_slice()).await;
+            let arguments = vec![number(token), millis(ttl).into()];
+            self.run(&self.scripts.renew, vec![lease.into()], arguments)
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn delete<'a>(&'a self, value: &'a str) -> Asking<'a, ()> {
+        Box::pin(async move {
+            let done: Result<(), _> = self.pool.del(value).await;
             done.map_err(|error| failed(&error))
         })
     }
@@ -135,4 +374,197 @@ impl SecondTier for Redis {
             done.map_err(|error| failed(&error))
         })
     }
+
+    fn append(&self, purges: Vec<Outgoing>) -> Asking<'_, Stamp> {
+        Box::pin(async move {
+            let mut arguments = vec![
+                number(uuid::Uuid::new_v4().as_u64_pair().1.max(1)),
+                self.names.grown.as_str().into(),
+                number(WINDOW),
+                number(MOST_PURGES),
+                millis(LOG_LIVES).into(),
+            ];
+            for purge in purges {
+                write_purge(purge, &mut arguments);
+            }
+            let appended = self
+                .run(&self.scripts.append, self.log(), arguments)
+                .await?;
+            let stamp = appended.into_array();
+            match &stamp[..] {
+                [epoch, position] => Option::zip(to_number(epoch), to_number(position)),
+                _ => None,
+            }
+            .map(|(epoch, position)| Stamp { epoch, position })
+            .ok_or_else(|| unexpected("append"))
+        })
+    }
+
+    fn sync(&self, cursor: Cursor) -> Asking<'_, Synced> {
+        Box::pin(async move {
+            let mut keys = self.log();
+            keys.push(self.names.instances.as_str().into());
+            let arguments = vec![
+                number(uuid::Uuid::new_v4().as_u64_pair().1.max(1)),
+                number(cursor.stamp.epoch),
+                number(cursor.stamp.position),
+                number(cursor.token),
+                self.instance.as_str().into(),
+                number(MOST_READ),
+                millis(LOG_LIVES).into(),
+            ];
+            let synced = self.run(&self.scripts.sync, keys, arguments).await?;
+            read_synced(synced).ok_or_else(|| unexpected("sync"))
+        })
+    }
+
+    fn instances(&self, position: u64) -> Asking<'_, Instances> {
+        Box::pin(async move {
+            let keys = vec![self.names.instances.as_str().into()];
+            let arguments = vec![number(position), INSTANCE_LIVES.as_secs().to_string().into()];
+            let counted = self.run(&self.scripts.instances, keys, arguments).await?;
+            match &counted.into_array()[..] {
+                [acknowledged, alive] => Option::zip(to_number(acknowledged), to_number(alive)),
+                _ => None,
+            }
+            .map(|(acknowledged, alive)| Instances {
+                acknowledged,
+                alive,
+            })
+            .ok_or_else(|| unexpected("instances"))
+        })
+    }
+}
+
+fn unexpected(script: &str) -> TierError {
+    TierError::Failed(format!("an answer to {script} that is none"))
+}
+
+fn to_number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        other => other.as_str()?.parse().ok(),
+    }
+}
+
+fn to_bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::String(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+fn to_text(value: &Value) -> Option<&str> {
+    std::str::from_utf8(to_bytes(value)?).ok()
+}
+
+fn read_answer(answer: Value) -> Option<Answer> {
+    let mut parts = answer.into_array().into_iter();
+    let kind = parts.next()?;
+    Some(match to_text(&kind)? {
+        "value" => Answer::Value(match parts.next()? {
+            Value::Bytes(bytes) => bytes,
+            other => Bytes::copy_from_slice(to_bytes(&other)?),
+        }),
+        "lead" => Answer::Lead,
+        "wait" => Answer::Wait {
+            token: to_number(&parts.next()?)?,
+            position: to_number(&parts.next()?)?,
+            left: Duration::from_millis(to_number(&parts.next()?).unwrap_or(0)),
+        },
+        _ => return None,
+    })
+}
+
+fn read_synced(synced: Value) -> Option<Synced> {
+    let parts = synced.into_array();
+    let [epoch, latest, floor, restarts, entries] = &parts[..] else {
+        return None;
+    };
+    let entries = entries.clone().into_array();
+    Some(Synced {
+        epoch: to_number(epoch)?,
+        latest: to_number(latest)?,
+        floor: to_number(floor)?,
+        restarts: to_number(restarts)? != 0,
+        entries: entries.into_iter().map(read_logged).collect::<Option<_>>()?,
+    })
+}
+
+/// One purge as the arguments of `append.lua`.
+fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
+    let Outgoing {
+        token,
+        purge,
+        mode,
+        at,
+    } = purge;
+    let bytes = |bytes: &[u8]| Value::Bytes(Bytes::copy_from_slice(bytes));
+    arguments.extend([number(token), mode.as_str().into(), number(at.as_millis())]);
+    arguments.push(purge.target.as_str().into());
+    arguments.push(match &purge.target {
+        Target::All => "".into(),
+        Target::Url(target) => bytes(target),
+        Target::Prefix(text) | Target::Group(text) => bytes(text.as_bytes()),
+    });
+    let (reach, of) = match &purge.reach {
+        Reach::Any => ("any", Value::from("")),
+        Reach::Host(host) => ("host", bytes(host.as_bytes())),
+        Reach::Origin(origin) => ("origin", bytes(origin)),
+    };
+    arguments.extend([reach.into(), of]);
+}
+
+/// An entry of the stream: its id, then its fields. One that says what this version does not know
+/// purges everything: too much is safe.
+fn read_logged(entry: Value) -> Option<Logged> {
+    let entry = entry.into_array();
+    let [id, fields] = &entry[..] else {
+        return None;
+    };
+    let position = to_text(id)?.split('-').next()?.parse().ok()?;
+    let fields = fields.clone().into_array();
+    let field = |name: &str| {
+        let at = fields.chunks(2).find(|pair| to_text(&pair[0]) == Some(name));
+        at.and_then(|pair| to_bytes(pair.get(1)?))
+    };
+    let text = |name| std::str::from_utf8(field(name)?).ok();
+    let token = text("token")?.parse().ok()?;
+    let known = || {
+        let value = field("value")?;
+        let word = || Some(Box::from(std::str::from_utf8(value).ok()?));
+        let target = match text("kind")? {
+            "all" => Target::All,
+            "url" => Target::Url(value.into()),
+            "prefix" => Target::Prefix(word()?),
+            "group" => Target::Group(word()?),
+            _ => return None,
+        };
+        let reach = match text("reach")? {
+            "any" => Reach::Any,
+            "host" => Reach::Host(text("of")?.into()),
+            "origin" => Reach::Origin(field("of")?.into()),
+            _ => return None,
+        };
+        let mode = Mode::ALL
+            .into_iter()
+            .find(|mode| Some(mode.as_str()) == text("mode"))?;
+        let at = Timestamp::from_millis(text("at")?.parse().ok()?);
+        Some((Purge { target, reach }, mode, at))
+    };
+    let everything = Purge {
+        target: Target::All,
+        reach: Reach::Any,
+    };
+    let (purge, mode, at) = known().unwrap_or((everything, Mode::Hard, Timestamp::EPOCH));
+    Some(Logged {
+        position,
+        entry: Outgoing {
+            token,
+            purge,
+            mode,
+            at,
+        },
+    })
 }

@@ -1,0 +1,195 @@
+//! What the fleet has to say before the origin is asked: a response that another instance stored is
+//! taken from the second tier, and of all instances one fetches.
+//!
+//! The look-up and the question who fetches share one deadline, so that an ill second tier costs a
+//! fetch that deadline once, and nothing while its breaker is open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use tokio::time::Instant;
+
+use crate::metrics::second::{Awaited, Worth};
+use crate::policy::key::Place as KeyPlace;
+use crate::policy::vary::append_selecting;
+use crate::policy::{self, Decision, Options, RequestView};
+use crate::store::codec::Decoded;
+use crate::store::purge::fleet::Stamp;
+use crate::store::second::lease::End;
+use crate::store::second::tier::Elsewhere;
+use crate::store::second::{Found, Lease, Outcome, Second, Wanted, Wants};
+use crate::store::{Entry, Judgement};
+
+use super::Proxy;
+
+/// The least time between two looks at one key: what ends a lease is told, not polled for.
+const LEAST_WAIT: Duration = Duration::from_millis(15);
+
+/// What a fetch is about, as far as the fleet is concerned.
+pub(super) struct About<'a> {
+    pub primary: &'a [u8],
+    pub request: &'a HeaderMap,
+    pub options: &'a Options,
+    /// Shared only among requests with a credential.
+    pub is_apart: bool,
+    /// A refresh behind a stale answer: another stale response is of no use to it.
+    pub is_background: bool,
+}
+
+/// What came of it.
+pub(super) enum Consulted {
+    /// The second tier's response answers, and is stored here now.
+    Promoted(Arc<Entry>),
+    /// The origin is asked: with a lease, for the whole fleet. `known` is a stored response that it
+    /// may confirm.
+    Fetch {
+        lease: Option<Lease>,
+        known: Option<Arc<Entry>>,
+    },
+}
+
+/// What a value is worth to a request.
+enum Value {
+    Answers(Arc<Entry>),
+    Known(Arc<Entry>),
+    Unusable,
+}
+
+impl Proxy {
+    pub(super) async fn consult(&self, second: &Second, about: &About<'_>) -> Consulted {
+        let until = Instant::now() + self.config.cache.wait_timeout;
+        let mut known = None;
+        loop {
+            let cursor = self.memory.purges().cursor().stamp;
+            let wanted = Wanted {
+                primary: about.primary,
+                request: about.request,
+                is_apart: about.is_apart,
+                position: cursor.position,
+                deadline: Instant::now() + second.read_deadline(),
+            };
+            let mut found = second.look_up(wanted).await;
+            let elsewhere = loop {
+                match found {
+                    Err(_) => return Consulted::Fetch { lease: None, known },
+                    Ok(Found::Lead(lease)) => {
+                        self.metrics.second.led();
+                        let lease = Some(lease);
+                        return Consulted::Fetch { lease, known };
+                    }
+                    Ok(Found::Value(fresh)) => {
+                        let (worth, value) = self.value(about, fresh.value);
+                        self.metrics.second.worth(worth);
+                        match value {
+                            Value::Answers(entry) => return Consulted::Promoted(entry),
+                            Value::Known(entry) => known = Some(entry),
+                            Value::Unusable => {}
+                        }
+                        found = second.claim(fresh.spot, Wants::Lease, wanted).await;
+                    }
+                    Ok(Found::Wait(elsewhere)) => {
+                        let stamp = Stamp {
+                            position: elsewhere.position,
+                            ..cursor
+                        };
+                        if !self.is_outdated(about, stamp) {
+                            break elsewhere;
+                        }
+                        let wants = Wants::LeaseOf(elsewhere.token);
+                        found = second.claim(elsewhere.spot, wants, wanted).await;
+                    }
+                }
+            };
+            if !self.wait_for(elsewhere, until).await {
+                return Consulted::Fetch { lease: None, known };
+            }
+        }
+    }
+
+    /// Waits for another instance's fetch; whether to look again.
+    async fn wait_for(&self, mut elsewhere: Elsewhere, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        let lasts = elsewhere.left.max(LEAST_WAIT);
+        let end = elsewhere.waiting.end(lasts.min(left)).await;
+        let timed_out = Instant::now() >= until;
+        self.metrics.second.awaited(match end {
+            _ if timed_out => Awaited::TimedOut,
+            End::Outcome(Outcome::Stored) => Awaited::Stored,
+            End::Outcome(Outcome::NotStorable) => Awaited::NotStorable,
+            End::Outcome(Outcome::TooLarge) => Awaited::TooLarge,
+            End::Outcome(Outcome::Dropped) => Awaited::Dropped,
+            End::Outcome(Outcome::Failed) => Awaited::Failed,
+            End::Expired => Awaited::Expired,
+            End::Lost => Awaited::Lost,
+        });
+        !timed_out && matches!(end, End::Outcome(Outcome::Stored) | End::Expired)
+    }
+
+    /// Whether a purge that is known here came after a fetch with this stamp had begun.
+    fn is_outdated(&self, about: &About<'_>, stamp: Stamp) -> bool {
+        let groups = about.options.groups.as_ref();
+        KeyPlace::of(about.primary).is_some_and(|place| {
+            let judged = self.memory.purges().judge_shared(&place, groups, stamp);
+            judged.0 == Judgement::Gone
+        })
+    }
+
+    /// Judges a value by the purges and by the request; one that answers is stored here.
+    fn value(&self, about: &About<'_>, value: Decoded) -> (Worth, Value) {
+        let unusable = (Worth::Unusable, Value::Unusable);
+        let Some(entry) = self.made_ours(about.primary, value) else {
+            return unusable;
+        };
+        let is_selected = entry.head.selecting.as_ref().is_none_or(|selecting| {
+            let mut values = Vec::new();
+            append_selecting(&selecting.names, about.request, &mut values);
+            values == selecting.values
+        });
+        let view = RequestView {
+            method: &Method::GET,
+            headers: about.request,
+            has_body: false,
+        };
+        let now = self.clock.now();
+        let stored = Some(entry.view()).filter(|_| is_selected);
+        let answers = match policy::decide(view, stored, about.options, now) {
+            Decision::Hit { .. } => true,
+            Decision::StaleHit { .. } => !about.is_background,
+            Decision::Miss { .. } => false,
+        };
+        let is_known = is_selected && entry.head.record.has_validator;
+        if answers && self.memory.insert(about.primary, about.request, Arc::clone(&entry)) {
+            (Worth::Used, Value::Answers(entry))
+        } else if is_known {
+            (Worth::Validated, Value::Known(entry))
+        } else {
+            unusable
+        }
+    }
+
+    /// A value as an entry of this process; `None` where a purge has made it unusable, or where
+    /// there is no room.
+    pub(super) fn made_ours(&self, primary: &[u8], value: Decoded) -> Option<Arc<Entry>> {
+        let Decoded {
+            mut head,
+            body,
+            stale_since,
+            stamp,
+        } = value;
+        let purges = self.memory.purges();
+        let place = KeyPlace::of(primary)?;
+        let (judgement, local) = purges.judge_shared(&place, head.groups.as_ref(), stamp);
+        head.stamp = local;
+        let entry = Entry::assemble(&head, &[body.into()], None, self.memory.charge()).ok()?;
+        match judgement {
+            Judgement::Gone => return None,
+            Judgement::StaleSince(at) => entry.make_stale(at),
+            Judgement::Untouched => {}
+        }
+        if let Some(at) = stale_since {
+            entry.make_stale(at);
+        }
+        Some(Arc::new(entry))
+    }
+}

@@ -1,0 +1,307 @@
+//! The fleet's log as one instance knows it: how far it has read, what it has read, and which of
+//! its own purges the others cannot know yet.
+//!
+//! Two orders stand side by side. Stored responses and flights of this process are judged by the
+//! local book, whose positions count what was applied *here*, in the order in which it was. Values
+//! of the second tier are judged by the fleet's positions, which mean the same to every instance.
+//! A fetch remembers only its local position; [`Fleet::stamp_of`] says how far the fleet's log had
+//! been applied then.
+
+use std::collections::VecDeque;
+
+use crate::clock::Timestamp;
+use crate::policy::Groups;
+use crate::policy::invalidate::Mode;
+use crate::policy::key::Place;
+
+use super::book::{Book, Judgement, Seen};
+use super::named::{Purge, Reach, Target};
+
+/// Own purges that wait to be appended; past it they become one that reaches everything.
+const MOST_QUEUED: usize = 4096;
+
+/// Local positions for which the fleet's is remembered. What was fetched before that is not given
+/// to the second tier.
+const MOST_STAMPS: usize = 4096;
+
+/// A place in the fleet's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Of the log; a log that was lost and begun anew has another. 0 before it was ever read.
+    pub epoch: u64,
+    pub position: u64,
+}
+
+/// How far an instance has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    pub stamp: Stamp,
+    /// Of the entry at this position: a log that holds another there has lost something.
+    pub token: u64,
+}
+
+/// A purge on its way into the fleet's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Random: by it an instance knows its own purges again.
+    pub token: u64,
+    pub purge: Purge,
+    pub mode: Mode,
+    pub at: Timestamp,
+}
+
+/// A purge in the fleet's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    pub position: u64,
+    pub entry: Outgoing,
+}
+
+/// What a look at the fleet's log brought.
+#[derive(Clone, Debug, Default)]
+pub struct Synced {
+    pub epoch: u64,
+    /// Of the latest purge.
+    pub latest: u64,
+    /// Purges up to this position may be missing: they were trimmed.
+    pub floor: u64,
+    /// The log is another one, or does not reach back to where the reader stood: the entries begin
+    /// at its beginning.
+    pub restarts: bool,
+    pub entries: Vec<Logged>,
+}
+
+/// What applying a look at the log did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// There is more to read.
+    pub is_behind: bool,
+    /// Nothing that was stored before could be vouched for: it was dropped.
+    pub dropped: bool,
+    /// Purges that were new here.
+    pub purges: u64,
+    /// Own purges that the log has lost, and that go there again.
+    pub lost: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    Queued,
+    /// Sent, and nobody knows yet whether it arrived.
+    Sent,
+    /// Appended at this position.
+    Appended(u64),
+}
+
+/// A purge of this instance that it has not read back.
+#[derive(Debug)]
+struct Own {
+    entry: Outgoing,
+    /// Its latest position in the local book.
+    local: u64,
+    whereabouts: Whereabouts,
+}
+
+#[derive(Debug, Default)]
+pub struct Fleet {
+    cursor: Cursor,
+    /// By the fleet's positions.
+    book: Book,
+    own: Vec<Own>,
+    /// Local positions and the fleet's position applied then, both rising.
+    stamps: VecDeque<(u64, u64)>,
+}
+
+impl Fleet {
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Queues a purge that was applied here at position `local`. One like it that waits already
+    /// will come late enough for both.
+    pub fn queue(&mut self, purge: Purge, mode: Mode, at: Timestamp, local: u64) {
+        let waits = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
+        let mut waiting = self.own.iter_mut().filter(waits);
+        if let Some(known) =
+            waiting.find(|own| own.entry.purge == purge && own.entry.mode == mode)
+        {
+            known.local = local;
+            return;
+        }
+        let entry = Outgoing {
+            token: random(),
+            purge,
+            mode,
+            at,
+        };
+        self.own.push(Own {
+            entry,
+            local,
+            whereabouts: Whereabouts::Queued,
+        });
+        if self.own.len() > MOST_QUEUED {
+            self.merge_queued();
+        }
+    }
+
+    /// One purge of everything in the place of too many.
+    fn merge_queued(&mut self) {
+        let is_queued = |own: &mut Own| own.whereabouts == Whereabouts::Queued;
+        let merged: Vec<Own> = self.own.extract_if(.., is_queued).collect();
+        let is_hard = merged.iter().any(|own| own.entry.mode == Mode::Hard);
+        let Some(first) = merged.iter().map(|own| own.entry.at).min() else {
+            return;
+        };
+        self.own.push(Own {
+            local: merged.iter().map(|own| own.local).max().unwrap_or(0),
+            entry: Outgoing {
+                token: random(),
+                purge: everything(),
+                mode: if is_hard { Mode::Hard } else { Mode::Soft },
+                at: first,
+            },
+            whereabouts: Whereabouts::Queued,
+        });
+    }
+
+    /// Takes up to `most` queued purges to be sent now.
+    pub fn take_queued(&mut self, most: usize) -> Vec<Outgoing> {
+        let queued = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
+        let taken = self.own.iter_mut().filter(queued).take(most);
+        taken
+            .map(|own| {
+                own.whereabouts = Whereabouts::Sent;
+                own.entry.clone()
+            })
+            .collect()
+    }
+
+    /// How sending ended: the last position, or nobody knows, and they go once more.
+    pub fn sent(&mut self, appended: Option<u64>) {
+        for own in &mut self.own {
+            if own.whereabouts == Whereabouts::Sent {
+                own.whereabouts = appended.map_or(Whereabouts::Queued, Whereabouts::Appended);
+            }
+        }
+    }
+
+    /// Own purges that were not read back yet.
+    pub fn pending(&self) -> usize {
+        self.own.len()
+    }
+
+    /// Whether all own purges up to this local position are in the fleet's log.
+    pub fn has_published(&self, local: u64) -> bool {
+        self.own.iter().all(|own| own.local > local)
+    }
+
+    /// How far the fleet's log had been applied at this local position; `None` where nobody knows
+    /// any more.
+    pub fn stamp_of(&self, local: u64) -> Option<Stamp> {
+        let after = self.stamps.partition_point(|(at, _)| *at <= local);
+        let (_, position) = self.stamps.get(after.checked_sub(1)?)?;
+        Some(Stamp {
+            epoch: self.cursor.stamp.epoch,
+            position: *position,
+        })
+    }
+
+    /// What the fleet's purges, and those on their way there, make of a value with this stamp.
+    pub fn judge(&self, place: &Place<'_>, groups: Option<&Groups>, stamp: Stamp) -> Judgement {
+        if stamp.epoch != self.cursor.stamp.epoch || stamp.epoch == 0 {
+            return Judgement::Gone;
+        }
+        let by_own = self
+            .own
+            .iter()
+            .filter(|own| own.entry.purge.covers(place, groups))
+            .map(|own| match own.entry.mode {
+                Mode::Hard => Judgement::Gone,
+                Mode::Soft => Judgement::StaleSince(own.entry.at),
+            });
+        let by_log = self.book.judge(place, groups, Seen::all_since(stamp.position));
+        by_own.fold(by_log, Judgement::and)
+    }
+
+    /// Applies a look at the log. Purges that are new here go to `apply`, which gives the local
+    /// position after them; without one it only gives the position.
+    pub fn apply(
+        &mut self,
+        synced: Synced,
+        mut apply: impl FnMut(Option<&Outgoing>) -> u64,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        if synced.restarts || synced.epoch != self.cursor.stamp.epoch {
+            self.restart(synced.epoch, synced.floor);
+            applied.dropped = true;
+            apply(Some(&Outgoing {
+                token: 0,
+                purge: everything(),
+                mode: Mode::Hard,
+                at: Timestamp::EPOCH,
+            }));
+        }
+        for Logged { position, entry } in synced.entries {
+            if position <= self.cursor.stamp.position {
+                continue;
+            }
+            let own = self.own.iter().position(|own| own.entry.token == entry.token);
+            match own {
+                Some(at) => drop(self.own.remove(at)),
+                None => {
+                    applied.purges += 1;
+                    if !applied.dropped {
+                        apply(Some(&entry));
+                    }
+                }
+            }
+            self.cursor.stamp.position = position;
+            self.cursor.token = entry.token;
+            self.book.add(entry.purge, entry.mode, position, entry.at);
+        }
+        applied.is_behind = self.cursor.stamp.position < synced.latest;
+        self.note_stamp(apply(None));
+        let read = self.cursor.stamp.position;
+        for own in &mut self.own {
+            let is_lost = matches!(own.whereabouts, Whereabouts::Appended(at) if at <= read);
+            if is_lost && !applied.is_behind {
+                own.whereabouts = Whereabouts::Queued;
+                applied.lost += 1;
+            }
+        }
+        applied
+    }
+
+    fn restart(&mut self, epoch: u64, floor: u64) {
+        self.cursor = Cursor {
+            stamp: Stamp { epoch, position: 0 },
+            token: 0,
+        };
+        self.book = Book::forgetting(floor);
+        self.stamps.clear();
+    }
+
+    fn note_stamp(&mut self, local: u64) {
+        let position = self.cursor.stamp.position;
+        match self.stamps.back_mut() {
+            Some((at, known)) if *at == local => *known = position,
+            Some((_, known)) if *known == position => {}
+            _ => self.stamps.push_back((local, position)),
+        }
+        if self.stamps.len() > MOST_STAMPS {
+            self.stamps.pop_front();
+        }
+    }
+}
+
+fn everything() -> Purge {
+    Purge {
+        target: Target::All,
+        reach: Reach::Any,
+    }
+}
+
+/// Nothing that others could guess hangs on it; that two are the same, much.
+fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1.max(1)
+}

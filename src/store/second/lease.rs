@@ -1,0 +1,218 @@
+//! One fetch per fleet: who leads a fetch, who waits for it, and how they hear of its end.
+//!
+//! A lease in the second tier belongs to one instance, which keeps it while its fetch runs and ends
+//! it with an [`Outcome`]. Who waits is told on a channel of its own instance; nobody polls. A lease
+//! that is dropped without a word ends as failed; one whose instance died expires.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{Place, Settlement};
+
+/// How a fetch that led for the fleet ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response is in the second tier.
+    Stored,
+    /// The response may not be shared: everybody fetches.
+    NotStorable,
+    /// It is larger than what the second tier takes.
+    TooLarge,
+    /// It could be stored, but there was no room, or a purge came.
+    Dropped,
+    Failed,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 5] = [
+        Self::Stored,
+        Self::NotStorable,
+        Self::TooLarge,
+        Self::Dropped,
+        Self::Failed,
+    ];
+
+    /// The word for it in Redis and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::NotStorable => "not_storable",
+            Self::TooLarge => "too_large",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// A word that nobody knows is as good as a failure.
+    pub fn of(word: &str) -> Self {
+        let found = Self::ALL.into_iter().find(|known| known.as_str() == word);
+        found.unwrap_or(Self::Failed)
+    }
+}
+
+/// What who waits for another instance's fetch hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Outcome(Outcome),
+    /// The lease's time is over: its instance is gone.
+    Expired,
+    /// The second tier is out of reach: nobody will hear of it.
+    Lost,
+}
+
+/// The leases that this instance holds, and those that it waits for.
+#[derive(Debug)]
+pub struct Leases {
+    held: Mutex<HashMap<String, u64>>,
+    waiting: Mutex<HashMap<String, Vec<(u64, oneshot::Sender<End>)>>>,
+    next: AtomicU64,
+    releases: mpsc::UnboundedSender<Settlement>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Leases {
+    /// What is to be released goes to `releases`.
+    pub fn new(releases: mpsc::UnboundedSender<Settlement>) -> Arc<Self> {
+        Arc::new(Self {
+            held: Mutex::default(),
+            waiting: Mutex::default(),
+            next: AtomicU64::new(0),
+            releases,
+        })
+    }
+
+    /// A lease that this instance has got.
+    pub fn hold(self: &Arc<Self>, place: Place, token: u64) -> Lease {
+        lock(&self.held).insert(place.lease.clone(), token);
+        Lease {
+            place,
+            token,
+            leases: Arc::clone(self),
+            is_settled: false,
+        }
+    }
+
+    /// Listens for the end of a lease, from before anybody is asked about it: it may come before
+    /// the answer does.
+    pub fn listen(self: &Arc<Self>, lease: &str) -> Waiting {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, heard) = oneshot::channel();
+        let mut waiting = lock(&self.waiting);
+        waiting.entry(lease.to_owned()).or_default().push((id, sender));
+        Waiting {
+            lease: lease.to_owned(),
+            id,
+            heard,
+            leases: Arc::clone(self),
+        }
+    }
+
+    /// A lease has ended.
+    pub fn ended(&self, lease: &str, outcome: Outcome) {
+        let told = lock(&self.waiting).remove(lease).unwrap_or_default();
+        for (_, waiting) in told {
+            let _ = waiting.send(End::Outcome(outcome));
+        }
+    }
+
+    /// Nobody will hear of any.
+    pub fn lose(&self) {
+        let told = std::mem::take(&mut *lock(&self.waiting));
+        for (_, waiting) in told.into_values().flatten() {
+            let _ = waiting.send(End::Lost);
+        }
+    }
+
+    /// What is held, to be kept.
+    pub fn held(&self) -> Vec<(String, u64)> {
+        let held = lock(&self.held);
+        held.iter().map(|(lease, token)| (lease.clone(), *token)).collect()
+    }
+
+    /// Requests of this instance that wait for another's fetch.
+    pub fn waiting(&self) -> usize {
+        lock(&self.waiting).len()
+    }
+}
+
+/// The right, and the duty, to fetch for the fleet.
+#[derive(Debug)]
+pub struct Lease {
+    pub place: Place,
+    token: u64,
+    leases: Arc<Leases>,
+    is_settled: bool,
+}
+
+impl Lease {
+    /// Ends it without anything to store.
+    pub fn end(mut self, outcome: Outcome) {
+        self.release(outcome);
+    }
+
+    /// Its name and token, for whoever ends it together with a write.
+    pub fn into_parts(mut self) -> (String, u64) {
+        self.is_settled = true;
+        (self.place.lease.clone(), self.token)
+    }
+
+    fn release(&mut self, outcome: Outcome) {
+        if !std::mem::replace(&mut self.is_settled, true) {
+            let _ = self.leases.releases.send(Settlement {
+                lease: Some((self.place.lease.clone(), self.token)),
+                outcome,
+                store: None,
+            });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut held = lock(&self.leases.held);
+        if held.get(&self.place.lease) == Some(&self.token) {
+            held.remove(&self.place.lease);
+        }
+        drop(held);
+        self.release(Outcome::Failed);
+    }
+}
+
+/// Somebody of this instance who waits for a lease to end.
+#[derive(Debug)]
+pub struct Waiting {
+    lease: String,
+    id: u64,
+    heard: oneshot::Receiver<End>,
+    leases: Arc<Leases>,
+}
+
+impl Waiting {
+    /// Waits for its end, or for as long as the lease lasts.
+    pub async fn end(&mut self, left: Duration) -> End {
+        match timeout(left, &mut self.heard).await {
+            Ok(heard) => heard.unwrap_or(End::Lost),
+            Err(_) => End::Expired,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut waiting = lock(&self.leases.waiting);
+        if let Some(of_lease) = waiting.get_mut(&self.lease) {
+            of_lease.retain(|(id, _)| *id != self.id);
+            if of_lease.is_empty() {
+                waiting.remove(&self.lease);
+            }
+        }
+    }
+}

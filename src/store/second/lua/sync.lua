@@ -1,0 +1,45 @@
+-- What the log has after a reader's place, and whether the reader's place is in this log at all.
+-- KEYS: meta, stream, names, instances. ARGV: epoch for a new log, the reader's epoch, position and
+-- token, instance, most entries, milliseconds the log lives, window.
+local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local epoch, at = redis.call('HGET', meta, 'epoch'), tonumber(ARGV[3])
+local position = tonumber(redis.call('HGET', meta, 'position') or '-1')
+
+-- Whether what is there is the log that the reader knows, and whole.
+local is_broken = not epoch or position < 0
+if not is_broken and position > 0 then
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  is_broken = not last or last[1] ~= position .. '-0'
+end
+local restarts = epoch ~= ARGV[2]
+if not is_broken and not restarts and at > 0 then
+  if at > position then
+    is_broken = true
+  else
+    local known = redis.call('XRANGE', stream, at .. '-0', at .. '-0')[1]
+    if not known then
+      -- Compacted or trimmed since: too long ago to vouch for.
+      restarts = true
+    elseif known[2][2] ~= ARGV[4] then
+      is_broken = true
+    end
+  end
+end
+if is_broken then
+  redis.call('DEL', meta, stream, names)
+  epoch, position, restarts = ARGV[1], 0, true
+  redis.call('HSET', meta, 'epoch', epoch, 'position', 0, 'floor', 0)
+end
+local entries = {}
+if restarts then at = 0 end
+if position > at then
+  entries = redis.call('XRANGE', stream, (at + 1) .. '-0', '+', 'COUNT', ARGV[6])
+end
+local now = redis.call('TIME')[1]
+if restarts then
+  redis.call('HDEL', instances, ARGV[5])
+else
+  redis.call('HSET', instances, ARGV[5], now .. ' ' .. ARGV[3])
+end
+for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[7]) end
+return {epoch, position, redis.call('HGET', meta, 'floor'), restarts and 1 or 0, entries}

@@ -1,0 +1,280 @@
+//! A fleet that acts as one cache: what one instance stores, all have; of all, one fetches.
+
+mod support;
+
+use std::sync::Arc;
+
+use support::fleet::Fleet;
+use support::redis::RedisServer;
+use support::{Client, Gate, after, all, numbered, ok, reply, route};
+
+const KEPT: &str = "ttl = \"60s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"";
+
+#[tokio::test]
+async fn what_one_instance_stores_the_others_have() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| {
+        numbered(seen, &[("etag", "\"v\""), ("x-kept", "as it was")])
+    })
+    .await;
+    assert_eq!(fleet.get(0, "/a?b=c").await.cache(), "MISS");
+    fleet.written(0, 1.0).await;
+    fleet.advance(20);
+    let found = fleet.get(1, "/a?b=c").await;
+    assert_eq!((found.text().as_str(), found.cache()), ("1", "HIT"));
+    // With what is left of its lifetime, and all its fields.
+    assert_eq!(found.header("age"), Some("20"));
+    assert_eq!(found.header("x-kept"), Some("as it was"));
+    assert_eq!(
+        found.cache_status(),
+        "iris-sidecar; hit; ttl=40; detail=second-tier"
+    );
+    // From memory by now.
+    let again = fleet.get(1, "/a?b=c").await;
+    assert_eq!(again.cache_status(), "iris-sidecar; hit; ttl=40");
+    assert_eq!(fleet.origin.count(), 1);
+    let looked = fleet.metric(1, "cache_l2_commands_total{command=\"look_up\"}").await;
+    assert_eq!(looked, 1.0);
+    // Every key has an end, and stands under the prefix.
+    let keyspace = redis.ask("INFO keyspace").await.unwrap();
+    let count = |name: &str| -> usize {
+        let at = keyspace.find(&format!("{name}=")).unwrap() + name.len() + 1;
+        let digits = keyspace[at..].chars().take_while(char::is_ascii_digit);
+        digits.collect::<String>().parse().unwrap()
+    };
+    assert_eq!(count("keys"), count("expires"), "{keyspace}");
+}
+
+#[tokio::test]
+async fn variants_cost_two_round_trips_and_are_told_apart() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| {
+        let language = seen.header("accept-language").unwrap_or("none");
+        ok(language, &[("vary", "accept-language")])
+    })
+    .await;
+    for language in ["de", "en"] {
+        let fields = [("accept-language", language)];
+        assert_eq!(fleet.get_with(0, "/a", &fields).await.text(), language);
+    }
+    fleet.written(0, 2.0).await;
+    for (number, language) in ["en", "de"].into_iter().enumerate() {
+        let fields = [("accept-language", language)];
+        let found = fleet.get_with(1, "/a", &fields).await;
+        assert_eq!((found.text().as_str(), found.cache()), (language, "HIT"));
+        let looked = fleet.metric(1, "cache_l2_commands_total{command=\"look_up\"}").await;
+        assert_eq!(looked, 2.0 * (number + 1) as f64);
+    }
+    let other = fleet.get_with(1, "/a", &[("accept-language", "fr")]).await;
+    assert_eq!((other.text().as_str(), other.cache()), ("fr", "MISS"));
+    assert_eq!(fleet.origin.count(), 3);
+}
+
+#[tokio::test]
+async fn old_variants_do_not_come_back_after_a_response_without_vary() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), |seen| {
+        match seen.number {
+            2 => numbered(seen, &[("cache-control", "max-age=1")]),
+            _ => numbered(seen, &[("vary", "accept-language")]),
+        }
+    })
+    .await;
+    let (de, en) = ([("accept-language", "de")], [("accept-language", "en")]);
+    // 1: a variant for de. 2: one response for all. 3: a variant for en.
+    fleet.get_with(0, "/a", &de).await;
+    fleet.written(0, 1.0).await;
+    fleet.get_with(0, "/a", &en).await;
+    fleet.written(0, 2.0).await;
+    fleet.advance(2);
+    fleet.get_with(0, "/a", &en).await;
+    fleet.written(0, 3.0).await;
+    let found = fleet.get_with(1, "/a", &de).await;
+    assert_eq!((found.text().as_str(), found.cache()), ("4", "MISS"));
+}
+
+#[tokio::test]
+async fn three_hundred_clients_of_three_instances_make_one_origin_request() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), move |seen| {
+        after(&held, numbered(seen, &[]))
+    })
+    .await;
+    let addresses = [0, 1, 2].map(|at| fleet.instance(at).address);
+    let clients = (0..300).map(move |number| async move {
+        let address = addresses[number % 3];
+        Client::connect(address).await.ask("GET", "/cold", &[]).await
+    });
+    let asking = tokio::spawn(all(clients));
+    for at in 0..3 {
+        fleet.metric_reaches(at, "server_connections", 100.0).await;
+    }
+    fleet.origin.asked(1).await;
+    // The two others wait for the one that leads.
+    let waiting = async {
+        loop {
+            let mut waiting = 0.0;
+            for at in 0..3 {
+                waiting += fleet.metric(at, "cache_leases_waiting").await;
+            }
+            if waiting == 2.0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, waiting).await.expect("two wait");
+    gate.open();
+    let received = asking.await.unwrap();
+    assert!(received.iter().all(|received| received.text() == "1"));
+    assert_eq!(fleet.origin.count(), 1);
+}
+
+#[tokio::test]
+async fn a_stale_response_is_refreshed_once_for_the_fleet() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), move |seen| {
+        match seen.number {
+            1 => numbered(seen, &[]),
+            _ => after(&held, numbered(seen, &[])),
+        }
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    for at in [1, 2] {
+        assert_eq!(fleet.get(at, "/a").await.cache(), "HIT");
+    }
+    fleet.advance(90);
+    for at in [0, 1, 2] {
+        assert_eq!(fleet.get(at, "/a").await.cache(), "STALE");
+    }
+    fleet.origin.asked(2).await;
+    gate.open();
+    // Those that did not fetch take the new one from Redis.
+    for at in [0, 1, 2] {
+        let replaced = "cache_background_refreshes_total{result=\"replaced\"}";
+        fleet.metric_reaches(at, replaced, 1.0).await;
+        let found = fleet.get(at, "/a").await;
+        assert_eq!((found.text().as_str(), found.cache()), ("2", "HIT"));
+    }
+    assert_eq!(fleet.origin.count(), 2);
+}
+
+#[tokio::test]
+async fn stale_from_redis_is_served_at_once_and_refreshed_behind() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), move |seen| match seen.number {
+        1 => numbered(seen, &[]),
+        _ => after(&held, numbered(seen, &[])),
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    fleet.advance(90);
+    let stale = fleet.get(1, "/a").await;
+    assert_eq!((stale.text().as_str(), stale.cache()), ("1", "STALE"));
+    fleet.origin.asked(2).await;
+    gate.open();
+    let replaced = "cache_background_refreshes_total{result=\"replaced\"}";
+    fleet.metric_reaches(1, replaced, 1.0).await;
+    assert_eq!(fleet.get(1, "/a").await.text(), "2");
+}
+
+#[tokio::test]
+async fn an_expired_response_from_redis_is_confirmed_by_304() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"";
+    let fleet = Fleet::start(&[&url, &url], &route(keys), |seen| {
+        match seen.header("if-none-match") {
+            Some("\"v\"") => reply(304, "", &[("etag", "\"v\"")]),
+            _ => ok("body", &[("etag", "\"v\"")]),
+        }
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    fleet.advance(20);
+    let found = fleet.get(1, "/a").await;
+    assert_eq!((found.text().as_str(), found.cache()), ("body", "REVALIDATED"));
+    // The update goes to Redis, too.
+    fleet.written(1, 1.0).await;
+    assert_eq!(fleet.origin.last().header("if-none-match"), Some("\"v\""));
+}
+
+#[tokio::test]
+async fn what_may_not_be_stored_lets_everybody_fetch_at_once() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), move |seen| {
+        match seen.number {
+            1 => after(&held, numbered(seen, &[("cache-control", "no-store")])),
+            _ => numbered(seen, &[("cache-control", "no-store")]),
+        }
+    })
+    .await;
+    let fleet = Arc::new(fleet);
+    let one = Arc::clone(&fleet);
+    let leading = tokio::spawn(async move { one.get(0, "/a").await });
+    fleet.origin.asked(1).await;
+    let other = Arc::clone(&fleet);
+    let waiting = tokio::spawn(async move { other.get(1, "/a").await });
+    fleet.metric_reaches(1, "cache_leases_waiting", 1.0).await;
+    gate.open();
+    assert_eq!(leading.await.unwrap().text(), "1");
+    assert_eq!(waiting.await.unwrap().text(), "2");
+    let told = "cache_leases_awaited_total{result=\"not_storable\"}";
+    assert_eq!(fleet.metric(1, told).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_failed_fetch_ends_its_lease_at_once() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), move |seen| {
+        match seen.number {
+            1 => after(&held, vec![support::Step::Reset]),
+            _ => numbered(seen, &[]),
+        }
+    })
+    .await;
+    let fleet = Arc::new(fleet);
+    let one = Arc::clone(&fleet);
+    let leading = tokio::spawn(async move { one.get(0, "/a").await });
+    fleet.origin.asked(1).await;
+    let other = Arc::clone(&fleet);
+    let waiting = tokio::spawn(async move { other.get(1, "/a").await });
+    fleet.metric_reaches(1, "cache_leases_waiting", 1.0).await;
+    gate.open();
+    assert_eq!(leading.await.unwrap().status, 502);
+    assert_eq!(waiting.await.unwrap().text(), "2");
+}
+
+#[tokio::test]
+async fn too_large_for_redis_is_for_memory_alone() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let extra = format!("[cache.redis]\nmax_object = \"1KiB\"\n{}", route(KEPT));
+    let fleet = Fleet::start(&[&url, &url], &extra, |_| ok([b'x'; 2000], &[])).await;
+    fleet.get(0, "/a").await;
+    let too_large = "cache_l2_writes_total{result=\"too_large\"}";
+    fleet.metric_reaches(0, too_large, 1.0).await;
+    assert_eq!(fleet.get(0, "/a").await.cache(), "HIT");
+    assert_eq!(fleet.get(1, "/a").await.cache(), "MISS");
+}

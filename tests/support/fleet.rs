@@ -1,0 +1,150 @@
+//! Several sidecars in front of one origin, with one Redis among them.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use iris_sidecar::clock::{Clock, Timestamp};
+use iris_sidecar::process::Sidecar;
+use tokio::time::timeout;
+
+use super::{Client, Origin, PATIENCE, Received, Reply, Seen, config};
+
+/// Instances of one fleet, the origin that they front, and the clock that all live by.
+pub struct Fleet {
+    pub origin: Origin,
+    pub clock: Clock,
+    instances: Vec<Option<Sidecar>>,
+    extra: String,
+}
+
+impl Fleet {
+    /// One instance for each URL of Redis in `urls`, all with `extra` configuration.
+    pub async fn start(
+        urls: &[&str],
+        extra: &str,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let mut fleet = Self {
+            origin: Origin::start(script).await,
+            clock: Clock::manual(Timestamp::from(SystemTime::now())),
+            instances: Vec::new(),
+            extra: extra.to_owned(),
+        };
+        for url in urls {
+            fleet.join(url);
+        }
+        fleet
+    }
+
+    /// One more instance; its place.
+    pub fn join(&mut self, url: &str) -> usize {
+        let extra = &self.extra;
+        // `extra` may have keys for the same table.
+        // A machine that runs all tests at once is slower than a Redis that is ill.
+        let patient = if extra.contains("\ntimeout = ") { "" } else { "timeout = \"10s\"\n" };
+        let redis = format!("[cache.redis]\nurl = \"{url}\"\n{patient}");
+        let text = if extra.contains("[cache.redis]\n") {
+            extra.replace("[cache.redis]\n", &redis)
+        } else {
+            format!("{redis}{extra}")
+        };
+        let config = config(&self.origin.url(), &text);
+        let sidecar = Sidecar::start_with(config, self.clock.clone(), None).expect("it starts");
+        self.instances.push(Some(sidecar));
+        self.instances.len() - 1
+    }
+
+    pub fn instance(&self, at: usize) -> &Sidecar {
+        self.instances[at].as_ref().expect("it runs")
+    }
+
+    /// Stops one, in good order.
+    pub fn stop(&mut self, at: usize) {
+        if let Some(sidecar) = self.instances[at].take() {
+            sidecar.drain();
+            sidecar.join();
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.instances.len()
+    }
+
+    pub async fn connect(&self, at: usize) -> Client {
+        Client::connect(self.instance(at).address).await
+    }
+
+    pub async fn get(&self, at: usize, target: &str) -> Received {
+        self.get_with(at, target, &[]).await
+    }
+
+    pub async fn get_with(&self, at: usize, target: &str, fields: &[(&str, &str)]) -> Received {
+        self.connect(at).await.ask("GET", target, fields).await
+    }
+
+    pub async fn admin(&self, at: usize, target: &str) -> Received {
+        let address = self.instance(at).admin_address;
+        Client::connect(address).await.ask("GET", target, &[]).await
+    }
+
+    /// `POST /purge` on one instance.
+    pub async fn purge(&self, at: usize, order: &str) -> serde_json::Value {
+        let address = self.instance(at).admin_address;
+        let length = order.len();
+        let request = format!(
+            "POST /purge HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{order}"
+        );
+        let mut client = Client::connect(address).await;
+        client.send(request.as_bytes()).await;
+        let received = client.response().await;
+        assert_eq!(received.status, 200, "{}", received.text());
+        received.json()
+    }
+
+    pub async fn metric(&self, at: usize, sample: &str) -> f64 {
+        let text = self.admin(at, "/metrics").await.text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no sample {sample} in\n{text}"))
+            .parse()
+            .expect("a number")
+    }
+
+    /// Waits until a sample of an instance is at least so large.
+    pub async fn metric_reaches(&self, at: usize, sample: &str, value: f64) {
+        self.metric_is(at, sample, |found| found >= value).await;
+    }
+
+    pub async fn metric_is(&self, at: usize, sample: &str, is_right: impl Fn(f64) -> bool) {
+        let right = async {
+            while !is_right(self.metric(at, sample).await) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, right)
+            .await
+            .unwrap_or_else(|_| panic!("{sample} of instance {at} is not right"));
+    }
+
+    /// Waits until so many responses of an instance are in Redis.
+    pub async fn written(&self, at: usize, count: f64) {
+        self.metric_reaches(at, "cache_l2_writes_total{result=\"stored\"}", count)
+            .await;
+    }
+
+    pub fn advance(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for at in 0..self.instances.len() {
+            self.stop(at);
+        }
+    }
+}
+
+/// Shared by reference among tasks of one test.
+pub type SharedFleet = Arc<Fleet>;
