@@ -133,7 +133,9 @@ pub enum Event {
     Settled { lease: String, outcome: Outcome },
     /// The fleet's purge log has grown.
     LogGrew,
-    /// Connections were lost or made anew: events may have been missed.
+    /// From now on everything is told; before it something may have been missed.
+    Listening,
+    /// From now on something may be missed.
     Interrupted,
 }
 

@@ -21,7 +21,7 @@ use rustls::ClientConfig;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::clock::Timestamp;
 use crate::policy::Mode;
@@ -222,25 +222,30 @@ async fn listen(client: Client, channels: [String; 2], events: mpsc::UnboundedSe
     drop(client.connect());
     while !events.is_closed() {
         let event = tokio::select! {
+            // What was lost goes before what comes next.
+            biased;
+            error = errors.recv() => match error {
+                Err(RecvError::Closed) => return,
+                _ => Event::Interrupted,
+            },
+            server = connected.recv() => {
+                debug!(?server, "listening to Redis");
+                while let Err(error) = client.subscribe(channels.to_vec()).await {
+                    warn!(%error, "Redis does not take a subscription: it is tried again");
+                    tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
+                }
+                Event::Listening
+            }
             message = messages.recv() => match message {
                 Ok(message) if message.channel == channels[0] => Event::LogGrew,
                 Ok(message) => match settled(&message.value) {
                     Some(event) => event,
                     None => continue,
                 },
-                Err(RecvError::Lagged(_)) => Event::Interrupted,
+                // Too many came at once.
+                Err(RecvError::Lagged(_)) => Event::Listening,
                 Err(RecvError::Closed) => return,
             },
-            Err(RecvError::Closed) = errors.recv() => return,
-            server = connected.recv() => {
-                debug!(?server, "listening to Redis");
-                while let Err(error) = client.subscribe(channels.to_vec()).await {
-                    debug!(%error, "Redis does not take a subscription");
-                    tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
-                }
-                Event::Interrupted
-            }
-            else => Event::Interrupted,
         };
         let _ = events.send(event);
     }

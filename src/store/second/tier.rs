@@ -130,7 +130,9 @@ pub struct Second {
     leases: Arc<Leases>,
     writes: mpsc::Sender<Write>,
     started: Instant,
-    /// Milliseconds after `started` until which values can be judged; 0 for not at all.
+    /// Microseconds after `started` since which everything is told; `u64::MAX` while it is not.
+    listening_since: AtomicU64,
+    /// Microseconds after `started` until which values can be judged; 0 for not at all.
     judged_until: AtomicU64,
     /// The purge log has grown, or may have.
     pub(super) grown: Notify,
@@ -161,6 +163,7 @@ impl Second {
             extent,
             writes,
             started: Instant::now(),
+            listening_since: AtomicU64::new(u64::MAX),
             judged_until: AtomicU64::new(0),
             grown: Notify::new(),
             looks: watch::Sender::new(0),
@@ -184,7 +187,7 @@ impl Second {
         if self.breaker.is_open() {
             return Some(TierError::Open);
         }
-        let now = self.started.elapsed().as_millis() as u64;
+        let now = self.started.elapsed().as_micros() as u64;
         (now >= self.judged_until.load(Ordering::Relaxed)).then_some(TierError::Unheard)
     }
 
@@ -214,9 +217,12 @@ impl Second {
 
     /// The purge log was read to its end by a look that began then.
     pub(super) fn heard(&self, begun: Instant) {
-        let until = begun + self.patience.unheard;
-        let until = until.duration_since(self.started).as_millis() as u64;
-        self.judged_until.fetch_max(until, Ordering::Relaxed);
+        let since = |instant: Instant| instant.duration_since(self.started).as_micros() as u64;
+        // One that began before everything is told may have missed what came between.
+        if since(begun) >= self.listening_since.load(Ordering::Relaxed) {
+            let until = since(begun + self.patience.unheard);
+            self.judged_until.fetch_max(until, Ordering::Relaxed);
+        }
     }
 
     /// The purge log is out of reach.
@@ -509,10 +515,18 @@ impl Second {
             match event {
                 Event::Settled { lease, outcome } => self.leases.ended(&lease, outcome),
                 Event::LogGrew => self.grown.notify_one(),
-                Event::Interrupted => {
+                Event::Listening => {
                     self.unheard();
                     self.leases.lose();
+                    let now = self.started.elapsed().as_micros() as u64;
+                    // A look that began in this one may have begun before.
+                    self.listening_since.store(now + 1, Ordering::Relaxed);
                     self.grown.notify_one();
+                }
+                Event::Interrupted => {
+                    self.listening_since.store(u64::MAX, Ordering::Relaxed);
+                    self.unheard();
+                    self.leases.lose();
                 }
             }
         }
