@@ -164,22 +164,31 @@ impl Admin {
         }
     }
 
-    /// An open breaker does not make this unready: stale is served, and another replica would
-    /// fare no better.
+    /// An open breaker does not make this unready: stale is served, or memory alone answers, and
+    /// another replica would fare no better.
     fn readiness(&self) -> Response<Bytes> {
         let draining = self.draining.load(Ordering::Relaxed);
-        let breaker = if self.proxy.readings().breaker_is_open {
-            "open"
-        } else {
-            "closed"
-        };
+        let readings = self.proxy.readings();
+        let state = |is_open| if is_open { "open" } else { "closed" };
+        let breaker = state(readings.breaker_is_open);
         let status = if draining {
             StatusCode::SERVICE_UNAVAILABLE
         } else {
             StatusCode::OK
         };
-        let body =
+        let mut body =
             json!({"ready": !draining, "draining": draining, "upstream": {"breaker": breaker}});
+        if let Some(second) = readings.second {
+            body["redis"] = json!({
+                "breaker": state(second.breaker_is_open),
+                "purge_log": {
+                    "heard": second.is_heard,
+                    "silence_ms": second.silence_ms,
+                    "position": second.position,
+                    "pending": second.pending,
+                },
+            });
+        }
         json_response(status, &body)
     }
 

@@ -7,7 +7,7 @@ use url::Url;
 
 use crate::policy::Mode;
 use crate::policy::key::normalise_path;
-use crate::proxy::Proxy;
+use crate::proxy::{Known, Proxy};
 use crate::store::{Purge, Reach, Target};
 use std::sync::Arc;
 
@@ -30,8 +30,9 @@ struct Order {
     dry_run: bool,
 }
 
-/// Carries out an order: the log's position after it, the instances that know of it, and how many
-/// stored responses it named. An error says what is wrong with the order.
+/// Carries out an order: the log's position after it, the instances that know of it (`pending`:
+/// only this one, and the others when Redis is back), and how many responses in this instance's
+/// memory it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     // By way of an object: serde would take an array for the fields in their order.
     let order: Order = serde_json::from_slice(body)
@@ -45,17 +46,24 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
             position = proxy.purge(purge.clone(), mode);
         }
     }
+    let known = if order.dry_run {
+        Known::here(proxy.purge_position())
+    } else {
+        proxy.known_to_all(position).await
+    };
     let matches = proxy.sweep(&purges).await;
     if !order.dry_run {
         let what = String::from_utf8_lossy(body);
-        info!(order = %what.trim(), mode = mode.as_str(), position, matches, "purged");
+        info!(order = %what.trim(), mode = mode.as_str(), ?known, matches, "purged");
     }
     Ok(json!({
-        "position": position,
+        "position": known.position,
+        "state": if known.is_pending { "pending" } else { "done" },
         "mode": mode.as_str(),
         "dry_run": order.dry_run,
         "matches": matches,
-        "instances": 1,
+        "instances": known.instances.acknowledged,
+        "alive": known.instances.alive,
     }))
 }
 

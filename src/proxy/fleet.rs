@@ -18,7 +18,7 @@ use crate::store::codec::Decoded;
 use crate::store::purge::fleet::Stamp;
 use crate::store::second::lease::End;
 use crate::store::second::tier::Elsewhere;
-use crate::store::second::{Found, Lease, Outcome, Second, Wanted, Wants};
+use crate::store::second::{Found, Instances, Lease, Outcome, Second, Wanted, Wants};
 use crate::store::{Entry, Judgement};
 
 use super::Proxy;
@@ -56,7 +56,57 @@ enum Value {
     Unusable,
 }
 
+/// How long a purge waits to be in the fleet's log, and then for the other instances to know.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(1);
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Who knows of a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Of the fleet's log where there is a fleet, else of this instance's.
+    pub position: u64,
+    /// The fleet's log does not have it yet: it will when Redis is back.
+    pub is_pending: bool,
+    pub instances: Instances,
+}
+
+impl Known {
+    /// To this instance alone.
+    pub fn here(position: u64) -> Self {
+        let (acknowledged, alive) = (1, 1);
+        Self {
+            position,
+            is_pending: false,
+            instances: Instances {
+                acknowledged,
+                alive,
+            },
+        }
+    }
+}
+
 impl Proxy {
+    /// Waits, not for long, until the fleet knows of the purges up to this local position.
+    pub async fn known_to_all(&self, local: u64) -> Known {
+        let (purges, alone) = (self.memory.purges(), Known::here(local));
+        let Some(second) = &self.second else {
+            return alone;
+        };
+        let Some(position) = second.published(purges, local, PUBLISHED_WITHIN).await else {
+            return Known {
+                position: purges.cursor().stamp.position,
+                is_pending: true,
+                ..alone
+            };
+        };
+        let instances = second.acknowledged(position, ACKNOWLEDGED_WITHIN).await;
+        Known {
+            position,
+            instances: instances.unwrap_or(alone.instances),
+            ..alone
+        }
+    }
+
     pub(super) async fn consult(&self, second: &Second, about: &About<'_>) -> Consulted {
         let until = Instant::now() + self.config.cache.wait_timeout;
         let mut known = None;

@@ -52,6 +52,7 @@ use crate::store::{Entry, Memory, PurgeLog};
 use crate::upstream::Origin;
 
 pub use body::Body;
+pub use fleet::Known;
 pub use interim::Interim;
 pub use request::Handled;
 

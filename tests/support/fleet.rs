@@ -31,13 +31,13 @@ impl Fleet {
             extra: extra.to_owned(),
         };
         for url in urls {
-            fleet.join(url);
+            fleet.join(url).await;
         }
         fleet
     }
 
     /// One more instance; its place.
-    pub fn join(&mut self, url: &str) -> usize {
+    pub async fn join(&mut self, url: &str) -> usize {
         let extra = &self.extra;
         // `extra` may have keys for the same table.
         // A machine that runs all tests at once is slower than a Redis that is ill.
@@ -49,8 +49,11 @@ impl Fleet {
             format!("{redis}{extra}")
         };
         let config = config(&self.origin.url(), &text);
-        let sidecar = Sidecar::start_with(config, self.clock.clone(), None).expect("it starts");
-        self.instances.push(Some(sidecar));
+        // The start waits for Redis, and what leads there may run on this thread.
+        let clock = self.clock.clone();
+        let starting = move || Sidecar::start_with(config, clock, None).expect("it starts");
+        let sidecar = tokio::task::spawn_blocking(starting).await;
+        self.instances.push(Some(sidecar.expect("no panic")));
         self.instances.len() - 1
     }
 

@@ -10,6 +10,7 @@ pub mod origin;
 pub mod process;
 pub mod ranged;
 pub mod redis;
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

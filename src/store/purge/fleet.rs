@@ -108,7 +108,8 @@ pub struct Fleet {
     /// By the fleet's positions.
     book: Book,
     own: Vec<Own>,
-    /// Local positions and the fleet's position applied then, both rising.
+    /// Positions of the log, and by which local position all up to there had taken effect here:
+    /// both rising.
     stamps: VecDeque<(u64, u64)>,
 }
 
@@ -198,8 +199,8 @@ impl Fleet {
     /// How far the fleet's log had been applied at this local position; `None` where nobody knows
     /// any more.
     pub fn stamp_of(&self, local: u64) -> Option<Stamp> {
-        let after = self.stamps.partition_point(|(at, _)| *at <= local);
-        let (_, position) = self.stamps.get(after.checked_sub(1)?)?;
+        let after = self.stamps.partition_point(|(_, effective)| *effective <= local);
+        let (position, _) = self.stamps.get(after.checked_sub(1)?)?;
         Some(Stamp {
             epoch: self.cursor.stamp.epoch,
             position: *position,
@@ -234,33 +235,32 @@ impl Fleet {
         if synced.restarts || synced.epoch != self.cursor.stamp.epoch {
             self.restart(synced.epoch, synced.floor);
             applied.dropped = true;
-            apply(Some(&Outgoing {
+            let effective = apply(Some(&Outgoing {
                 token: 0,
                 purge: everything(),
                 mode: Mode::Hard,
                 at: Timestamp::EPOCH,
             }));
+            self.note_stamp(0, effective);
         }
         for Logged { position, entry } in synced.entries {
             if position <= self.cursor.stamp.position {
                 continue;
             }
             let own = self.own.iter().position(|own| own.entry.token == entry.token);
-            match own {
-                Some(at) => drop(self.own.remove(at)),
+            let effective = match own {
+                Some(at) => self.own.remove(at).local,
                 None => {
                     applied.purges += 1;
-                    if !applied.dropped {
-                        apply(Some(&entry));
-                    }
+                    apply(Some(&entry).filter(|_| !applied.dropped))
                 }
-            }
+            };
             self.cursor.stamp.position = position;
             self.cursor.token = entry.token;
+            self.note_stamp(position, effective);
             self.book.add(entry.purge, entry.mode, position, entry.at);
         }
         applied.is_behind = self.cursor.stamp.position < synced.latest;
-        self.note_stamp(apply(None));
         let read = self.cursor.stamp.position;
         for own in &mut self.own {
             let is_lost = matches!(own.whereabouts, Whereabouts::Appended(at) if at <= read);
@@ -281,13 +281,9 @@ impl Fleet {
         self.stamps.clear();
     }
 
-    fn note_stamp(&mut self, local: u64) {
-        let position = self.cursor.stamp.position;
-        match self.stamps.back_mut() {
-            Some((at, known)) if *at == local => *known = position,
-            Some((_, known)) if *known == position => {}
-            _ => self.stamps.push_back((local, position)),
-        }
+    fn note_stamp(&mut self, position: u64, effective: u64) {
+        let before = self.stamps.back().map_or(0, |(_, effective)| *effective);
+        self.stamps.push_back((position, before.max(effective)));
         if self.stamps.len() > MOST_STAMPS {
             self.stamps.pop_front();
         }
