@@ -58,7 +58,7 @@ impl Second {
                 purges.sent(appended.as_ref().ok().map(|stamp| stamp.position));
                 appended?;
             }
-            let (heard, begun, before) = (clock.now(), Instant::now(), purges.cursor());
+            let (heard, look, before) = (clock.now(), self.look(), purges.cursor());
             self.metrics.second.asked(Command::Sync);
             let asked = timeout(self.patience.write, self.tier.sync(before)).await;
             let synced = asked.unwrap_or(Err(TierError::Late))?;
@@ -73,7 +73,7 @@ impl Second {
             if applied.is_behind {
                 continue;
             }
-            self.heard(begun);
+            self.heard(look);
             // Once more, so that the others hear how far this instance is.
             if !appends && purges.cursor() == before && applied.lost == 0 {
                 return Ok(());

@@ -112,6 +112,13 @@ pub struct Elsewhere {
     pub left: Duration,
 }
 
+/// One look at the purge log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    begun: Instant,
+    listening: u64,
+}
+
 struct Write {
     names: Names,
     entry: Arc<Entry>,
@@ -130,8 +137,8 @@ pub struct Second {
     leases: Arc<Leases>,
     writes: mpsc::Sender<Write>,
     started: Instant,
-    /// Microseconds after `started` since which everything is told; `u64::MAX` while it is not.
-    listening_since: AtomicU64,
+    /// Counts beginnings and ends of listening; odd while everything is told.
+    listening: AtomicU64,
     /// Microseconds after `started` until which values can be judged; 0 for not at all.
     judged_until: AtomicU64,
     /// The purge log has grown, or may have.
@@ -163,7 +170,7 @@ impl Second {
             extent,
             writes,
             started: Instant::now(),
-            listening_since: AtomicU64::new(u64::MAX),
+            listening: AtomicU64::new(0),
             judged_until: AtomicU64::new(0),
             grown: Notify::new(),
             looks: watch::Sender::new(0),
@@ -215,12 +222,21 @@ impl Second {
         self.writes.max_capacity() - self.writes.capacity()
     }
 
-    /// The purge log was read to its end by a look that began then.
-    pub(super) fn heard(&self, begun: Instant) {
-        let since = |instant: Instant| instant.duration_since(self.started).as_micros() as u64;
+    /// A look at the purge log begins.
+    pub(super) fn look(&self) -> Look {
+        Look {
+            begun: Instant::now(),
+            listening: self.listening.load(Ordering::Relaxed),
+        }
+    }
+
+    /// It read the log to its end.
+    pub(super) fn heard(&self, look: Look) {
         // One that began before everything is told may have missed what came between.
-        if since(begun) >= self.listening_since.load(Ordering::Relaxed) {
-            let until = since(begun + self.patience.unheard);
+        let listening = self.listening.load(Ordering::Relaxed);
+        if listening % 2 == 1 && look.listening == listening {
+            let until = look.begun + self.patience.unheard;
+            let until = until.duration_since(self.started).as_micros() as u64;
             self.judged_until.fetch_max(until, Ordering::Relaxed);
         }
     }
@@ -516,20 +532,21 @@ impl Second {
                 Event::Settled { lease, outcome } => self.leases.ended(&lease, outcome),
                 Event::LogGrew => self.grown.notify_one(),
                 Event::Listening => {
-                    self.unheard();
-                    self.leases.lose();
-                    let now = self.started.elapsed().as_micros() as u64;
-                    // A look that began in this one may have begun before.
-                    self.listening_since.store(now + 1, Ordering::Relaxed);
+                    self.interrupt(1);
                     self.grown.notify_one();
                 }
-                Event::Interrupted => {
-                    self.listening_since.store(u64::MAX, Ordering::Relaxed);
-                    self.unheard();
-                    self.leases.lose();
-                }
+                Event::Interrupted => self.interrupt(0),
             }
         }
+    }
+
+    /// Something may have been missed until now, or from now on.
+    fn interrupt(&self, becomes: u64) {
+        let listening = self.listening.load(Ordering::Relaxed);
+        let next = (listening + 2) & !1 | becomes;
+        self.listening.store(next, Ordering::Relaxed);
+        self.unheard();
+        self.leases.lose();
     }
 
     /// Keeps what is held for longer than a third of its time.
