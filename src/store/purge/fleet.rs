@@ -301,3 +301,6 @@ fn everything() -> Purge {
 fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().1.max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The fleet's purge log on a real Redis: ordered, compacted, bounded, and known again.
+
+mod support;
+
+use iris_sidecar::clock::Timestamp;
+use iris_sidecar::policy::Mode;
+use iris_sidecar::store::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
+use iris_sidecar::store::second::redis::Settings;
+use iris_sidecar::store::second::{Instances, Redis, SecondTier};
+use iris_sidecar::store::{Purge, Reach, Target};
+use support::PATIENCE;
+use support::redis::RedisServer;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::timeout;
+
+async fn connect(server: &RedisServer) -> Redis {
+    let (events, _) = unbounded_channel();
+    let settings = Settings {
+        url: server.url(),
+        prefix: "iris:".to_owned(),
+        connections: 1,
+        tls: None,
+    };
+    let redis = Redis::connect(&settings, events).unwrap();
+    let answers = async { while redis.ping().await.is_err() {} };
+    timeout(PATIENCE, answers).await.expect("Redis answers");
+    redis
+}
+
+fn purge(token: u64, target: Target, mode: Mode) -> Outgoing {
+    Outgoing {
+        token,
+        purge: Purge {
+            target,
+            reach: Reach::Any,
+        },
+        mode,
+        at: Timestamp::from_millis(token),
+    }
+}
+
+fn group(token: u64, name: &str, mode: Mode) -> Outgoing {
+    purge(token, Target::Group(name.into()), mode)
+}
+
+/// All that the log has, and the place at its end.
+async fn read_all(redis: &Redis) -> (Vec<(u64, Outgoing)>, Cursor, Synced) {
+    let (mut cursor, mut all) = (Cursor::default(), Vec::new());
+    loop {
+        let synced = redis.sync(cursor).await.unwrap();
+        cursor.stamp.epoch = synced.epoch;
+        for logged in &synced.entries {
+            cursor.stamp.position = logged.position;
+            cursor.token = logged.entry.token;
+            all.push((logged.position, logged.entry.clone()));
+        }
+        if cursor.stamp.position >= synced.latest {
+            return (all, cursor, synced);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_purge_is_read_as_it_was_written() {
+    let server = RedisServer::start(&[]).await;
+    let redis = connect(&server).await;
+    let targets = [
+        Target::All,
+        Target::Url(Box::from(&b"/a\0?x=\xff\0"[..])),
+        Target::Prefix("/a b/".into()),
+        Target::Group("a group \u{fc}".into()),
+    ];
+    let reaches = [
+        Reach::Any,
+        Reach::Host("h:80".into()),
+        Reach::Origin(Box::from(&b"http\0h\0\0"[..])),
+    ];
+    let mut written = Vec::new();
+    for target in &targets {
+        for reach in &reaches {
+            for mode in Mode::ALL {
+                let token = u64::MAX - written.len() as u64;
+                let mut one = purge(token, target.clone(), mode);
+                one.purge.reach = reach.clone();
+                written.push(one);
+            }
+        }
+    }
+    let stamp = redis.append(written.clone()).await.unwrap();
+    assert_eq!(stamp.position, written.len() as u64);
+    let (read, cursor, _) = read_all(&redis).await;
+    assert_eq!(cursor.stamp, stamp);
+    let positions: Vec<u64> = read.iter().map(|(position, _)| *position).collect();
+    assert_eq!(positions, (1..=stamp.position).collect::<Vec<_>>());
+    let read: Vec<Outgoing> = read.into_iter().map(|(_, entry)| entry).collect();
+    assert_eq!(read, written);
+    // What a newer version may write purges everything.
+    server.ask("XADD iris:{purges}log 25-0 token 1 mode hard at 1 kind galaxy value x reach any of x").await;
+    server.ask("HSET iris:{purges}meta position 25").await;
+    let synced = redis.sync(cursor).await.unwrap();
+    assert_eq!(synced.entries[0].entry.purge.target, Target::All);
+    assert_eq!(synced.entries[0].entry.mode, Mode::Hard);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_are_compacted_and_a_reader_that_is_far_behind_begins_anew() {
+    let server = RedisServer::start(&[]).await;
+    let redis = connect(&server).await;
+    redis.append(vec![group(1, "first", Mode::Hard)]).await.unwrap();
+    let (_, early, _) = read_all(&redis).await;
+    // Two groups, over and over, hard and soft.
+    let mut token = 1;
+    for _ in 0..80 {
+        let batch = (0..128).map(|number| {
+            token += 1;
+            let mode = if number % 4 < 2 { Mode::Hard } else { Mode::Soft };
+            group(token, ["a", "b"][number % 2], mode)
+        });
+        redis.append(batch.collect()).await.unwrap();
+    }
+    let written = 80 * 128 + 1;
+    let (read, cursor, synced) = read_all(&redis).await;
+    assert_eq!((cursor.stamp.position, synced.floor), (written, 0));
+    // The window as it came; before it of each name the latest, of soft ones the first too.
+    let compacted: Vec<_> = read
+        .iter()
+        .filter(|(position, _)| *position <= written - 4096)
+        .map(|(position, entry)| (*position, entry.mode))
+        .collect();
+    assert_eq!(compacted.len(), 1 + 2 + 4, "{compacted:?}");
+    assert_eq!(compacted[0], (1, Mode::Hard));
+    assert_eq!(&compacted[1..3], [(4, Mode::Soft), (5, Mode::Soft)]);
+    assert_eq!(read.len(), 4096 + compacted.len());
+    // Who stood at what is still there goes on from there; else everything from the beginning.
+    let on = redis.sync(early).await.unwrap();
+    assert!(!on.restarts && on.entries[0].position > 1);
+    let gone = Cursor {
+        stamp: Stamp {
+            position: 6,
+            ..early.stamp
+        },
+        token: 6,
+    };
+    let again = redis.sync(gone).await.unwrap();
+    assert!(again.restarts && again.entries[0].position == 1);
+    assert_eq!(again.epoch, early.stamp.epoch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_bounded_and_says_up_to_where_it_has_forgotten() {
+    let server = RedisServer::start(&[]).await;
+    let redis = connect(&server).await;
+    let mut token = 0;
+    for _ in 0..160 {
+        let batch = (0..128).map(|_| {
+            token += 1;
+            group(token, &format!("g{token}"), Mode::Hard)
+        });
+        redis.append(batch.collect()).await.unwrap();
+    }
+    let (read, cursor, synced) = read_all(&redis).await;
+    assert_eq!(read.len(), 16_384);
+    assert_eq!(synced.floor, 160 * 128 - 16_384);
+    assert_eq!(read[0].0, synced.floor + 1);
+    assert_eq!(cursor.stamp.position, 160 * 128);
+    let names = server.ask("HLEN iris:{purges}names").await.unwrap();
+    assert_eq!(names.trim(), format!(":{}", 16_384 - 4096));
+    let memory = server.ask("MEMORY USAGE iris:{purges}log").await.unwrap();
+    let bytes: u64 = memory.trim().trim_start_matches(':').parse().unwrap();
+    assert!(bytes < 4 << 20, "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_another_has_replaced_is_not_taken_for_it() {
+    let server = RedisServer::start(&[]).await;
+    let redis = connect(&server).await;
+    let batch = (1..=5).map(|token| group(token, "g", Mode::Hard));
+    redis.append(batch.collect()).await.unwrap();
+    let (_, cursor, _) = read_all(&redis).await;
+    // Another entry where the reader stands: the one it knows was lost.
+    let other = Cursor { token: 99, ..cursor };
+    let synced = redis.sync(other).await.unwrap();
+    assert!(synced.restarts && synced.epoch != cursor.stamp.epoch && synced.latest == 0);
+    // And so for a reader who knows more than the log.
+    redis.append(vec![group(1, "g", Mode::Hard)]).await.unwrap();
+    let (_, cursor, _) = read_all(&redis).await;
+    let ahead = Cursor {
+        stamp: Stamp {
+            position: 2,
+            ..cursor.stamp
+        },
+        ..cursor
+    };
+    let synced = redis.sync(ahead).await.unwrap();
+    assert!(synced.restarts && synced.epoch != cursor.stamp.epoch);
+    // What was evicted in part is none.
+    redis.append(vec![group(1, "g", Mode::Hard)]).await.unwrap();
+    let (_, cursor, _) = read_all(&redis).await;
+    server.ask("DEL iris:{purges}log").await;
+    let stamp = redis.append(vec![group(2, "g", Mode::Hard)]).await.unwrap();
+    assert!(stamp.epoch != cursor.stamp.epoch && stamp.position == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_counted_by_how_far_they_are() {
+    let server = RedisServer::start(&[]).await;
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    one.append(vec![group(1, "g", Mode::Hard)]).await.unwrap();
+    let (_, cursor, _) = read_all(&one).await;
+    let instances = |acknowledged, alive| Instances {
+        acknowledged,
+        alive,
+    };
+    one.sync(cursor).await.unwrap();
+    assert_eq!(other.instances(1).await.unwrap(), instances(1, 1));
+    let behind = Cursor {
+        stamp: Stamp {
+            position: 0,
+            ..cursor.stamp
+        },
+        token: 0,
+    };
+    other.sync(behind).await.unwrap();
+    assert_eq!(other.instances(1).await.unwrap(), instances(1, 2));
+    other.sync(cursor).await.unwrap();
+    assert_eq!(other.instances(1).await.unwrap(), instances(2, 2));
+}
