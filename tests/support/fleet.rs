@@ -38,7 +38,12 @@ impl Fleet {
 
     /// One more instance; its place.
     pub async fn join(&mut self, url: &str) -> usize {
-        let extra = &self.extra;
+        let extra = self.extra.clone();
+        self.join_with(url, &extra).await
+    }
+
+    /// One more instance with a configuration of its own; its place.
+    pub async fn join_with(&mut self, url: &str, extra: &str) -> usize {
         // `extra` may have keys for the same table.
         // A machine that runs all tests at once is slower than a Redis that is ill.
         let patient = if extra.contains("\ntimeout = ") { "" } else { "timeout = \"10s\"\n" };

@@ -21,7 +21,7 @@ pub struct RedisServer {
 
 /// A port that is free, and stays so while its server is down: below those that the kernel gives to
 /// connections, of which tests make many. Redis itself cannot be asked to choose.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = std::process::id().wrapping_mul(101) + NEXT.fetch_add(1, Ordering::Relaxed);
@@ -32,11 +32,33 @@ fn free_port() -> u16 {
     }
 }
 
+/// A port whose cluster bus, ten thousand above it, is free as well.
+fn free_port_with_bus() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id().wrapping_mul(61) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (number % 10_000) as u16;
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
+}
+
 impl RedisServer {
     /// Starts one with these arguments beside its own, and returns when it answers.
     pub async fn start(arguments: &[&str]) -> Self {
+        Self::start_on(free_port(), arguments).await
+    }
+
+    /// One that can be a node of a cluster.
+    pub async fn start_with_bus(arguments: &[&str]) -> Self {
+        Self::start_on(free_port_with_bus(), arguments).await
+    }
+
+    async fn start_on(port: u16, arguments: &[&str]) -> Self {
         let mut server = Self {
-            port: free_port(),
+            port,
             arguments: arguments.iter().map(ToString::to_string).collect(),
             folder: tempfile::tempdir().expect("a folder"),
             process: None,
@@ -72,7 +94,16 @@ impl RedisServer {
 
     /// One inline command; the first bytes of its answer.
     pub async fn ask(&self, command: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
+        Self::ask_at(self.port, command).await
+    }
+
+    /// How many keys it has.
+    pub async fn size(&self) -> String {
+        self.ask("DBSIZE").await.unwrap_or_default()
+    }
+
+    pub async fn ask_at(port: u16, command: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         stream
             .write_all(format!("{command}\r\n").as_bytes())
             .await
@@ -84,6 +115,10 @@ impl RedisServer {
             .ok()?;
         answer.truncate(read);
         (read > 0).then(|| String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    pub fn runs(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Kills it, without a word to its clients.
