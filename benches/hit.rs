@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use iris_sidecar::clock::Clock;
 use iris_sidecar::config::Config;
 use iris_sidecar::metrics::Metrics;
-use iris_sidecar::proxy::{Handled, Proxy};
+use iris_sidecar::proxy::{Handled, Proxy, Shared};
 use iris_sidecar::upstream::{Answer, Origin, OriginBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, Runtime};
@@ -53,6 +53,7 @@ fn proxy(size: usize) -> Arc<Proxy> {
         metrics,
         Arc::new(Files(size)),
         Clock::System,
+        Shared::default(),
     )
 }
 

@@ -70,6 +70,15 @@ impl Sidecar {
             clock.clone(),
         ))??;
         let proxy = Proxy::new(Arc::clone(&config), metrics, origin, clock, shared);
+        if let Some(redis) = config
+            .cache
+            .redis
+            .as_ref()
+            .filter(|redis| redis.warm_up > 0)
+        {
+            let warming = Arc::clone(&proxy).keep_warm(redis.warm_up);
+            background.handle.spawn(warming);
+        }
         let draining = Arc::new(AtomicBool::new(false));
 
         // The admin port first: whoever sees the service port open may ask for its health.
@@ -156,8 +165,8 @@ async fn shared_with_fleet(
         tls,
     };
     let (events, heard) = mpsc::unbounded_channel();
-    let tier = Redis::connect(&settings, events)
-        .map_err(|error| anyhow!("[cache.redis] url: {error}"))?;
+    let tier =
+        Redis::connect(&settings, events).map_err(|error| anyhow!("[cache.redis] url: {error}"))?;
     let patience = Patience {
         read: redis.timeout,
         failures: redis.breaker_failures,

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use iris_sidecar::clock::Clock;
 use iris_sidecar::config::Config;
 use iris_sidecar::metrics::Metrics;
-use iris_sidecar::proxy::{Handled, Proxy};
+use iris_sidecar::proxy::{Handled, Proxy, Shared};
 use iris_sidecar::upstream::{Answer, Origin, OriginBody};
 
 /// Counts the allocations of each thread.
@@ -80,7 +80,13 @@ async fn a_hit_makes_two_allocations() {
     let text = "[[route]]\npath = \"/api/iris/{project}\"\nforce_ttl = \"1h\"\n";
     let config = Arc::new(Config::parse("test", text, &|_| None).expect("valid"));
     let metrics = Arc::new(Metrics::new(["/api/iris/{project}"].into_iter()));
-    let proxy = Proxy::new(config, metrics, Arc::new(Fixed), Clock::System);
+    let proxy = Proxy::new(
+        config,
+        metrics,
+        Arc::new(Fixed),
+        Clock::System,
+        Shared::default(),
+    );
     let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
     for _ in 0..3 {
         let response = proxy

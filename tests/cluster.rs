@@ -18,12 +18,20 @@ async fn is_shared(fleet: &Fleet, name: &str) {
         let target = format!("/{name}{number}");
         let mut tries = 0;
         loop {
-            let written = fleet.metric(0, "cache_l2_writes_total{result=\"stored\"}").await;
+            let written = fleet
+                .metric(0, "cache_l2_writes_total{result=\"stored\"}")
+                .await;
             let fields = [("accept-language", "de")];
-            let text = fleet.get_with(0, &format!("{target}?{tries}"), &fields).await.text();
-            let stored = tokio::time::timeout(Duration::from_secs(3), fleet.written(0, written + 1.0));
+            let text = fleet
+                .get_with(0, &format!("{target}?{tries}"), &fields)
+                .await
+                .text();
+            let stored =
+                tokio::time::timeout(Duration::from_secs(3), fleet.written(0, written + 1.0));
             let is_stored = stored.await.is_ok();
-            let found = fleet.get_with(1, &format!("{target}?{tries}"), &fields).await;
+            let found = fleet
+                .get_with(1, &format!("{target}?{tries}"), &fields)
+                .await;
             if is_stored && found.cache() == "HIT" {
                 assert_eq!(found.text(), text);
                 break;
@@ -52,11 +60,17 @@ async fn what_belongs_together_is_in_one_slot_and_all_slots_are_used() {
         assert_ne!(size.trim(), ":0");
     }
     let done = fleet.purge(1, r#"{"group": "g"}"#).await;
-    assert_eq!((&done["state"], &done["instances"]), (&"done".into(), &2.into()), "{done}");
+    assert_eq!(
+        (&done["state"], &done["instances"]),
+        (&"done".into(), &2.into()),
+        "{done}"
+    );
     assert_eq!(fleet.get(0, "/plain0?0").await.cache(), "MISS");
     // Not a script that reached for another slot.
     for at in [0, 1] {
-        let failed = fleet.metric(at, "cache_l2_reads_total{result=\"failed\"}").await;
+        let failed = fleet
+            .metric(at, "cache_l2_reads_total{result=\"failed\"}")
+            .await;
         assert_eq!(failed, 0.0);
     }
 }
@@ -96,18 +110,31 @@ async fn a_master_that_fails_under_load_is_nobodys_error() {
     let master = cluster.master_of("iris:{purges}meta").await;
     cluster.nodes[master].kill();
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 0.0).await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 0.0)
+            .await;
     }
     let done = fleet.purge(0, r#"{"url": "/before0"}"#).await;
-    assert!(done["state"] == "pending" || done["state"] == "done", "{done}");
+    assert!(
+        done["state"] == "pending" || done["state"] == "done",
+        "{done}"
+    );
     // Its replica takes over, and everything is as before, under the load that goes on.
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 1.0).await;
-        fleet.metric_is(at, "cache_purges_pending", |pending| pending == 0.0).await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 1.0)
+            .await;
+        fleet
+            .metric_is(at, "cache_purges_pending", |pending| pending == 0.0)
+            .await;
     }
     is_shared(&fleet, "after").await;
     let done = fleet.purge(1, r#"{"all": true}"#).await;
-    assert_eq!((&done["state"], &done["instances"]), (&"done".into(), &2.into()), "{done}");
+    assert_eq!(
+        (&done["state"], &done["instances"]),
+        (&"done".into(), &2.into()),
+        "{done}"
+    );
     ends.store(true, Ordering::SeqCst);
     for client in clients {
         let (asked, slowest) = client.await.expect("no error reached a client");

@@ -34,7 +34,9 @@ async fn what_one_instance_stores_the_others_have() {
     let again = fleet.get(1, "/a?b=c").await;
     assert_eq!(again.cache_status(), "iris-sidecar; hit; ttl=40");
     assert_eq!(fleet.origin.count(), 1);
-    let looked = fleet.metric(1, "cache_l2_commands_total{command=\"look_up\"}").await;
+    let looked = fleet
+        .metric(1, "cache_l2_commands_total{command=\"look_up\"}")
+        .await;
     assert_eq!(looked, 1.0);
     // Every key has an end, and stands under the prefix.
     let keyspace = redis.ask("INFO keyspace").await.unwrap();
@@ -64,7 +66,9 @@ async fn variants_cost_two_round_trips_and_are_told_apart() {
         let fields = [("accept-language", language)];
         let found = fleet.get_with(1, "/a", &fields).await;
         assert_eq!((found.text().as_str(), found.cache()), (language, "HIT"));
-        let looked = fleet.metric(1, "cache_l2_commands_total{command=\"look_up\"}").await;
+        let looked = fleet
+            .metric(1, "cache_l2_commands_total{command=\"look_up\"}")
+            .await;
         assert_eq!(looked, 2.0 * (number + 1) as f64);
     }
     let other = fleet.get_with(1, "/a", &[("accept-language", "fr")]).await;
@@ -109,7 +113,10 @@ async fn three_hundred_clients_of_three_instances_make_one_origin_request() {
     let addresses = [0, 1, 2].map(|at| fleet.instance(at).address);
     let clients = (0..300).map(move |number| async move {
         let address = addresses[number % 3];
-        Client::connect(address).await.ask("GET", "/cold", &[]).await
+        Client::connect(address)
+            .await
+            .ask("GET", "/cold", &[])
+            .await
     });
     let asking = tokio::spawn(all(clients));
     for at in 0..3 {
@@ -128,7 +135,9 @@ async fn three_hundred_clients_of_three_instances_make_one_origin_request() {
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, waiting).await.expect("two wait");
+    tokio::time::timeout(support::PATIENCE, waiting)
+        .await
+        .expect("two wait");
     gate.open();
     let received = asking.await.unwrap();
     assert!(received.iter().all(|received| received.text() == "1"));
@@ -208,7 +217,10 @@ async fn an_expired_response_from_redis_is_confirmed_by_304() {
     fleet.written(0, 1.0).await;
     fleet.advance(20);
     let found = fleet.get(1, "/a").await;
-    assert_eq!((found.text().as_str(), found.cache()), ("body", "REVALIDATED"));
+    assert_eq!(
+        (found.text().as_str(), found.cache()),
+        ("body", "REVALIDATED")
+    );
     // The update goes to Redis, too.
     fleet.written(1, 1.0).await;
     assert_eq!(fleet.origin.last().header("if-none-match"), Some("\"v\""));
@@ -220,12 +232,14 @@ async fn what_may_not_be_stored_lets_everybody_fetch_at_once() {
     let url = redis.url();
     let gate = Gate::new();
     let held = gate.clone();
-    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), move |seen| {
-        match seen.number {
+    let fleet = Fleet::start(
+        &[&url, &url],
+        &route("ttl = \"60s\""),
+        move |seen| match seen.number {
             1 => after(&held, numbered(seen, &[("cache-control", "no-store")])),
             _ => numbered(seen, &[("cache-control", "no-store")]),
-        }
-    })
+        },
+    )
     .await;
     let fleet = Arc::new(fleet);
     let one = Arc::clone(&fleet);
@@ -247,12 +261,14 @@ async fn a_failed_fetch_ends_its_lease_at_once() {
     let url = redis.url();
     let gate = Gate::new();
     let held = gate.clone();
-    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), move |seen| {
-        match seen.number {
+    let fleet = Fleet::start(
+        &[&url, &url],
+        &route("ttl = \"60s\""),
+        move |seen| match seen.number {
             1 => after(&held, vec![support::Step::Reset]),
             _ => numbered(seen, &[]),
-        }
-    })
+        },
+    )
     .await;
     let fleet = Arc::new(fleet);
     let one = Arc::clone(&fleet);
@@ -277,4 +293,22 @@ async fn too_large_for_redis_is_for_memory_alone() {
     fleet.metric_reaches(0, too_large, 1.0).await;
     assert_eq!(fleet.get(0, "/a").await.cache(), "HIT");
     assert_eq!(fleet.get(1, "/a").await.cache(), "MISS");
+}
+
+#[tokio::test]
+async fn stale_from_redis_stands_in_for_a_failed_origin() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"";
+    let mut fleet = Fleet::start(&[&url, &url], &route(keys), |seen| numbered(seen, &[])).await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    fleet.advance(60);
+    fleet.origin.stop().await;
+    let address = fleet.instance(1).address;
+    let clients =
+        (0..20).map(|_| async move { Client::connect(address).await.ask("GET", "/a", &[]).await });
+    for found in all(clients).await {
+        assert_eq!((found.text().as_str(), found.cache()), ("1", "STALE"));
+    }
 }

@@ -39,21 +39,34 @@ async fn goes_on(fleet: &Fleet, name: &str) {
 
 /// What is stored goes to Redis again, and what another instance stored comes from there.
 async fn recovers(fleet: &Fleet, name: &str) {
-    fleet.metric_is(0, "cache_l2_breaker_open", |open| open == 0.0).await;
-    fleet.metric_is(0, "cache_l2_heard", |heard| heard == 1.0).await;
-    fleet.metric_is(1, "cache_l2_heard", |heard| heard == 1.0).await;
-    fleet.metric_is(1, "cache_l2_breaker_open", |open| open == 0.0).await;
+    fleet
+        .metric_is(0, "cache_l2_breaker_open", |open| open == 0.0)
+        .await;
+    fleet
+        .metric_is(0, "cache_l2_heard", |heard| heard == 1.0)
+        .await;
+    fleet
+        .metric_is(1, "cache_l2_heard", |heard| heard == 1.0)
+        .await;
+    fleet
+        .metric_is(1, "cache_l2_breaker_open", |open| open == 0.0)
+        .await;
     let mut number = 0;
     loop {
         number += 1;
         let target = format!("/again{name}{number}");
-        let written = fleet.metric(1, "cache_l2_writes_total{result=\"stored\"}").await;
+        let written = fleet
+            .metric(1, "cache_l2_writes_total{result=\"stored\"}")
+            .await;
         let text = fleet.get(1, &target).await.text();
         // Where the machine is so busy that a healthy Redis is late, once more.
         let stored = async {
             fleet.written(1, written + 1.0).await;
         };
-        if tokio::time::timeout(Duration::from_secs(2), stored).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(2), stored)
+            .await
+            .is_err()
+        {
             continue;
         }
         let found = fleet.get(0, &target).await;
@@ -125,12 +138,14 @@ async fn who_waits_for_another_instance_goes_on_alone_when_redis_is_gone() {
     let url = redis.url();
     let gate = Gate::new();
     let held = gate.clone();
-    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), move |seen| {
-        match seen.number {
+    let fleet = Fleet::start(
+        &[&url, &url],
+        &route("ttl = \"60s\""),
+        move |seen| match seen.number {
             1 => after(&held, numbered(seen, &[])),
             _ => numbered(seen, &[]),
-        }
-    })
+        },
+    )
     .await;
     let fleet = std::sync::Arc::new(fleet);
     let one = std::sync::Arc::clone(&fleet);
@@ -153,9 +168,11 @@ async fn the_lease_of_an_instance_that_died_ends_by_itself() {
     let held = gate.clone();
     let urls = [wire.url(), redis.url()];
     let urls = [urls[0].as_str(), urls[1].as_str()];
-    let fleet = Fleet::start(&urls, &route("ttl = \"60s\""), move |seen| match seen.number {
-        1 => after(&held, numbered(seen, &[])),
-        _ => numbered(seen, &[]),
+    let fleet = Fleet::start(&urls, &route("ttl = \"60s\""), move |seen| {
+        match seen.number {
+            1 => after(&held, numbered(seen, &[])),
+            _ => numbered(seen, &[]),
+        }
     })
     .await;
     let fleet = std::sync::Arc::new(fleet);
@@ -166,7 +183,9 @@ async fn the_lease_of_an_instance_that_died_ends_by_itself() {
     wire.cut();
     let found = fleet.get(1, "/a").await;
     assert_eq!(found.text(), "2");
-    let expired = fleet.metric(1, "cache_leases_awaited_total{result=\"expired\"}").await;
+    let expired = fleet
+        .metric(1, "cache_leases_awaited_total{result=\"expired\"}")
+        .await;
     assert!(expired >= 1.0, "{expired}");
     gate.open();
     assert_eq!(leading.await.unwrap().text(), "1");

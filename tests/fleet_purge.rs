@@ -12,13 +12,17 @@ use support::wire::Wire;
 use support::{Client, Gate, PATIENCE, after, numbered, ok, route};
 use tokio::time::timeout;
 
-const KEPT: &str = "ttl = \"60s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"\ngroups = [\"g\"]";
+const KEPT: &str =
+    "ttl = \"60s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"\ngroups = [\"g\"]";
 
 #[tokio::test]
 async fn a_hard_purge_of_any_kind_is_gone_on_every_instance_when_it_is_answered() {
     let redis = RedisServer::start(&[]).await;
     let url = redis.url();
-    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), |seen| numbered(seen, &[])).await;
+    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), |seen| {
+        numbered(seen, &[])
+    })
+    .await;
     let orders = [
         r#"{"url": "/a/b?c=d"}"#,
         r#"{"url": "http://origin/a/b?c=d"}"#,
@@ -37,7 +41,11 @@ async fn a_hard_purge_of_any_kind_is_gone_on_every_instance_when_it_is_answered(
         }
         let done = fleet.purge((number + 1) % 3, order).await;
         assert_eq!(done["state"], "done", "{done}");
-        assert_eq!((&done["instances"], &done["alive"]), (&3.into(), &3.into()), "{done}");
+        assert_eq!(
+            (&done["instances"], &done["alive"]),
+            (&3.into(), &3.into()),
+            "{done}"
+        );
         assert_eq!(done["position"], number as u64 + 1);
         assert_eq!(done["matches"], 1);
         // The next round's first look is by another instance.
@@ -53,9 +61,11 @@ async fn a_soft_purge_makes_stale_everywhere_and_grace_counts_from_it() {
     let url = redis.url();
     let gate = Gate::new();
     let held = gate.clone();
-    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), move |seen| match seen.number {
-        1 => numbered(seen, &[]),
-        _ => after(&held, numbered(seen, &[])),
+    let fleet = Fleet::start(&[&url, &url, &url], &route(KEPT), move |seen| {
+        match seen.number {
+            1 => numbered(seen, &[]),
+            _ => after(&held, numbered(seen, &[])),
+        }
     })
     .await;
     fleet.get(0, "/a").await;
@@ -67,8 +77,16 @@ async fn a_soft_purge_makes_stale_everywhere_and_grace_counts_from_it() {
     // From memory, and from Redis: stale for thirty seconds, not fresh for twenty more.
     for at in 0..3 {
         let found = fleet.get(at, "/a").await;
-        assert_eq!((found.text().as_str(), found.cache()), ("1", "STALE"), "{at}");
-        assert!(found.cache_status().contains("ttl=-30"), "{}", found.cache_status());
+        assert_eq!(
+            (found.text().as_str(), found.cache()),
+            ("1", "STALE"),
+            "{at}"
+        );
+        assert!(
+            found.cache_status().contains("ttl=-30"),
+            "{}",
+            found.cache_status()
+        );
     }
     gate.open();
     for at in 0..3 {
@@ -93,7 +111,9 @@ async fn a_write_through_one_instance_changes_what_the_others_serve() {
     assert_eq!(written.text(), "2");
     // Here at once, there when the log has brought it.
     assert_eq!(fleet.get(0, "/a").await.text(), "3");
-    fleet.metric_reaches(1, "cache_purges_elsewhere_total", 1.0).await;
+    fleet
+        .metric_reaches(1, "cache_purges_elsewhere_total", 1.0)
+        .await;
     assert_eq!(fleet.get(1, "/a").await.cache(), "HIT");
     assert_eq!(fleet.get(1, "/a").await.text(), "3");
 }
@@ -120,7 +140,9 @@ async fn an_older_fill_neither_lands_nor_is_joined_on_any_instance() {
     }
     gate.open();
     assert_eq!(before.await.unwrap().text(), "1");
-    fleet.metric_reaches(0, "cache_not_stored_total{reason=\"purged\"}", 1.0).await;
+    fleet
+        .metric_reaches(0, "cache_not_stored_total{reason=\"purged\"}", 1.0)
+        .await;
     for at in [0, 1] {
         let found = fleet.get(at, "/a").await;
         assert_eq!((found.text().as_str(), found.cache()), ("2", "HIT"));
@@ -138,7 +160,11 @@ async fn writes_faster_than_the_origin_never_starve_a_soft_group() {
         fleet.purge(1, r#"{"group": "g", "soft": true}"#).await;
         for at in [0, 1] {
             let found = fleet.get(at, "/a").await;
-            assert!(matches!(found.cache(), "STALE" | "HIT"), "{}", found.cache_status());
+            assert!(
+                matches!(found.cache(), "STALE" | "HIT"),
+                "{}",
+                found.cache_status()
+            );
         }
     }
 }
@@ -172,7 +198,11 @@ async fn nothing_purged_is_read_after_the_answer_while_all_fill_and_read() {
                 let target = format!("/k{}", number % 4);
                 let found = client.ask("GET", &target, &[]).await;
                 let read: u64 = found.text().parse().unwrap();
-                assert!(read >= least, "{read} after {least}: {}", found.cache_status());
+                assert!(
+                    read >= least,
+                    "{read} after {least}: {}",
+                    found.cache_status()
+                );
                 kinds.insert(found.cache_status().replace(char::is_numeric, ""));
                 reads += 1;
             }
@@ -199,8 +229,14 @@ async fn nothing_purged_is_read_after_the_answer_while_all_fill_and_read() {
     }
     assert!(reads > 500, "{reads}");
     // From memory, from Redis, and from the origin.
-    assert!(kinds.iter().any(|kind| kind.ends_with("hit; ttl=")), "{kinds:?}");
-    assert!(kinds.iter().any(|kind| kind.contains("second-tier")), "{kinds:?}");
+    assert!(
+        kinds.iter().any(|kind| kind.ends_with("hit; ttl=")),
+        "{kinds:?}"
+    );
+    assert!(
+        kinds.iter().any(|kind| kind.contains("second-tier")),
+        "{kinds:?}"
+    );
 }
 
 #[tokio::test]
@@ -215,14 +251,19 @@ async fn an_instance_that_was_cut_off_serves_memory_for_a_while_and_nothing_purg
     fleet.written(0, 1.0).await;
     assert_eq!(fleet.get(1, "/a").await.text(), "1");
     wire.cut();
-    fleet.metric_is(1, "cache_l2_heard", |heard| heard == 0.0).await;
+    fleet
+        .metric_is(1, "cache_l2_heard", |heard| heard == 0.0)
+        .await;
     let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
     assert_eq!(done["state"], "done");
     // Cut off, it cannot know, and serves what it has for as long as it was told to.
     let found = fleet.get(1, "/a").await;
     assert_eq!((found.text().as_str(), found.cache()), ("1", "HIT"));
     let ready = fleet.admin(1, "/readyz").await.json();
-    assert_eq!((&ready["ready"], &ready["redis"]["purge_log"]["heard"]), (&true.into(), &false.into()));
+    assert_eq!(
+        (&ready["ready"], &ready["redis"]["purge_log"]["heard"]),
+        (&true.into(), &false.into())
+    );
     fleet.advance(31);
     let found = fleet.get(1, "/a").await;
     assert_eq!((found.text().as_str(), found.cache()), ("2", "MISS"));
@@ -230,14 +271,24 @@ async fn an_instance_that_was_cut_off_serves_memory_for_a_while_and_nothing_purg
     assert_eq!(fleet.get(1, "/a").await.cache(), "HIT");
     // Its own purge cannot be told to anybody yet.
     let done = fleet.purge(1, r#"{"url": "/b"}"#).await;
-    assert_eq!((&done["state"], &done["instances"]), (&"pending".into(), &1.into()), "{done}");
+    assert_eq!(
+        (&done["state"], &done["instances"]),
+        (&"pending".into(), &1.into()),
+        "{done}"
+    );
     assert_eq!(fleet.metric(1, "cache_purges_pending").await, 1.0);
 
     assert_eq!(fleet.get(0, "/b").await.text(), "3");
     wire.mend();
-    fleet.metric_is(1, "cache_l2_heard", |heard| heard == 1.0).await;
-    fleet.metric_is(1, "cache_purges_pending", |pending| pending == 0.0).await;
-    fleet.metric_reaches(0, "cache_purges_elsewhere_total", 1.0).await;
+    fleet
+        .metric_is(1, "cache_l2_heard", |heard| heard == 1.0)
+        .await;
+    fleet
+        .metric_is(1, "cache_purges_pending", |pending| pending == 0.0)
+        .await;
+    fleet
+        .metric_reaches(0, "cache_purges_elsewhere_total", 1.0)
+        .await;
     // Both purges have arrived on both sides.
     assert_eq!(fleet.get(0, "/b").await.text(), "4");
     assert_eq!(fleet.get(1, "/a").await.text(), "5");
@@ -259,10 +310,14 @@ async fn a_purge_during_the_cut_is_never_served_after_it() {
         let position = fleet.metric(0, "cache_purge_log_position").await;
         wire.mend();
         // From the moment at which it has caught up.
-        fleet.metric_reaches(1, "cache_purge_log_position", position).await;
+        fleet
+            .metric_reaches(1, "cache_purge_log_position", position)
+            .await;
         let found = fleet.get(1, "/a").await;
         assert_ne!(found.text(), text, "{}", found.cache_status());
-        fleet.metric_is(1, "cache_l2_heard", |heard| heard == 1.0).await;
+        fleet
+            .metric_is(1, "cache_l2_heard", |heard| heard == 1.0)
+            .await;
         let found = fleet.get(1, "/a").await;
         assert_ne!(found.text(), text, "{}", found.cache_status());
         fleet.purge(0, r#"{"all": true}"#).await;
@@ -279,15 +334,23 @@ async fn a_log_that_was_lost_is_begun_anew_and_nothing_older_is_trusted() {
     fleet.get(1, "/a").await;
     fleet.purge(0, r#"{"url": "/other"}"#).await;
     // The log goes, the values stay.
-    redis.ask("DEL iris:{purges}meta iris:{purges}log").await.unwrap();
+    redis
+        .ask("DEL iris:{purges}meta iris:{purges}log")
+        .await
+        .unwrap();
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_purge_log_position", |position| position == 0.0).await;
+        fleet
+            .metric_is(at, "cache_purge_log_position", |position| position == 0.0)
+            .await;
     }
     let text = fleet.get(1, "/a").await.text();
     assert_eq!(text, "2");
     assert_eq!(fleet.get(0, "/a").await.text(), text);
     let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
-    assert_eq!((&done["position"], &done["instances"]), (&1.into(), &2.into()));
+    assert_eq!(
+        (&done["position"], &done["instances"]),
+        (&1.into(), &2.into())
+    );
     assert_eq!(fleet.get(1, "/a").await.text(), "3");
 }
 
@@ -310,14 +373,24 @@ async fn a_failover_that_lost_purges_is_noticed() {
     fleet.purge(0, r#"{"url": "/x"}"#).await;
     // The replica has all that; then it hears no more.
     let replicated = async {
-        while !second.ask("HGET iris:{purges}meta position").await.unwrap().contains("$1\r\n1") {
+        while !second
+            .ask("HGET iris:{purges}meta position")
+            .await
+            .unwrap()
+            .contains("$1\r\n1")
+        {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, replicated).await.expect("it is replicated");
+    timeout(PATIENCE, replicated)
+        .await
+        .expect("it is replicated");
     replication.cut();
     let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
-    assert_eq!((&done["position"], &done["instances"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&done["position"], &done["instances"]),
+        (&2.into(), &2.into())
+    );
     second.ask("REPLICAOF NO ONE").await;
     for wire in &wires {
         wire.lead_to(second.port);
@@ -325,8 +398,12 @@ async fn a_failover_that_lost_purges_is_noticed() {
     // One of them tells that the log has forgotten what it knows; another one begins, and what was
     // stored before is not trusted: /a is not there, and /b not any more.
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_purge_log_position", |position| position == 0.0).await;
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 1.0).await;
+        fleet
+            .metric_is(at, "cache_purge_log_position", |position| position == 0.0)
+            .await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 1.0)
+            .await;
     }
     for target in ["/a", "/b"] {
         let found = fleet.get(1, target).await;
@@ -343,11 +420,15 @@ async fn a_purge_that_only_its_own_instance_has_seen_goes_there_again() {
     let fleet = Fleet::start(&[&url], &route(KEPT), |seen| numbered(seen, &[])).await;
     fleet.get(0, "/a").await;
     wire.cut();
-    fleet.metric_is(0, "cache_l2_heard", |heard| heard == 0.0).await;
+    fleet
+        .metric_is(0, "cache_l2_heard", |heard| heard == 0.0)
+        .await;
     let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
     assert_eq!(done["state"], "pending");
     wire.lead_to(second.port);
-    fleet.metric_is(0, "cache_purges_pending", |pending| pending == 0.0).await;
+    fleet
+        .metric_is(0, "cache_purges_pending", |pending| pending == 0.0)
+        .await;
     let length = second.ask("XLEN iris:{purges}log").await.unwrap();
     assert_eq!(length.trim(), ":1");
     assert_eq!(fleet.get(0, "/a").await.text(), "2");

@@ -119,7 +119,12 @@ async fn one_leads_the_others_wait_and_hear_how_it_ended() {
     answers(&one).await;
     assert!(matches!(one.look_up(question(1)).await, Ok(Answer::Lead)));
     let waits = other.look_up(question(2)).await.unwrap();
-    let Answer::Wait { token, position, left } = waits else {
+    let Answer::Wait {
+        token,
+        position,
+        left,
+    } = waits
+    else {
         panic!("{waits:?}");
     };
     assert_eq!((token, position), (1, 7));
@@ -131,8 +136,13 @@ async fn one_leads_the_others_wait_and_hear_how_it_ended() {
         ..settlement(Some((lease.clone(), 2)), "")
     };
     other.settle(wrong).await.unwrap();
-    assert!(matches!(other.look_up(question(2)).await, Ok(Answer::Wait { .. })));
-    one.settle(settlement(Some((lease.clone(), 1)), "v")).await.unwrap();
+    assert!(matches!(
+        other.look_up(question(2)).await,
+        Ok(Answer::Wait { .. })
+    ));
+    one.settle(settlement(Some((lease.clone(), 1)), "v"))
+        .await
+        .unwrap();
     let outcome = Outcome::Stored;
     hears(&mut heard, Event::Settled { lease, outcome }).await;
     assert_eq!(value(&other).await, VALUE);
@@ -148,16 +158,20 @@ async fn a_lease_can_be_taken_over_and_kept_and_it_ends() {
         wants: Wants::LeaseOf(of),
         ..question(token)
     };
-    assert!(matches!(redis.look_up(over(2, 9)).await, Ok(Answer::Wait { .. })));
+    assert!(matches!(
+        redis.look_up(over(2, 9)).await,
+        Ok(Answer::Wait { .. })
+    ));
     assert!(matches!(redis.look_up(over(2, 1)).await, Ok(Answer::Lead)));
     // Its time is over but for who keeps it.
     let (lease, short) = (place().lease, Duration::from_millis(1));
     redis.renew(&lease, 1, short).await.unwrap();
-    assert!(matches!(redis.look_up(question(3)).await, Ok(Answer::Wait { .. })));
+    assert!(matches!(
+        redis.look_up(question(3)).await,
+        Ok(Answer::Wait { .. })
+    ));
     redis.renew(&lease, 2, short).await.unwrap();
-    let leads = async {
-        while !matches!(redis.look_up(question(3)).await, Ok(Answer::Lead)) {}
-    };
+    let leads = async { while !matches!(redis.look_up(question(3)).await, Ok(Answer::Lead)) {} };
     timeout(PATIENCE, leads).await.expect("the lease ends");
 }
 
@@ -172,7 +186,10 @@ async fn a_value_that_has_changed_is_found_by_who_knows_the_old_one() {
         known: Bytes::from_static(known),
         ..question(1)
     };
-    assert!(matches!(redis.look_up(claim(b"old")).await, Ok(Answer::Lead)));
+    assert!(matches!(
+        redis.look_up(claim(b"old")).await,
+        Ok(Answer::Lead)
+    ));
     store(&redis, "new").await;
     let found = redis.look_up(claim(b"old")).await;
     assert!(matches!(found, Ok(Answer::Value(value)) if value == "new"));

@@ -95,7 +95,9 @@ async fn every_kind_of_purge_is_read_as_it_was_written() {
     let read: Vec<Outgoing> = read.into_iter().map(|(_, entry)| entry).collect();
     assert_eq!(read, written);
     // What a newer version may write purges everything.
-    server.ask("XADD iris:{purges}log 25-0 token 1 mode hard at 1 kind galaxy value x reach any of x").await;
+    server
+        .ask("XADD iris:{purges}log 25-0 token 1 mode hard at 1 kind galaxy value x reach any of x")
+        .await;
     server.ask("HSET iris:{purges}meta position 25").await;
     let synced = redis.sync(cursor).await.unwrap();
     assert_eq!(synced.entries[0].entry.purge.target, Target::All);
@@ -106,14 +108,21 @@ async fn every_kind_of_purge_is_read_as_it_was_written() {
 async fn repeats_are_compacted_and_a_reader_that_is_far_behind_begins_anew() {
     let server = RedisServer::start(&[]).await;
     let redis = connect(&server).await;
-    redis.append(vec![group(1, "first", Mode::Hard)]).await.unwrap();
+    redis
+        .append(vec![group(1, "first", Mode::Hard)])
+        .await
+        .unwrap();
     let (_, early, _) = read_all(&redis).await;
     // Two groups, over and over, hard and soft.
     let mut token = 1;
     for _ in 0..80 {
         let batch = (0..128).map(|number| {
             token += 1;
-            let mode = if number % 4 < 2 { Mode::Hard } else { Mode::Soft };
+            let mode = if number % 4 < 2 {
+                Mode::Hard
+            } else {
+                Mode::Soft
+            };
             group(token, ["a", "b"][number % 2], mode)
         });
         redis.append(batch.collect()).await.unwrap();
@@ -178,7 +187,10 @@ async fn a_log_that_another_has_replaced_is_not_taken_for_it() {
     redis.append(batch.collect()).await.unwrap();
     let (_, cursor, _) = read_all(&redis).await;
     // Another entry where the reader stands: the one it knows was lost.
-    let other = Cursor { token: 99, ..cursor };
+    let other = Cursor {
+        token: 99,
+        ..cursor
+    };
     let synced = redis.sync(other).await.unwrap();
     assert!(synced.restarts && synced.epoch != cursor.stamp.epoch && synced.latest == 0);
     // And so for a reader who knows more than the log.

@@ -15,9 +15,13 @@ const KEPT: &str = "ttl = \"60s\"";
 
 async fn is_shared(fleet: &Fleet, target: &str) {
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 1.0).await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 1.0)
+            .await;
     }
-    let written = fleet.metric(0, "cache_l2_writes_total{result=\"stored\"}").await;
+    let written = fleet
+        .metric(0, "cache_l2_writes_total{result=\"stored\"}")
+        .await;
     let text = fleet.get(0, target).await.text();
     fleet.written(0, written + 1.0).await;
     let found = fleet.get(1, target).await;
@@ -53,7 +57,10 @@ async fn tls_with_a_root_of_its_own_and_no_other() {
     let fleet = Fleet::start(&[&url, &url], &extra, |seen| numbered(seen, &[])).await;
     is_shared(&fleet, "/a").await;
     let keyspace = server.ask("INFO keyspace").await.unwrap();
-    assert!(keyspace.contains("db2:") && !keyspace.contains("db0:"), "{keyspace}");
+    assert!(
+        keyspace.contains("db2:") && !keyspace.contains("db0:"),
+        "{keyspace}"
+    );
     // The platform does not know it: nothing is read from it, and everything goes on.
     let mut fleet = fleet;
     let stranger = fleet.join_with(&url, &route(KEPT)).await;
@@ -137,7 +144,13 @@ impl Sentinel {
 async fn a_master_that_sentinels_replace_is_followed() {
     let mut master = RedisServer::start(&[]).await;
     let port = master.port.to_string();
-    let replica = ["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"];
+    let replica = [
+        "--replicaof",
+        "127.0.0.1",
+        &port,
+        "--repl-diskless-sync-delay",
+        "0",
+    ];
     let replica = RedisServer::start(&replica).await;
     let sentinel = Sentinel::start(master.port);
     sentinel.knows("num-slaves\r\n$1\r\n1").await;
@@ -148,20 +161,33 @@ async fn a_master_that_sentinels_replace_is_followed() {
     let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| numbered(seen, &[])).await;
     is_shared(&fleet, "/a").await;
     let replicated = async {
-        while !replica.ask("DBSIZE").await.unwrap_or_default().contains(&master.size().await) {
+        while !replica
+            .ask("DBSIZE")
+            .await
+            .unwrap_or_default()
+            .contains(&master.size().await)
+        {
             tokio::task::yield_now().await;
         }
     };
-    timeout(PATIENCE, replicated).await.expect("it is replicated");
+    timeout(PATIENCE, replicated)
+        .await
+        .expect("it is replicated");
     master.kill();
     for number in 0..20 {
         assert_eq!(fleet.get(0, &format!("/b{number}")).await.status, 200);
     }
     sentinel.knows(&replica.port.to_string()).await;
     for at in [0, 1] {
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 0.0).await;
-        fleet.metric_is(at, "cache_l2_heard", |heard| heard == 1.0).await;
-        fleet.metric_is(at, "cache_l2_breaker_open", |open| open == 0.0).await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 0.0)
+            .await;
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 1.0)
+            .await;
+        fleet
+            .metric_is(at, "cache_l2_breaker_open", |open| open == 0.0)
+            .await;
     }
     is_shared(&fleet, "/c").await;
 }

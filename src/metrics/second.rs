@@ -75,7 +75,7 @@ const COMMANDS: [&str; 8] = [
 pub enum Worth {
     /// Answered from, fresh or within a grace window.
     Used,
-    /// The origin is asked whether it still holds.
+    /// Kept: the origin is asked whether it still holds, and it stands in where the origin fails.
     Validated,
     /// Unusable by a purge, or by the request's own words.
     Unusable,
@@ -160,20 +160,46 @@ pub struct SecondMetrics {
 impl SecondMetrics {
     pub(super) fn register(&mut self, registry: &mut Registry) {
         let results = [
-            ("cache_l2_reads", "Look-ups in Redis, by how they ended", &READINGS[..], &mut self.reads),
-            ("cache_l2_values", "Values found in Redis, by what they were worth", &WORTHS[..], &mut self.worths),
-            ("cache_l2_writes", "Responses to be written to Redis, by what became of them", &WRITINGS[..], &mut self.writes),
-            ("cache_leases_awaited", "Fetches of other instances that were waited for, by how they ended", &AWAITED[..], &mut self.awaited),
+            (
+                "cache_l2_reads",
+                "Look-ups in Redis, by how they ended",
+                &READINGS[..],
+                &mut self.reads,
+            ),
+            (
+                "cache_l2_values",
+                "Values found in Redis, by what they were worth",
+                &WORTHS[..],
+                &mut self.worths,
+            ),
+            (
+                "cache_l2_writes",
+                "Responses to be written to Redis, by what became of them",
+                &WRITINGS[..],
+                &mut self.writes,
+            ),
+            (
+                "cache_leases_awaited",
+                "Fetches of other instances that were waited for, by how they ended",
+                &AWAITED[..],
+                &mut self.awaited,
+            ),
         ];
         for (name, help, words, counters) in results {
             let family = Family::<OutcomeLabels, Counter>::default();
             registry.register(name, help, family.clone());
-            let counter = |result: &&'static str| family.get_or_create_owned(&OutcomeLabels { result });
+            let counter =
+                |result: &&'static str| family.get_or_create_owned(&OutcomeLabels { result });
             *counters = words.iter().map(counter).collect();
         }
         let commands = Family::<CommandLabels, Counter>::default();
-        registry.register("cache_l2_commands", "Round trips to Redis, by kind", commands.clone());
-        let counter = |command: &&'static str| commands.get_or_create_owned(&CommandLabels { command });
+        registry.register(
+            "cache_l2_commands",
+            "Round trips to Redis, by kind",
+            commands.clone(),
+        );
+        let counter =
+            |command: &&'static str| commands.get_or_create_owned(&CommandLabels { command });
         self.commands = COMMANDS.iter().map(counter).collect();
         let bytes = Family::<PartLabels, Counter>::default();
         registry.register(
@@ -184,9 +210,21 @@ impl SecondMetrics {
         self.body_bytes = bytes.get_or_create_owned(&PartLabels { part: "body" });
         self.overhead_bytes = bytes.get_or_create_owned(&PartLabels { part: "beside" });
         let counters = [
-            ("cache_leases_led", "Fetches that this instance made for the fleet", &self.led),
-            ("cache_purges_elsewhere", "Purges of other instances that were applied here", &self.purged_elsewhere),
-            ("cache_l2_warmed", "Responses taken from Redis before anybody asked", &self.warmed),
+            (
+                "cache_leases_led",
+                "Fetches that this instance made for the fleet",
+                &self.led,
+            ),
+            (
+                "cache_purges_elsewhere",
+                "Purges of other instances that were applied here",
+                &self.purged_elsewhere,
+            ),
+            (
+                "cache_l2_warmed",
+                "Responses taken from Redis before anybody asked",
+                &self.warmed,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -197,13 +235,37 @@ impl SecondMetrics {
             self.duration.clone(),
         );
         let gauges = [
-            ("cache_l2_breaker_open", "1 while Redis failed too often and is not asked", &self.breaker_open),
-            ("cache_l2_heard", "1 while the purge log is followed, without which nothing is read from Redis", &self.heard),
+            (
+                "cache_l2_breaker_open",
+                "1 while Redis failed too often and is not asked",
+                &self.breaker_open,
+            ),
+            (
+                "cache_l2_heard",
+                "1 while the purge log is followed, without which nothing is read from Redis",
+                &self.heard,
+            ),
             ("cache_l2_queue", "Writes to Redis that wait", &self.queued),
-            ("cache_leases_waiting", "Fetches of other instances that are waited for, now", &self.waiting),
-            ("cache_purge_log_position", "How far the fleet's purge log was read", &self.position),
-            ("cache_purge_log_silence_ms", "Milliseconds since the fleet's purge log was last read to its end", &self.silence),
-            ("cache_purges_pending", "Purges of this instance that the fleet does not know of yet", &self.pending),
+            (
+                "cache_leases_waiting",
+                "Fetches of other instances that are waited for, now",
+                &self.waiting,
+            ),
+            (
+                "cache_purge_log_position",
+                "How far the fleet's purge log was read",
+                &self.position,
+            ),
+            (
+                "cache_purge_log_silence_ms",
+                "Milliseconds since the fleet's purge log was last read to its end",
+                &self.silence,
+            ),
+            (
+                "cache_purges_pending",
+                "Purges of this instance that the fleet does not know of yet",
+                &self.pending,
+            ),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

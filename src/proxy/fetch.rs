@@ -147,7 +147,10 @@ impl Fetch {
         } = self;
         let mut lease = None;
         let mut stamp = ticket.stamp();
-        let second = proxy.second.as_ref().filter(|second| is_shared && second.is_usable());
+        let second = proxy
+            .second
+            .as_ref()
+            .filter(|second| is_shared && second.is_usable());
         if let Some(second) = second {
             let about = About {
                 primary: &primary,
@@ -155,6 +158,7 @@ impl Fetch {
                 options: &options,
                 is_apart: ticket.key().len() > key.len(),
                 is_background: leader.is_none(),
+                is_cold: validation.is_none(),
             };
             let known = match proxy.consult(second, &about).await {
                 Consulted::Promoted(entry) => return found(&proxy, ticket, leader, entry),
@@ -208,12 +212,7 @@ impl Fetch {
 }
 
 /// The second tier had it: whoever waits finds it in the store.
-fn found(
-    proxy: &Proxy,
-    ticket: Ticket,
-    leader: Option<oneshot::Sender<Led>>,
-    entry: Arc<Entry>,
-) {
+fn found(proxy: &Proxy, ticket: Ticket, leader: Option<oneshot::Sender<Led>>, entry: Arc<Entry>) {
     ticket.publish(Outcome::Found);
     match leader {
         Some(leader) => drop(leader.send(Led::Found(entry))),

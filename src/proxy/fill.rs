@@ -89,10 +89,9 @@ impl Fetching {
                     self.proxy.metrics.upstream_failed(failure.kind);
                     self.refreshed(Refresh::Failed);
                     if let (true, Some(length)) = (storing, length) {
-                        let (key, fields) = (&self.primary, &self.client_headers);
                         let pieces = self.ticket.pieces();
                         self.proxy
-                            .keep_beginning(key, fields, head, length, &pieces);
+                            .keep_beginning(&self.primary, head, length, &pieces);
                     }
                     self.ticket.keep_charge(charge);
                     return self.ticket.finish(Err(failure));
@@ -243,8 +242,7 @@ impl Fetching {
     /// Stores it, unless a purge came while it was fetched.
     pub(super) fn keep(&mut self, entry: Arc<Entry>) {
         let lease = self.lease.take();
-        self.proxy
-            .keep(&self.primary, &self.client_headers, entry, lease);
+        self.proxy.keep(&self.primary, entry, lease);
         self.proxy.forget_part(&self.primary);
     }
 }

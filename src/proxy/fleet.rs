@@ -35,6 +35,8 @@ pub(super) struct About<'a> {
     pub is_apart: bool,
     /// A refresh behind a stale answer: another stale response is of no use to it.
     pub is_background: bool,
+    /// Nothing is stored here that could be confirmed, or stand in for a failed origin.
+    pub is_cold: bool,
 }
 
 /// What came of it.
@@ -208,13 +210,15 @@ impl Proxy {
             Decision::StaleHit { .. } => !about.is_background,
             Decision::Miss { .. } => false,
         };
-        let is_known = is_selected && entry.head.record.has_validator;
-        if answers && self.memory.insert(about.primary, about.request, Arc::clone(&entry)) {
+        // What cannot answer may still be confirmed, or stand in for a failed origin.
+        let is_known = is_selected && about.is_cold;
+        if !(answers || is_known) || !self.memory.insert(about.primary, Arc::clone(&entry)) {
+            return unusable;
+        }
+        if answers {
             (Worth::Used, Value::Answers(entry))
-        } else if is_known {
-            (Worth::Validated, Value::Known(entry))
         } else {
-            unusable
+            (Worth::Validated, Value::Known(entry))
         }
     }
 

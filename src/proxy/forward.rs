@@ -269,25 +269,25 @@ fn only(headers: &HeaderMap, allowed: &[HeaderName]) -> HeaderMap {
 impl Conditions<'_> {
     /// Puts them in the place of the client's own.
     pub fn apply(self, headers: &mut HeaderMap) {
-    if matches!(self, Conditions::Pass) {
-        return;
-    }
-    unconditional(headers);
-    match self {
-        Conditions::Pass | Conditions::Drop => {}
-        Conditions::Validate {
-            etag,
-            last_modified,
-        } => {
-            set(headers, IF_NONE_MATCH, etag.cloned());
-            set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
+        if matches!(self, Conditions::Pass) {
+            return;
         }
-        Conditions::Rest { span, etag } => {
-            let range = HeaderValue::try_from(format!("bytes={}-{}", span.first, span.last));
-            set(headers, RANGE, range.ok());
-            set(headers, IF_RANGE, Some(etag.clone()));
+        unconditional(headers);
+        match self {
+            Conditions::Pass | Conditions::Drop => {}
+            Conditions::Validate {
+                etag,
+                last_modified,
+            } => {
+                set(headers, IF_NONE_MATCH, etag.cloned());
+                set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
+            }
+            Conditions::Rest { span, etag } => {
+                let range = HeaderValue::try_from(format!("bytes={}-{}", span.first, span.last));
+                set(headers, RANGE, range.ok());
+                set(headers, IF_RANGE, Some(etag.clone()));
+            }
         }
-    }
     }
 }
 

@@ -114,7 +114,6 @@ impl Proxy {
     pub(super) fn keep_beginning(
         self: &Arc<Self>,
         primary: &[u8],
-        client_headers: &HeaderMap,
         head: &Head,
         length: u64,
         pieces: &[Bytes],
@@ -136,9 +135,7 @@ impl Proxy {
         let charge = self.memory.charge();
         if let Ok(entry) = Entry::assemble(&head, pieces, None, charge) {
             // Where a purge came meanwhile, it is just not kept.
-            let _ = self
-                .memory
-                .insert(&part_key(primary), client_headers, Arc::new(entry));
+            let _ = self.memory.insert(&part_key(primary), Arc::new(entry));
         }
     }
 
@@ -203,7 +200,7 @@ impl Keeping {
             .exchange
             .head(status, &headers, self.lifetimes, request, options);
         let entry = Arc::new(Entry::assemble(&head, &body, None, memory.charge()).ok()?);
-        let is_stored = self.proxy.keep(&place, request, Arc::clone(&entry), None);
+        let is_stored = self.proxy.keep(&place, Arc::clone(&entry), None);
         if is_whole {
             memory.forget(&part_key(&self.primary));
         }

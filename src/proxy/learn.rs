@@ -91,7 +91,7 @@ impl Proxy {
             return;
         }
         match self.updated(&stored, response.headers(), request, options, exchange) {
-            (Some(entry), Ok(())) => drop(self.keep(&asked.primary, request, entry, None)),
+            (Some(entry), Ok(())) => drop(self.keep(&asked.primary, entry, None)),
             (_, Err(reason)) if reason.is_of_the_response() => {
                 self.memory.remove(&asked.primary, &stored);
             }

@@ -379,6 +379,25 @@ impl Proxy {
             && policy::decide::usable_on_error(entry.view(), now)
     }
 
+    /// What the second tier has brought since the request was looked up, if it answers that.
+    fn stored_by_now(&self, asked: &Asked, now: Timestamp) -> Option<Arc<Entry>> {
+        self.second.as_ref()?;
+        let mut key = asked.primary.clone();
+        let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
+            return None;
+        };
+        let options = asked.options()?;
+        let decision = policy::decide(asked.view(), Some(entry.view()), options, now);
+        let is_foreign = matches!(
+            decision,
+            Decision::Miss {
+                reason: Reason::Cookie,
+                ..
+            }
+        );
+        (!is_foreign).then_some(entry)
+    }
+
     /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.
     fn stale_or_failure(
         &self,
@@ -388,7 +407,11 @@ impl Proxy {
         note: Note,
     ) -> (Response<Body>, Note) {
         let now = self.clock.now();
-        let usable = stored.filter(|entry| {
+        let by_now = stored
+            .is_none()
+            .then(|| self.stored_by_now(asked, now))
+            .flatten();
+        let usable = stored.or(by_now.as_ref()).filter(|entry| {
             failure.kind.is_origins() && self.may_stand_in(&asked.primary, entry, now)
         });
         let Some(entry) = usable else {

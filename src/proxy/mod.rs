@@ -34,12 +34,13 @@ mod ranges;
 mod received;
 pub mod request;
 mod tunnel;
+mod warm;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -47,6 +48,7 @@ use crate::flight::Flights;
 use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
 use crate::policy::Reason;
+use crate::store::second::used::Used;
 use crate::store::second::{Lease, Outcome, Second};
 use crate::store::{Entry, Memory, PurgeLog};
 use crate::upstream::Origin;
@@ -64,6 +66,8 @@ pub struct Proxy {
     memory: Memory,
     /// What the fleet shares; `None` for an instance alone.
     second: Option<Arc<Second>>,
+    /// What is used most, where the fleet is told.
+    used: Option<Used>,
     flights: Arc<Flights>,
     origin: Arc<dyn Origin>,
     forwarding: forward::Forwarding,
@@ -94,9 +98,12 @@ impl Proxy {
         clock: Clock,
         shared: Shared,
     ) -> Arc<Self> {
+        let redis = config.cache.redis.as_ref();
+        let warm_up = redis.filter(|redis| redis.warm_up > 0);
         Arc::new(Self {
             memory: Memory::new(config.cache.memory, config.cache.max_object, shared.purges),
             second: shared.second,
+            used: warm_up.is_some().then(Used::default),
             flights: Flights::new(config.cache.max_flights),
             forwarding: forward::Forwarding::new(&config),
             is_sweeping: AtomicBool::new(false),
@@ -119,14 +126,8 @@ impl Proxy {
 
     /// Stores a response, unless a purge came after its fetch had begun; `false` then. What is
     /// whole goes to the second tier too, and the lease of its fetch ends with that.
-    fn keep(
-        &self,
-        key: &[u8],
-        request: &HeaderMap,
-        entry: Arc<Entry>,
-        lease: Option<Lease>,
-    ) -> bool {
-        let is_stored = self.memory.insert(key, request, Arc::clone(&entry));
+    fn keep(&self, key: &[u8], entry: Arc<Entry>, lease: Option<Lease>) -> bool {
+        let is_stored = self.memory.insert(key, Arc::clone(&entry));
         if !is_stored {
             self.metrics.not_stored(Reason::Purged);
         }

@@ -127,6 +127,9 @@ impl Proxy {
                 policy::decide(view(&parts, false), Some(entry.view()), &route.options, now);
             if let Some(served) = self.reuse(entry, decision, &parts, &route.options, now) {
                 let (response, note) = served;
+                if let Some(used) = &self.used {
+                    used.note(&key, primary_length);
+                }
                 if note.result == CacheResult::Stale && self.may_refresh(entry, now) {
                     let asked = Asked {
                         primary: KeyBytes::from_slice(&key[..primary_length]),

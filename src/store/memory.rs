@@ -277,10 +277,10 @@ impl Memory {
         Found::NoVariant
     }
 
-    /// Stores `entry` under `primary`, or under its variant for `request` where it has a `Vary`;
-    /// `false` where a purge came after its fetch had begun.
+    /// Stores `entry` under `primary`, or under its variant where it has a `Vary`; `false` where a
+    /// purge came after its fetch had begun.
     #[must_use]
-    pub fn insert(&self, primary: &[u8], request: &HeaderMap, entry: Arc<Entry>) -> bool {
+    pub fn insert(&self, primary: &[u8], entry: Arc<Entry>) -> bool {
         if !self.is_current(primary, &entry) {
             return false;
         }
@@ -292,7 +292,7 @@ impl Memory {
         };
         let names = selecting.names.clone();
         let mut key = KeyBytes::from_slice(primary);
-        append_selecting(&names, request, &mut key);
+        key.extend_from_slice(&selecting.values);
         let key: Key = key[..].into();
         self.cache.insert(key.clone(), Slot::Entry(entry));
 

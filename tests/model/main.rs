@@ -17,7 +17,7 @@ use iris_sidecar::clock::{Clock, Timestamp};
 use iris_sidecar::config::Config;
 use iris_sidecar::error::{Failure, FailureKind};
 use iris_sidecar::metrics::Metrics;
-use iris_sidecar::proxy::Proxy;
+use iris_sidecar::proxy::{Proxy, Shared};
 use iris_sidecar::upstream::{Answer, Origin, OriginBody};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Histories, TestRunner};
@@ -103,7 +103,13 @@ impl Cache {
         });
         let metrics = Arc::new(Metrics::new(["/{*rest}"].into_iter()));
         let answers: Arc<dyn Origin> = origin.clone();
-        let proxy = Proxy::new(Arc::new(config), metrics, answers, clock.clone());
+        let proxy = Proxy::new(
+            Arc::new(config),
+            metrics,
+            answers,
+            clock.clone(),
+            Shared::default(),
+        );
         Self {
             proxy,
             origin,

@@ -51,7 +51,9 @@ impl RedisCluster {
                 }
             }
         };
-        timeout(PATIENCE, whole).await.expect("the cluster is whole");
+        timeout(PATIENCE, whole)
+            .await
+            .expect("the cluster is whole");
         cluster
     }
 
@@ -75,7 +77,11 @@ impl RedisCluster {
             .iter()
             .map(|node| format!("node=127.0.0.1:{}", node.port))
             .collect();
-        format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
+        format!(
+            "redis-cluster://127.0.0.1:{}?{}",
+            first.port,
+            others.join("&")
+        )
     }
 
     /// The place among the nodes of the master that has a key.

@@ -46,7 +46,11 @@ impl Fleet {
     pub async fn join_with(&mut self, url: &str, extra: &str) -> usize {
         // `extra` may have keys for the same table.
         // A machine that runs all tests at once is slower than a Redis that is ill.
-        let patient = if extra.contains("\ntimeout = ") { "" } else { "timeout = \"10s\"\n" };
+        let patient = if extra.contains("\ntimeout = ") {
+            ""
+        } else {
+            "timeout = \"10s\"\n"
+        };
         let redis = format!("[cache.redis]\nurl = \"{url}\"\n{patient}");
         let text = if extra.contains("[cache.redis]\n") {
             extra.replace("[cache.redis]\n", &redis)

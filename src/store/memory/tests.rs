@@ -11,18 +11,28 @@ use http::{HeaderValue, StatusCode};
 
 const NOW: Timestamp = Timestamp::EPOCH;
 
-fn entry(memory: &Memory, body: &[u8], varies_by: &[&'static str]) -> Arc<Entry> {
+fn entry(memory: &Memory, body: &[u8]) -> Arc<Entry> {
+    variant(memory, body, &HeaderMap::new(), &[])
+}
+
+/// A response to `request`, with this `Vary`.
+fn variant(
+    memory: &Memory,
+    body: &[u8],
+    request: &HeaderMap,
+    varies_by: &[&'static str],
+) -> Arc<Entry> {
+    let names: Vec<_> = varies_by
+        .iter()
+        .map(|name| HeaderName::from_static(name))
+        .collect();
+    let mut values = Vec::new();
+    append_selecting(&names, request, &mut values);
     let head = Head {
         status: StatusCode::OK,
         fields: Fields::default(),
         record: Record::default(),
-        selecting: (!varies_by.is_empty()).then(|| {
-            let names = varies_by.iter().map(|name| HeaderName::from_static(name));
-            Box::new(Selecting {
-                names: names.collect(),
-                values: Vec::new(),
-            })
-        }),
+        selecting: (!names.is_empty()).then(|| Box::new(Selecting { names, values })),
         stamp: 0,
         groups: None,
         withholds: false,
@@ -55,8 +65,12 @@ fn each_variant_is_found_by_its_own_request_fields() {
     for language in ["de", "en"] {
         assert!(memory.insert(
             b"k",
-            &request(language),
-            entry(&memory, language.as_bytes(), &["accept-language"]),
+            variant(
+                &memory,
+                language.as_bytes(),
+                &request(language),
+                &["accept-language"]
+            ),
         ));
     }
     assert_eq!(
@@ -75,8 +89,7 @@ fn a_miss_among_variants_leaves_the_variants_key() {
     let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
     assert!(memory.insert(
         b"k",
-        &request("de"),
-        entry(&memory, b"de", &["accept-language"]),
+        variant(&memory, b"de", &request("de"), &["accept-language"]),
     ));
     let (mut one, mut other) = (KeyBytes::from_slice(b"k"), KeyBytes::from_slice(b"k"));
     memory.get(&mut one, &request("fr"), NOW);
@@ -94,7 +107,7 @@ fn variants_are_bounded_and_the_oldest_makes_room() {
         })
         .collect();
     for language in &languages {
-        assert!(memory.insert(b"k", language, entry(&memory, b"x", &["accept-language"])));
+        assert!(memory.insert(b"k", variant(&memory, b"x", language, &["accept-language"])));
     }
     assert!(matches!(get(&memory, &languages[0]), Found::NoVariant));
     assert!(body(&get(&memory, &languages[MAX_VARIANTS])).is_some());
@@ -116,7 +129,7 @@ fn a_mark_lasts_its_time_and_can_leave_the_stored_alone() {
         Timestamp::from_millis(5),
     );
     assert!(matches!(later, Found::Nothing));
-    assert!(memory.insert(b"k", &none, entry(&memory, b"x", &[])));
+    assert!(memory.insert(b"k", entry(&memory, b"x")));
     memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::Status, true);
     assert!(body(&get(&memory, &none)).is_some());
     memory.mark_not_shared(b"k", Timestamp::from_millis(9), Reason::NoStore, false);
@@ -128,11 +141,7 @@ fn the_budget_is_kept_and_evictions_are_counted() {
     let memory = Memory::new(4 << 20, 1 << 16, Arc::default());
     for number in 0_u32..500 {
         let body = vec![0; 30_000];
-        assert!(memory.insert(
-            &number.to_be_bytes(),
-            &HeaderMap::new(),
-            entry(&memory, &body, &[]),
-        ));
+        assert!(memory.insert(&number.to_be_bytes(), entry(&memory, &body),));
         assert!(memory.held_bytes() <= 4 << 20);
     }
     assert!(memory.evictions() > 300, "{}", memory.evictions());
@@ -143,7 +152,7 @@ fn the_budget_is_kept_and_evictions_are_counted() {
 fn bytes_of_an_evicted_response_count_while_it_is_read() {
     let memory = Memory::new(4 << 20, 1 << 16, Arc::default());
     let none = HeaderMap::new();
-    assert!(memory.insert(b"k", &none, entry(&memory, &[0; 1000], &[])));
+    assert!(memory.insert(b"k", entry(&memory, &[0; 1000])));
     let Found::Entry(reader) = get(&memory, &none) else {
         panic!("not stored")
     };
@@ -177,12 +186,14 @@ fn what_a_purge_reached_is_neither_found_nor_put_back() {
             .append(purge, mode, Timestamp::from_millis(7));
     };
     for varies_by in [&[][..], &["accept-language"][..]] {
-        let mut head = entry(&memory, b"x", varies_by).head.clone();
+        let mut head = variant(&memory, b"x", &request("de"), varies_by)
+            .head
+            .clone();
         head.stamp = memory.purges().position();
         let body = [Bytes::from_static(b"x")];
         let stored = Entry::assemble(&head, &body, None, memory.charge());
         let stored = Arc::new(stored.unwrap());
-        assert!(memory.insert(&key, &request("de"), Arc::clone(&stored)));
+        assert!(memory.insert(&key, Arc::clone(&stored)));
         purge(Mode::Soft);
         assert!(matches!(find(), Found::Entry(_)));
         assert_eq!(stored.view().stale_since, Some(Timestamp::from_millis(7)));
@@ -191,6 +202,6 @@ fn what_a_purge_reached_is_neither_found_nor_put_back() {
         assert!(!matches!(find(), Found::Entry(_)));
         assert_eq!(memory.sweep(&[]).count(), 0);
         // A fill that began before the purge.
-        assert!(!memory.insert(&key, &request("de"), stored));
+        assert!(!memory.insert(&key, stored));
     }
 }

@@ -123,8 +123,7 @@ impl Fleet {
     pub fn queue(&mut self, purge: Purge, mode: Mode, at: Timestamp, local: u64) {
         let waits = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
         let mut waiting = self.own.iter_mut().filter(waits);
-        if let Some(known) =
-            waiting.find(|own| own.entry.purge == purge && own.entry.mode == mode)
+        if let Some(known) = waiting.find(|own| own.entry.purge == purge && own.entry.mode == mode)
         {
             known.local = local;
             return;
@@ -199,7 +198,9 @@ impl Fleet {
     /// How far the fleet's log had been applied at this local position; `None` where nobody knows
     /// any more.
     pub fn stamp_of(&self, local: u64) -> Option<Stamp> {
-        let after = self.stamps.partition_point(|(_, effective)| *effective <= local);
+        let after = self
+            .stamps
+            .partition_point(|(_, effective)| *effective <= local);
         let (position, _) = self.stamps.get(after.checked_sub(1)?)?;
         Some(Stamp {
             epoch: self.cursor.stamp.epoch,
@@ -220,7 +221,9 @@ impl Fleet {
                 Mode::Hard => Judgement::Gone,
                 Mode::Soft => Judgement::StaleSince(own.entry.at),
             });
-        let by_log = self.book.judge(place, groups, Seen::all_since(stamp.position));
+        let by_log = self
+            .book
+            .judge(place, groups, Seen::all_since(stamp.position));
         by_own.fold(by_log, Judgement::and)
     }
 
@@ -247,7 +250,10 @@ impl Fleet {
             if position <= self.cursor.stamp.position {
                 continue;
             }
-            let own = self.own.iter().position(|own| own.entry.token == entry.token);
+            let own = self
+                .own
+                .iter()
+                .position(|own| own.entry.token == entry.token);
             let effective = match own {
                 Some(at) => self.own.remove(at).local,
                 None => {

@@ -142,8 +142,7 @@ impl PurgeLog {
     /// not too long ago (`max_silence`).
     pub fn is_trusted(&self, born: Timestamp, now: Timestamp) -> bool {
         let heard = self.heard.load(Ordering::Relaxed);
-        heard == ALONE
-            || now.since(Timestamp::from_millis(heard).max(born)) <= self.max_silence
+        heard == ALONE || now.since(Timestamp::from_millis(heard).max(born)) <= self.max_silence
     }
 
     /// Unix milliseconds up to which the fleet's purges are known; `None` without a fleet.
@@ -180,14 +179,20 @@ impl PurgeLog {
 
     /// How far the fleet's log was read.
     pub fn cursor(&self) -> Cursor {
-        self.read().fleet.as_ref().map_or_else(Cursor::default, Fleet::cursor)
+        self.read()
+            .fleet
+            .as_ref()
+            .map_or_else(Cursor::default, Fleet::cursor)
     }
 
     /// Whether the fleet's log has all own purges up to this local position; without a fleet there
     /// is nobody else to tell.
     pub fn has_published(&self, local: u64) -> bool {
         let state = self.read();
-        state.fleet.as_ref().is_none_or(|fleet| fleet.has_published(local))
+        state
+            .fleet
+            .as_ref()
+            .is_none_or(|fleet| fleet.has_published(local))
     }
 
     /// Own purges that the fleet does not know of yet.

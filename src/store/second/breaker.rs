@@ -43,7 +43,8 @@ impl Breaker {
         };
         debug!(%error, "Redis failed");
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let opens = failures >= self.patience.failures && !self.is_open.swap(true, Ordering::Relaxed);
+        let opens =
+            failures >= self.patience.failures && !self.is_open.swap(true, Ordering::Relaxed);
         if opens {
             warn!(%error, pause = ?self.patience.open, "Redis failed too often: it is not asked for a while, memory alone answers");
             self.opened.notify_one();

@@ -27,7 +27,10 @@ impl Second {
             match self.catch_up(&purges, &clock).await {
                 Ok(()) => {
                     if std::mem::take(&mut failed) {
-                        info!(position = purges.cursor().stamp.position, "the purge log is followed again");
+                        info!(
+                            position = purges.cursor().stamp.position,
+                            "the purge log is followed again"
+                        );
                     }
                 }
                 Err(error) => {
@@ -67,7 +70,10 @@ impl Second {
                 warn!("the purge log was lost or trimmed: what was stored before is not trusted");
             }
             if applied.lost > 0 {
-                warn!(purges = applied.lost, "the purge log lost purges of this instance: they are appended again");
+                warn!(
+                    purges = applied.lost,
+                    "the purge log lost purges of this instance: they are appended again"
+                );
             }
             self.metrics.second.purged_elsewhere(applied.purges);
             if applied.is_behind {
@@ -84,9 +90,7 @@ impl Second {
     /// Waits until values can be read, or for so long.
     pub async fn becomes_usable(&self, limit: Duration) -> bool {
         let mut looks = self.looks.subscribe();
-        let usable = async {
-            while !self.is_usable() && looks.changed().await.is_ok() {}
-        };
+        let usable = async { while !self.is_usable() && looks.changed().await.is_ok() {} };
         timeout(limit, usable).await.is_ok()
     }
 

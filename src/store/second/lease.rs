@@ -69,10 +69,13 @@ pub enum End {
 #[derive(Debug)]
 pub struct Leases {
     held: Mutex<HashMap<String, u64>>,
-    waiting: Mutex<HashMap<String, Vec<(u64, oneshot::Sender<End>)>>>,
+    waiting: Mutex<HashMap<String, Vec<Told>>>,
     next: AtomicU64,
     releases: mpsc::UnboundedSender<Settlement>,
 }
+
+/// Somebody who is told when a lease ends, and by which number they take themselves off the list.
+type Told = (u64, oneshot::Sender<End>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +109,10 @@ impl Leases {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, heard) = oneshot::channel();
         let mut waiting = lock(&self.waiting);
-        waiting.entry(lease.to_owned()).or_default().push((id, sender));
+        waiting
+            .entry(lease.to_owned())
+            .or_default()
+            .push((id, sender));
         Waiting {
             lease: lease.to_owned(),
             id,
@@ -134,7 +140,9 @@ impl Leases {
     /// What is held, to be kept.
     pub fn held(&self) -> Vec<(String, u64)> {
         let held = lock(&self.held);
-        held.iter().map(|(lease, token)| (lease.clone(), *token)).collect()
+        held.iter()
+            .map(|(lease, token)| (lease.clone(), *token))
+            .collect()
     }
 
     /// Requests of this instance that wait for another's fetch.

@@ -8,6 +8,7 @@
 //! | `tier` | look-ups, and writes behind a queue |
 //! | `lease` | one fetch per fleet: who leads, who waits, and how they hear of it |
 //! | `breaker` | when an ill tier is left alone, and how it is found well again |
+//! | `used` | what is used most, for instances that start |
 //! | `follow` | the purge log followed, own purges appended |
 //! | `names`, `redis`, `lua/` | under which names, by which commands |
 
@@ -19,6 +20,7 @@ pub mod redis;
 #[cfg(test)]
 mod tests;
 pub mod tier;
+pub mod used;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -53,6 +55,10 @@ pub trait SecondTier: Send + Sync + 'static {
     fn sync(&self, cursor: Cursor) -> Asking<'_, Synced>;
     /// Which instances have applied the fleet's log up to a position.
     fn instances(&self, position: u64) -> Asking<'_, Instances>;
+    /// Counts uses of responses, by their keys, in this hour since 1970.
+    fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Asking<'_, ()>;
+    /// The keys that were used most in this hour and the last, with their uses.
+    fn most_used(&self, hour: u64, most: usize) -> Asking<'_, Vec<(Bytes, u64)>>;
 }
 
 /// A look-up by its names.
@@ -75,6 +81,8 @@ pub struct Question {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     Value,
+    /// The value, and no lease where there is none.
+    ValueAlone,
     /// The value is known to be of no use, unless it has changed.
     Lease,
     /// And so is the fetch of whoever holds this token: a purge came after it began.
@@ -84,6 +92,8 @@ pub enum Wants {
 #[derive(Clone, Debug)]
 pub enum Answer {
     Value(Bytes),
+    /// There is none, and nothing was claimed.
+    Nothing,
     /// The lease is this instance's now.
     Lead,
     /// Another instance fetches, since this position of the purge log; its lease ends in this time.

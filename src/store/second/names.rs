@@ -71,7 +71,7 @@ pub struct FleetNames {
     pub compacted: String,
     pub instances: String,
     /// What was used most, for instances that start.
-    pub used: String,
+    used: String,
     /// Channel on which a longer log is announced.
     pub grown: String,
     /// Beginning of each instance's own channel.
@@ -86,10 +86,15 @@ impl FleetNames {
             stream: log("log"),
             compacted: log("names"),
             instances: log("instances"),
-            used: format!("{prefix}used"),
+            used: format!("{prefix}{{used}}"),
             grown: log("grown"),
             channels: format!("{prefix}instance:"),
         }
+    }
+
+    /// The list of what was used in one hour since 1970.
+    pub fn used_in(&self, hour: u64) -> String {
+        format!("{}{hour}", self.used)
     }
 }
 

@@ -9,9 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fred::clients::{Client, Pool};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{
-    ClientLike, EventInterface, KeysInterface, LuaInterface, PubsubInterface,
-};
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface, PubsubInterface};
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
     UnresponsiveConfig,
@@ -77,6 +75,10 @@ const MOST_READ: u64 = 1024;
 /// How long the log outlives its last reader.
 const LOG_LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Responses that an hour's list of the most used holds, and how long it is of use.
+const MOST_USED: u64 = 8192;
+const USED_LIVES: Duration = Duration::from_secs(2 * 3600);
+
 /// An instance that was not heard for so long is taken for gone.
 const INSTANCE_LIVES: Duration = Duration::from_secs(3);
 
@@ -100,6 +102,8 @@ struct Scripts {
     append: Script,
     sync: Script,
     instances: Script,
+    used: Script,
+    most_used: Script,
 }
 
 /// A pool of pipelined connections, and one that listens.
@@ -124,10 +128,7 @@ impl Redis {
         let listener = builder.build().map_err(|error| failed(&error))?;
         let names = FleetNames::new(&settings.prefix);
         let instance = uuid::Uuid::new_v4().simple().to_string();
-        let channels = [
-            names.grown.clone(),
-            format!("{}{instance}", names.channels),
-        ];
+        let channels = [names.grown.clone(), format!("{}{instance}", names.channels)];
         let redis = Self {
             pool,
             names,
@@ -139,6 +140,8 @@ impl Redis {
                 append: Script::new(include_str!("lua/append.lua")),
                 sync: Script::new(include_str!("lua/sync.lua")),
                 instances: Script::new(include_str!("lua/instances.lua")),
+                used: Script::new(include_str!("lua/used.lua")),
+                most_used: Script::new(include_str!("lua/most_used.lua")),
             },
         };
         drop(redis.pool.connect());
@@ -294,6 +297,7 @@ impl SecondTier for Redis {
             } = question;
             let (wanted, over) = match wants {
                 Wants::Value => ("value", Value::from("")),
+                Wants::ValueAlone => ("alone", Value::from("")),
                 Wants::Lease => ("lease", Value::from("")),
                 Wants::LeaseOf(token) => ("lease", number(token)),
             };
@@ -337,7 +341,9 @@ impl SecondTier for Redis {
                 Some(_) => "plain",
             };
             let mut arguments = vec![
-                lease.as_ref().map_or("".into(), |(_, token)| number(*token)),
+                lease
+                    .as_ref()
+                    .map_or("".into(), |(_, token)| number(*token)),
                 outcome.as_str().into(),
                 self.names.channels.as_str().into(),
                 kind.into(),
@@ -426,7 +432,10 @@ impl SecondTier for Redis {
     fn instances(&self, position: u64) -> Asking<'_, Instances> {
         Box::pin(async move {
             let keys = vec![self.names.instances.as_str().into()];
-            let arguments = vec![number(position), INSTANCE_LIVES.as_secs().to_string().into()];
+            let arguments = vec![
+                number(position),
+                INSTANCE_LIVES.as_secs().to_string().into(),
+            ];
             let counted = self.run(&self.scripts.instances, keys, arguments).await?;
             match &counted.into_array()[..] {
                 [acknowledged, alive] => Option::zip(to_number(acknowledged), to_number(alive)),
@@ -437,6 +446,34 @@ impl SecondTier for Redis {
                 alive,
             })
             .ok_or_else(|| unexpected("instances"))
+        })
+    }
+
+    fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Asking<'_, ()> {
+        Box::pin(async move {
+            let keys = vec![self.names.used_in(hour).into()];
+            let mut arguments = vec![number(MOST_USED), millis(USED_LIVES).into()];
+            for (key, uses) in counts {
+                arguments.extend([key.into(), number(uses)]);
+            }
+            self.run(&self.scripts.used, keys, arguments).await?;
+            Ok(())
+        })
+    }
+
+    fn most_used(&self, hour: u64, most: usize) -> Asking<'_, Vec<(Bytes, u64)>> {
+        Box::pin(async move {
+            let hours = [hour, hour.saturating_sub(1)];
+            let keys = hours.map(|hour| self.names.used_in(hour).into()).to_vec();
+            let arguments = vec![number(most as u64)];
+            let used = self.run(&self.scripts.most_used, keys, arguments).await?;
+            let used = used.into_array();
+            let pair = |pair: &[Value]| {
+                let [key, uses] = pair else { return None };
+                Some((Bytes::copy_from_slice(to_bytes(key)?), to_number(uses)?))
+            };
+            let used = used.chunks(2).map(pair).collect::<Option<_>>();
+            used.ok_or_else(|| unexpected("most_used"))
         })
     }
 }
@@ -472,6 +509,7 @@ fn read_answer(answer: Value) -> Option<Answer> {
             Value::Bytes(bytes) => bytes,
             other => Bytes::copy_from_slice(to_bytes(&other)?),
         }),
+        "nothing" => Answer::Nothing,
         "lead" => Answer::Lead,
         "wait" => Answer::Wait {
             token: to_number(&parts.next()?)?,
@@ -493,7 +531,10 @@ fn read_synced(synced: Value) -> Option<Synced> {
         latest: to_number(latest)?,
         floor: to_number(floor)?,
         restarts: to_number(restarts)? != 0,
-        entries: entries.into_iter().map(read_logged).collect::<Option<_>>()?,
+        entries: entries
+            .into_iter()
+            .map(read_logged)
+            .collect::<Option<_>>()?,
     })
 }
 
@@ -531,7 +572,9 @@ fn read_logged(entry: Value) -> Option<Logged> {
     let position = to_text(id)?.split('-').next()?.parse().ok()?;
     let fields = fields.clone().into_array();
     let field = |name: &str| {
-        let at = fields.chunks(2).find(|pair| to_text(&pair[0]) == Some(name));
+        let at = fields
+            .chunks(2)
+            .find(|pair| to_text(&pair[0]) == Some(name));
         at.and_then(|pair| to_bytes(pair.get(1)?))
     };
     let text = |name| std::str::from_utf8(field(name)?).ok();

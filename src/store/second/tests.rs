@@ -72,8 +72,14 @@ impl Fake {
 
 impl SecondTier for Fake {
     fn look_up(&self, question: Question) -> Asking<'_, Answer> {
-        let value = self.values.lock().unwrap().get(&question.place.value).cloned();
-        let is_known = |value: &Bytes| !question.known.is_empty() && value.starts_with(&question.known);
+        let value = self
+            .values
+            .lock()
+            .unwrap()
+            .get(&question.place.value)
+            .cloned();
+        let is_known =
+            |value: &Bytes| !question.known.is_empty() && value.starts_with(&question.known);
         if let Some(value) = value.filter(|value| !is_known(value)) {
             return self.answer(Answer::Value(value));
         }
@@ -132,6 +138,14 @@ impl SecondTier for Fake {
 
     fn instances(&self, _: u64) -> Asking<'_, Instances> {
         self.answer(Instances::default())
+    }
+
+    fn note_used(&self, _: u64, _: Vec<(Bytes, u64)>) -> Asking<'_, ()> {
+        self.answer(())
+    }
+
+    fn most_used(&self, _: u64, _: usize) -> Asking<'_, Vec<(Bytes, u64)>> {
+        self.answer(Vec::new())
     }
 }
 
@@ -226,7 +240,10 @@ async fn what_is_put_is_found_and_its_lease_is_over() {
     let Ok(Found::Value(fresh)) = look_up(&second, b"k").await else {
         panic!("it is there");
     };
-    assert_eq!((&fresh.value.body[..], fresh.value.stamp), (&b"body"[..], STAMP));
+    assert_eq!(
+        (&fresh.value.body[..], fresh.value.stamp),
+        (&b"body"[..], STAMP)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,7 +293,10 @@ async fn a_lease_that_comes_too_late_is_given_back() {
 async fn a_value_that_cannot_be_read_is_deleted_and_fetched_anew() {
     let (fake, second) = start(Patience::default()).await;
     let name = names::Names::of("", b"k").primary().to_owned();
-    fake.values.lock().unwrap().insert(name.clone(), Bytes::from_static(b"?"));
+    fake.values
+        .lock()
+        .unwrap()
+        .insert(name.clone(), Bytes::from_static(b"?"));
     let found = look_up(&second, b"k").await;
     assert!(matches!(found, Ok(Found::Lead(_))), "{found:?}");
     settled().await;

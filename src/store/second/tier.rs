@@ -1,6 +1,7 @@
 //! The second tier as the rest of the house asks it: look-ups within one deadline, writes and
 //! releases behind the asker's back, and nothing at all while it is ill.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use tokio::time::{Instant, interval, timeout, timeout_at};
 use tracing::debug;
 
 use crate::clock::Timestamp;
-use crate::metrics::second::{Command, Reading, Writing};
 use crate::metrics::Metrics;
+use crate::metrics::second::{Command, Reading, Writing};
 use crate::policy::vary::append_selecting;
 use crate::store::codec::{self, Decoded};
 use crate::store::entry::Entry;
@@ -23,9 +24,10 @@ use crate::store::purge::fleet::Stamp;
 use super::breaker::Breaker;
 use super::lease::Leases;
 use super::names::Names;
+use super::used::UsedKey;
 use super::{
-    Answer, Event, FINGERPRINT, Lease, Outcome, Patience, Place, Question, RECORD, SecondTier, Settlement, Store,
-    TierError, Waiting, Wants,
+    Answer, Event, FINGERPRINT, Lease, Outcome, Patience, Place, Question, RECORD, SecondTier,
+    Settlement, Store, TierError, Waiting, Wants,
 };
 
 /// Writes that are under way at one time.
@@ -263,7 +265,7 @@ impl Second {
         let spot = Spot::new(names.place(wanted.is_apart), Bytes::new());
         match self.ask(&spot, Wants::Value, &wanted).await? {
             Answered::Value(value) => self.found(spot, value, wanted).await,
-            Answered::Lease(found) => Ok(found),
+            other => other.lease(),
         }
     }
 
@@ -277,7 +279,7 @@ impl Second {
     ) -> Result<Found, TierError> {
         match self.ask(&spot, wants, &wanted).await? {
             Answered::Value(value) => self.found(spot, value, wanted).await,
-            Answered::Lease(found) => Ok(found),
+            other => other.lease(),
         }
     }
 
@@ -298,7 +300,7 @@ impl Second {
         let spot = Spot::new(names.variant(&selected, wanted.is_apart), generation);
         match self.ask(&spot, Wants::Value, &wanted).await? {
             Answered::Value(value) => self.decoded(spot, value, wanted).await,
-            Answered::Lease(found) => Ok(found),
+            other => other.lease(),
         }
     }
 
@@ -318,10 +320,7 @@ impl Second {
                 self.metrics.second.read(Reading::Invalid);
                 self.discard(name.clone());
                 // Nobody can read it: whoever asks next finds nothing there.
-                match self.ask(&spot, Wants::Lease, &wanted).await? {
-                    Answered::Value(_) => Err(TierError::Failed("values that cannot be read".to_owned())),
-                    Answered::Lease(found) => Ok(found),
-                }
+                self.ask(&spot, Wants::Lease, &wanted).await?.lease()
             }
         }
     }
@@ -356,6 +355,7 @@ impl Second {
             let asked = asked.unwrap_or(Err(TierError::Late));
             let _ = answer.send(asked.map(|answer| match answer {
                 Answer::Value(value) => Answered::Value(value),
+                Answer::Nothing => Answered::Nothing,
                 Answer::Lead => Answered::Lease(Found::Lead(leases.hold(spot.place, token))),
                 Answer::Wait {
                     token,
@@ -379,6 +379,55 @@ impl Second {
         self.metrics.second.answered(begun.elapsed());
         self.judge(&result);
         result
+    }
+
+    /// The value of a response that is used much, if there is one that can be read.
+    pub async fn value(&self, key: &UsedKey) -> Result<Option<Decoded>, TierError> {
+        let wanted = Wanted {
+            primary: key.primary(),
+            request: &HeaderMap::new(),
+            is_apart: false,
+            position: 0,
+            deadline: Instant::now() + self.patience.write,
+        };
+        let names = Names::of(&self.extent.prefix, key.primary());
+        let mut spot = Spot::new(names.place(false), Bytes::new());
+        loop {
+            let asked = self.ask(&spot, Wants::ValueAlone, &wanted).await?;
+            let Answered::Value(value) = asked else {
+                return Ok(None);
+            };
+            match record(&value).filter(|_| spot.generation.is_empty()) {
+                Some((generation, _)) => {
+                    spot = Spot::new(names.variant(key.selecting(), false), generation);
+                }
+                None => {
+                    let body = value.get(spot.generation.len()..).unwrap_or_default();
+                    return Ok(codec::decode(body, self.extent.max_object).ok());
+                }
+            }
+        }
+    }
+
+    /// The keys that the fleet used most, the most used first.
+    pub async fn most_used(&self, hour: u64, most: usize) -> Result<Vec<UsedKey>, TierError> {
+        self.metrics.second.asked(Command::Used);
+        let asked = timeout(self.patience.write, self.tier.most_used(hour, most)).await;
+        let mut sums: HashMap<Bytes, u64> = HashMap::new();
+        for (key, uses) in asked.unwrap_or(Err(TierError::Late))? {
+            *sums.entry(key).or_default() += uses;
+        }
+        let mut sums: Vec<_> = sums.into_iter().collect();
+        sums.sort_by_key(|(_, uses)| std::cmp::Reverse(*uses));
+        let keys = sums.into_iter().filter_map(|(key, _)| UsedKey::read(key));
+        Ok(keys.take(most).collect())
+    }
+
+    /// Tells the fleet what was used here.
+    pub async fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Result<(), TierError> {
+        self.metrics.second.asked(Command::Used);
+        let asked = timeout(self.patience.write, self.tier.note_used(hour, counts)).await;
+        asked.unwrap_or(Err(TierError::Late))
     }
 
     fn judge<T>(&self, result: &Result<T, TierError>) {
@@ -582,8 +631,22 @@ impl From<&TierError> for Reading {
 
 enum Answered {
     Value(Bytes),
+    Nothing,
     /// Who fetches.
     Lease(Found),
+}
+
+impl Answered {
+    /// Of a question that a lease answers where no value does.
+    fn lease(self) -> Result<Found, TierError> {
+        match self {
+            Self::Lease(found) => Ok(found),
+            Self::Value(_) | Self::Nothing => {
+                let message = "no answer to the question who fetches";
+                Err(TierError::Failed(message.to_owned()))
+            }
+        }
+    }
 }
 
 /// Generation and selecting fields of a record of variants; `None` for what is none.

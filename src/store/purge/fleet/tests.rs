@@ -73,7 +73,11 @@ fn what_others_purge_takes_effect_here_when_it_is_read() {
     assert_eq!(worth(&log, 1, 0), Judgement::Gone);
     assert_eq!(worth(&log, 1, 1), Judgement::Untouched);
     // Once is enough.
-    assert_eq!(log.apply(look(0, vec![entry(7, "/a", Mode::Hard)]), NOW).purges, 0);
+    assert_eq!(
+        log.apply(look(0, vec![entry(7, "/a", Mode::Hard)]), NOW)
+            .purges,
+        0
+    );
 }
 
 #[test]
@@ -198,7 +202,10 @@ fn what_waits_is_bounded_and_repeats_are_one() {
     }
     assert!(log.pending() < 10, "{}", log.pending());
     let sent = log.take_queued(10);
-    assert!(sent.iter().any(|own| own.purge == everything() && own.mode == Mode::Hard));
+    assert!(
+        sent.iter()
+            .any(|own| own.purge == everything() && own.mode == Mode::Hard)
+    );
 }
 
 #[test]

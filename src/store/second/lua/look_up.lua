@@ -1,14 +1,15 @@
--- A value, or else the lease of its key: one instance leads, the others are told when it is done.
--- KEYS: value, lease. ARGV: wanted ("value", or "lease" where a value is known to be of no use),
+-- A value, or else the lease of its key, unless it is not wanted: one instance leads, the others are told when it is done.
+-- KEYS: value, lease. ARGV: wanted ("value", "alone", or "lease" where a value is of no use),
 -- generation (of a variant, else ""), token, lease milliseconds, instance, position in the purge
 -- log, token of a lease to be taken over (else ""), how the value of no use begins (else "").
 -- That one is not sent again, unless another has taken its place meanwhile.
-if ARGV[1] == 'value' or redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[8] then
+if ARGV[1] ~= 'lease' or redis.call('GETRANGE', KEYS[1], 0, 23) ~= ARGV[8] then
   local value = redis.call('GET', KEYS[1])
   if value and (ARGV[2] == '' or string.sub(value, 1, 8) == ARGV[2]) then
     return {'value', value}
   end
 end
+if ARGV[1] == 'alone' then return {'nothing'} end
 local held = redis.call('HGET', KEYS[2], 't')
 if not held or held == ARGV[7] then
   redis.call('HSET', KEYS[2], 't', ARGV[3], 'p', ARGV[6])
