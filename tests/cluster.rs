@@ -8,37 +8,29 @@ use std::time::{Duration, Instant};
 
 use support::cluster::RedisCluster;
 use support::fleet::Fleet;
-use support::{Client, numbered, ok, route};
+use support::{Client, PATIENCE, numbered, ok, route};
+use tokio::time::timeout;
 
 const KEPT: &str = "ttl = \"60s\"\nstale_if_error = \"1h\"\ngroups = [\"g\"]";
 
-/// Responses of one instance are found by the other, whatever slot they are in; variants too.
+/// Responses of one instance are found by the other, whatever slot they are in; variants too. Where
+/// one is not, because Redis is being failed over or the machine is busy, another one is tried.
 async fn is_shared(fleet: &Fleet, name: &str) {
+    let fields = [("accept-language", "de")];
     for number in 0..12 {
-        let target = format!("/{name}{number}");
-        let mut tries = 0;
-        loop {
-            let written = fleet
-                .metric(0, "cache_l2_writes_total{result=\"stored\"}")
-                .await;
-            let fields = [("accept-language", "de")];
-            let text = fleet
-                .get_with(0, &format!("{target}?{tries}"), &fields)
-                .await
-                .text();
-            let stored =
-                tokio::time::timeout(Duration::from_secs(3), fleet.written(0, written + 1.0));
-            let is_stored = stored.await.is_ok();
-            let found = fleet
-                .get_with(1, &format!("{target}?{tries}"), &fields)
-                .await;
-            if is_stored && found.cache() == "HIT" {
-                assert_eq!(found.text(), text);
-                break;
+        let shared = async {
+            for attempt in 0.. {
+                let target = format!("/{name}{number}?{attempt}");
+                let text = fleet.get_with(0, &target, &fields).await.text();
+                let found = fleet.get_with(1, &target, &fields).await;
+                if found.cache() == "HIT" {
+                    assert_eq!(found.text(), text);
+                    return;
+                }
             }
-            tries += 1;
-            assert!(tries < 10, "{target}: {}", found.cache_status());
-        }
+        };
+        let shared = timeout(PATIENCE, shared).await;
+        shared.unwrap_or_else(|_| panic!("/{name}{number} is not shared"));
     }
 }
 
@@ -56,8 +48,9 @@ async fn what_belongs_together_is_in_one_slot_and_all_slots_are_used() {
     is_shared(&fleet, "plain").await;
     is_shared(&fleet, "vary").await;
     for node in &cluster.nodes {
+        let is_master = node.ask("ROLE").await.unwrap().contains("master");
         let size = node.ask("DBSIZE").await.unwrap();
-        assert_ne!(size.trim(), ":0");
+        assert!(!is_master || size.trim() != ":0");
     }
     let done = fleet.purge(1, r#"{"group": "g"}"#).await;
     assert_eq!(

@@ -228,13 +228,17 @@ fn the_reference_shows_every_key_with_its_default() {
 
     for key in read::known_keys(text) {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
-        if section.is_empty() {
+        let is_table = |name: &str| text.contains(&format!("\n[{name}]"));
+        if section.is_empty() || is_table(&key) {
             continue; // the tables themselves
         }
         // An inline table of a section shows its keys on its own line.
-        let (section, inline) = section
-            .split_once('.')
-            .map_or((section, None), |(section, table)| (section, Some(table)));
+        let (section, inline) = match section.split_once('.') {
+            Some((section, table)) if !is_table(&format!("{section}.{table}")) => {
+                (section, Some(table))
+            }
+            _ => (section, None),
+        };
         let in_section = text.split("\n[").any(|part| {
             let head = part.trim_start_matches('[');
             let here = head.starts_with(&format!("{section}]"));
