@@ -21,7 +21,7 @@
 //! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics, health, purges |
 //! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
 //! | 5 | [`origin`] | the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (begun) · coalescing · pool, breaker, TLS · SQL |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`], [`tls`] | wire vocabulary without policy · whom we trust as a client |
@@ -31,11 +31,20 @@
 //! [`store::second::SecondTier`], whatever the fleet shares. Everything else is enums and plain
 //! functions.
 //!
+//! # A fleet
+//!
+//! With Redis, a flight asks the second tier before the origin (`proxy::fleet`): for the response,
+//! or for the lease of its fetch, in one round trip; who does not get the lease is told when the
+//! fetch is over. What is stored goes there behind the response, and its lease ends with that
+//! write. The purge log ([`store::purge`]) is a stream that every instance follows
+//! ([`store::second`]); a stored response is judged by the positions of the log, so that no order
+//! in which fills and purges arrive can bring back what was purged.
+//!
 //! # Threads
 //!
 //! One worker a core, each a current-thread runtime with a listener of its own on the same address;
 //! they share the store, the flights and the upstream's pool. One more thread, the background,
-//! runs the admin port and the database.
+//! runs the admin port, the database and everything of Redis.
 //!
 //! # What a hit costs
 //!

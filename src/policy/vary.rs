@@ -2,6 +2,8 @@
 
 use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
 
+use sha2::{Digest, Sha256};
+
 use crate::http::fields;
 
 /// The request fields that `Vary` names, sorted and without repetition. `Vary: *` is not storable
@@ -39,11 +41,26 @@ pub fn append_selecting(names: &[HeaderName], request: &HeaderMap, key: &mut imp
             continue;
         }
         // Several lines mean their list (RFC 9110 §5.2).
+        let mut said = Vec::new();
         for (at, value) in request.get_all(name).iter().enumerate() {
-            key.extend([if at == 0 { b'=' } else { b',' }]);
-            key.extend(value.as_bytes().trim_ascii().iter().copied());
+            said.push(if at == 0 { b'=' } else { b',' });
+            said.extend_from_slice(value.as_bytes().trim_ascii());
+        }
+        if says_who(name) && !said.is_empty() {
+            key.extend([b'#']);
+            key.extend(Sha256::digest(&said));
+        } else {
+            key.extend(said);
         }
     }
+}
+
+/// Whether a field may say who asks: what it says is kept with the response, and in Redis, as a
+/// digest only. Of the fields that `Vary` names for other reasons, most are these.
+fn says_who(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let is_harmless = name.starts_with("accept") || name.starts_with("sec-");
+    !is_harmless && !matches!(name, "origin" | "user-agent" | "save-data" | "x-requested-with")
 }
 
 /// The content codings that a request accepts, in one spelling: order and weights above zero do
@@ -107,6 +124,17 @@ mod tests {
         assert_ne!(one(&lines), one(&[("accept-language", "en,de")]));
         let other = |value| selecting(&["x-a"], &[("x-a", value)]);
         assert_ne!(other("a"), other("A"));
+    }
+
+    #[test]
+    fn what_may_say_who_asks_is_kept_as_a_digest_only() {
+        for name in ["authorization", "cookie", "x-api-key", "x-own-token"] {
+            let one = |value| selecting(&[name], &[(name, value)]);
+            assert_eq!(one("secret"), one(" secret "));
+            assert_ne!(one("secret"), one("other"));
+            assert_ne!(one(""), selecting(&[name], &[]));
+            assert!(!String::from_utf8_lossy(&one("secret")).contains("secret"));
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
 //! fetched head into the client's response.
 //!
+//! Before the origin is asked, `fleet` asks what the other instances have or fetch, and `warm` takes
+//! what they use most when an instance starts.
+//!
 //! Beside that way: `ranges` cuts parts out of a body, `keep` stores partial responses and `part`
 //! answers from them and completes them; `learn` is what a 304 or a HEAD tells of stored responses,
 //! `invalidate` what a write does to them before its answer goes out; `interim` passes on what the
