@@ -49,7 +49,8 @@ async fn measure(name: &str, with: std::net::SocketAddr, without: std::net::Sock
     let clients = (0..CLIENTS).map(|number| {
         let name = name.to_owned();
         async move {
-            let (mut one, mut other) = (Client::connect(with).await, Client::connect(without).await);
+            let (mut one, mut other) =
+                (Client::connect(with).await, Client::connect(without).await);
             let (mut with, mut without) = (Measured::default(), Measured::default());
             for round in 0..ASKED / CLIENTS {
                 let miss = format!("/{name}/{number}/{round}");

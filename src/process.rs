@@ -79,6 +79,11 @@ impl Sidecar {
             let warming = Arc::clone(&proxy).keep_warm(redis.warm_up);
             background.handle.spawn(warming);
         }
+        if proxy.is_of_fleet() {
+            background
+                .handle
+                .spawn(Arc::clone(&proxy).sweep_by_and_by());
+        }
         let draining = Arc::new(AtomicBool::new(false));
 
         // The admin port first: whoever sees the service port open may ask for its health.
@@ -110,6 +115,10 @@ impl Sidecar {
     /// Waits until the drain has ended. Blocks; the admin port answers until then.
     pub fn join(self) {
         self.server.join();
+        let proxy = Arc::clone(&self.proxy);
+        let finishing = async move { proxy.finish(REDIS_AT_END).await };
+        // The runtime ends after this, and not before.
+        let _ = self.background.wait_for(finishing);
         self.background.stop();
     }
 }
@@ -140,6 +149,9 @@ async fn configured_origin(
 
 /// How long the start waits for Redis: without it, memory alone answers until it is there.
 const REDIS_AT_START: Duration = Duration::from_secs(1);
+
+/// How long the end waits for Redis to be told what it does not know yet.
+const REDIS_AT_END: Duration = Duration::from_secs(1);
 
 /// What `[cache.redis]` brings.
 async fn shared_with_fleet(

@@ -312,3 +312,94 @@ async fn stale_from_redis_stands_in_for_a_failed_origin() {
         assert_eq!((found.text().as_str(), found.cache()), ("1", "STALE"));
     }
 }
+
+#[tokio::test]
+async fn many_requests_for_one_key_share_one_look_up() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| numbered(seen, &[])).await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    // Frozen, so that all are there before the answer is.
+    redis.signal("STOP");
+    let address = fleet.instance(1).address;
+    let clients = (0..50)
+        .map(move |_| async move { Client::connect(address).await.ask("GET", "/a", &[]).await });
+    let asking = tokio::spawn(all(clients));
+    fleet.metric_reaches(1, "server_connections", 50.0).await;
+    fleet
+        .metric_reaches(1, "cache_l2_commands_total{command=\"look_up\"}", 1.0)
+        .await;
+    redis.signal("CONT");
+    for found in asking.await.unwrap() {
+        assert_eq!(found.text(), "1");
+    }
+    let looked = fleet
+        .metric(1, "cache_l2_commands_total{command=\"look_up\"}")
+        .await;
+    assert_eq!((looked, fleet.origin.count()), (1.0, 1));
+}
+
+#[tokio::test]
+async fn what_must_be_validated_each_time_makes_nobody_queue() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fields = [("etag", "\"v\""), ("cache-control", "no-cache")];
+    let keys = "stale_if_error = \"1h\"";
+    let fleet = Fleet::start(&[&url, &url, &url], &route(keys), move |seen| {
+        match seen.number {
+            1 => after(&held, numbered(seen, &fields)),
+            _ => numbered(seen, &fields),
+        }
+    })
+    .await;
+    let fleet = Arc::new(fleet);
+    let ask = |at| {
+        let fleet = Arc::clone(&fleet);
+        tokio::spawn(async move { fleet.get(at, "/a").await })
+    };
+    let leading = ask(0);
+    fleet.origin.asked(1).await;
+    let waiting = [ask(1), ask(2)];
+    for at in [1, 2] {
+        fleet.metric_reaches(at, "cache_leases_waiting", 1.0).await;
+    }
+    gate.open();
+    leading.await.unwrap();
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().status, 200);
+    }
+    let told = "cache_leases_awaited_total{result=\"not_storable\"}";
+    for at in [1, 2] {
+        assert_eq!(fleet.metric(at, told).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn what_the_origin_no_longer_allows_does_not_come_back_from_redis() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let keys = "ttl = \"10s\"\nstale_while_revalidate = \"1h\"";
+    let fleet = Fleet::start(&[&url, &url], &route(keys), |seen| match seen.number {
+        1 => numbered(seen, &[]),
+        _ => numbered(seen, &[("cache-control", "private")]),
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    fleet.advance(20);
+    assert_eq!(fleet.get(0, "/a").await.cache(), "STALE");
+    let refreshed = "cache_background_refreshes_total{result=\"not_stored\"}";
+    fleet.metric_reaches(0, refreshed, 1.0).await;
+    fleet
+        .metric_reaches(0, "cache_l2_commands_total{command=\"delete\"}", 1.0)
+        .await;
+    fleet.advance(20);
+    let deleted = async { while fleet.get(1, "/a").await.text() == "1" {} };
+    tokio::time::timeout(support::PATIENCE, deleted)
+        .await
+        .expect("it is gone");
+    assert_ne!(fleet.get(0, "/a").await.text(), "1");
+}

@@ -190,3 +190,53 @@ async fn the_lease_of_an_instance_that_died_ends_by_itself() {
     gate.open();
     assert_eq!(leading.await.unwrap().text(), "1");
 }
+
+#[tokio::test]
+async fn who_waits_for_another_instance_goes_on_alone_when_redis_is_frozen() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fleet = Fleet::start(
+        &[&url, &url],
+        &route("ttl = \"60s\""),
+        move |seen| match seen.number {
+            1 => after(&held, numbered(seen, &[])),
+            _ => numbered(seen, &[]),
+        },
+    )
+    .await;
+    let fleet = std::sync::Arc::new(fleet);
+    let one = std::sync::Arc::clone(&fleet);
+    let leading = tokio::spawn(async move { one.get(0, "/a").await });
+    fleet.origin.asked(1).await;
+    let other = std::sync::Arc::clone(&fleet);
+    let waiting = tokio::spawn(async move { other.get(1, "/a").await });
+    fleet.metric_reaches(1, "cache_leases_waiting", 1.0).await;
+    redis.signal("STOP");
+    assert_eq!(waiting.await.unwrap().text(), "2");
+    gate.open();
+    assert_eq!(leading.await.unwrap().text(), "1");
+    redis.signal("CONT");
+}
+
+#[tokio::test]
+async fn a_full_redis_takes_no_purges_and_lets_read_what_there_is() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route("ttl = \"60s\""), |seen| {
+        numbered(seen, &[])
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    redis.ask("CONFIG SET maxmemory 1").await.unwrap();
+    let done = fleet.purge(0, r#"{"url": "/b"}"#).await;
+    assert_eq!(done["state"], "pending", "{done}");
+    assert_eq!(fleet.metric(1, "cache_l2_heard").await, 1.0);
+    assert_eq!(fleet.get(1, "/a").await.cache(), "HIT");
+    redis.ask("CONFIG SET maxmemory 0").await.unwrap();
+    fleet
+        .metric_is(0, "cache_purges_pending", |pending| pending == 0.0)
+        .await;
+}

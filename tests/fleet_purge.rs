@@ -255,7 +255,7 @@ async fn an_instance_that_was_cut_off_serves_memory_for_a_while_and_nothing_purg
         .metric_is(1, "cache_l2_heard", |heard| heard == 0.0)
         .await;
     let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
-    assert_eq!(done["state"], "done");
+    assert_eq!(done["instances"], 1, "{done}");
     // Cut off, it cannot know, and serves what it has for as long as it was told to.
     let found = fleet.get(1, "/a").await;
     assert_eq!((found.text().as_str(), found.cache()), ("1", "HIT"));
@@ -432,4 +432,78 @@ async fn a_purge_that_only_its_own_instance_has_seen_goes_there_again() {
     let length = second.ask("XLEN iris:{purges}log").await.unwrap();
     assert_eq!(length.trim(), ":1");
     assert_eq!(fleet.get(0, "/a").await.text(), "2");
+}
+
+#[tokio::test]
+async fn purges_that_outrun_the_origin_do_not_keep_a_soft_group_from_being_refreshed() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let gates: Vec<Gate> = (0..4).map(|_| Gate::new()).collect();
+    let held = gates.clone();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), move |seen| {
+        match held.get(seen.number.wrapping_sub(2)) {
+            Some(gate) => after(gate, numbered(seen, &[])),
+            None => numbered(seen, &[]),
+        }
+    })
+    .await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    let order = r#"{"group": "g", "soft": true}"#;
+    fleet.purge(1, order).await;
+    for (number, gate) in gates.iter().enumerate() {
+        // While each refresh is under way, another purge comes.
+        fleet.advance(1);
+        for at in [0, 1] {
+            assert_eq!(fleet.get(at, "/a").await.cache(), "STALE");
+        }
+        fleet.origin.asked(number + 2).await;
+        fleet.purge(number % 2, order).await;
+        gate.open();
+        // It lands all the same, stale already, and newer than what was there.
+        let newer = async { while fleet.get(0, "/a").await.text() != format!("{}", number + 2) {} };
+        timeout(PATIENCE, newer).await.expect("it lands");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_has_not_read_a_new_log_does_not_count_as_knowing() {
+    let redis = RedisServer::start(&[]).await;
+    let wire = Wire::to(redis.port).await;
+    let urls = [redis.url(), wire.url()];
+    let urls = [urls[0].as_str(), urls[1].as_str()];
+    let fleet = Fleet::start(&urls, &route(KEPT), |seen| numbered(seen, &[])).await;
+    for _ in 0..5 {
+        fleet.purge(0, r#"{"url": "/x"}"#).await;
+    }
+    wire.cut();
+    redis
+        .ask("DEL iris:{purges}meta iris:{purges}log")
+        .await
+        .unwrap();
+    let done = fleet.purge(0, r#"{"url": "/a"}"#).await;
+    assert_eq!(done["position"], 1, "{done}");
+    assert_eq!(
+        (&done["instances"], &done["state"]),
+        (&1.into(), &"unconfirmed".into()),
+        "{done}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_stopping_instance_purged_is_told_before_it_goes() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let extra = format!(
+        "{}\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\ninvalidation = \"hard\"\n",
+        route(KEPT)
+    );
+    let mut fleet = Fleet::start(&[&url, &url], &extra, |seen| numbered(seen, &[])).await;
+    assert_eq!(fleet.get(1, "/a").await.text(), "1");
+    fleet.connect(0).await.ask("POST", "/write", &[]).await;
+    fleet.stop(0);
+    fleet
+        .metric_reaches(1, "cache_purges_elsewhere_total", 1.0)
+        .await;
+    assert_eq!(fleet.get(1, "/a").await.text(), "3");
 }

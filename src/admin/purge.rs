@@ -58,12 +58,12 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     }
     Ok(json!({
         "position": known.position,
-        "state": if known.is_pending { "pending" } else { "done" },
+        "state": known.state(),
         "mode": mode.as_str(),
         "dry_run": order.dry_run,
         "matches": matches,
-        "instances": known.instances.acknowledged,
-        "alive": known.instances.alive,
+        "instances": known.instances.map(|instances| instances.acknowledged),
+        "alive": known.instances.map(|instances| instances.alive),
     }))
 }
 

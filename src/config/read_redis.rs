@@ -48,14 +48,37 @@ pub fn redis(mut section: Section<'_, '_>, max_object: u64) -> Option<Redis> {
     );
     let ca_file = section.parsed("ca_file", "the path of a readable PEM file", readable);
     redis.ca_file = ca_file.map(|at| at.value);
-    set(&mut redis.timeout, section.duration("timeout"));
+    let within = |least: u64, most: u64| {
+        move |text: &str| {
+            let found = super::units::duration(text)?;
+            (found.as_millis() >= least.into() && found.as_millis() <= most.into()).then_some(found)
+        }
+    };
+    let mut between = |key, least, most, expected| {
+        let found = section.parsed(key, expected, within(least, most));
+        found.map(|at| at.value)
+    };
+    const YEAR: u64 = 366 * 24 * 3600 * 1000;
+    set(
+        &mut redis.timeout,
+        between("timeout", 1, 1000, "a duration from \"1ms\" to \"1s\""),
+    );
+    let expected = "a duration from \"100ms\" to \"1h\"";
+    set(
+        &mut redis.breaker_open,
+        between("breaker_open", 100, 3_600_000, expected),
+    );
+    let expected = "a duration of at least \"1s\", such as \"60s\"";
+    set(
+        &mut redis.max_silence,
+        between("max_silence", 1000, YEAR, expected),
+    );
     set(
         &mut redis.breaker_failures,
         section
             .integer("breaker_failures", 1..1_000_001)
             .map(|number| number as u32),
     );
-    set(&mut redis.breaker_open, section.duration("breaker_open"));
     count(&mut section, "queue", &mut redis.queue);
     let given = section.parsed("max_object", super::units::SIZE, super::units::size);
     match given {
@@ -69,7 +92,6 @@ pub fn redis(mut section: Section<'_, '_>, max_object: u64) -> Option<Redis> {
         Some(At { value, .. }) => redis.max_object = value,
         None => redis.max_object = redis.max_object.min(max_object),
     }
-    set(&mut redis.max_silence, section.duration("max_silence"));
     set(&mut redis.warm_up, section.size("warm_up"));
     section.finish();
     present.then_some(redis)

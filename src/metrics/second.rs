@@ -23,6 +23,8 @@ pub enum Reading {
     /// A value that cannot be read: deleted.
     Invalid,
     Late,
+    /// Not asked: too many look-ups were under way.
+    Busy,
     /// Not asked: the breaker is open.
     Open,
     /// Not asked: the purge log is out of reach.
@@ -30,8 +32,8 @@ pub enum Reading {
     Failed,
 }
 
-const READINGS: [&str; 8] = [
-    "found", "miss", "wait", "invalid", "late", "open", "unheard", "failed",
+const READINGS: [&str; 9] = [
+    "found", "miss", "wait", "invalid", "late", "busy", "open", "unheard", "failed",
 ];
 
 /// What became of a response that was to be written.
@@ -204,7 +206,7 @@ impl SecondMetrics {
         let bytes = Family::<PartLabels, Counter>::default();
         registry.register(
             "cache_l2_written_bytes",
-            "Bytes of responses written to Redis: of bodies, before they are packed, and of what is written beside them",
+            "Bytes of responses written to Redis: of bodies, packed where they are, and of keys, fields and numbers beside them",
             bytes.clone(),
         );
         self.body_bytes = bytes.get_or_create_owned(&PartLabels { part: "body" });
@@ -304,7 +306,7 @@ impl SecondMetrics {
         self.duration.observe(elapsed);
     }
 
-    /// A response was written: its body, and what was written beside that.
+    /// A response was written: its body as it stands there, and what stands beside that.
     pub fn stored(&self, body: usize, beside: usize) {
         self.body_bytes.inc_by(body as u64);
         self.overhead_bytes.inc_by(beside as u64);

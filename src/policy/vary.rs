@@ -60,7 +60,11 @@ pub fn append_selecting(names: &[HeaderName], request: &HeaderMap, key: &mut imp
 fn says_who(name: &HeaderName) -> bool {
     let name = name.as_str();
     let is_harmless = name.starts_with("accept") || name.starts_with("sec-");
-    !is_harmless && !matches!(name, "origin" | "user-agent" | "save-data" | "x-requested-with")
+    !is_harmless
+        && !matches!(
+            name,
+            "origin" | "user-agent" | "save-data" | "x-requested-with"
+        )
 }
 
 /// The content codings that a request accepts, in one spelling: order and weights above zero do

@@ -50,6 +50,7 @@ impl Exchange {
             record: Record::new(lifetimes, headers, self.requested, self.received),
             selecting,
             stamp: self.stamp,
+            vouched: self.received,
             groups: groups::of(headers, options.groups.as_ref()),
             withholds: matches!(options.control(headers).0.no_cache, Scope::Fields(_)),
         }

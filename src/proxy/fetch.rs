@@ -152,12 +152,16 @@ impl Fetch {
             .as_ref()
             .filter(|second| is_shared && second.is_usable());
         if let Some(second) = second {
+            let refreshed = validation
+                .as_ref()
+                .map(|validation| &validation.entry)
+                .filter(|_| leader.is_none());
             let about = About {
                 primary: &primary,
                 request: &client_headers,
                 options: &options,
                 is_apart: ticket.key().len() > key.len(),
-                is_background: leader.is_none(),
+                refreshes: refreshed.map(|entry| entry.head.record.born),
                 is_cold: validation.is_none(),
             };
             let known = match proxy.consult(second, &about).await {
@@ -365,7 +369,8 @@ impl Fetching {
             Ok(()) => self.keep(Arc::clone(&entry)),
             // It may no longer be stored, or not by this request's leave.
             Err(reason) if reason.is_of_the_response() => {
-                self.proxy.memory.remove(&self.primary, stored)
+                self.proxy.memory.remove(&self.primary, stored);
+                self.proxy.forget_shared(&self.primary);
             }
             Err(_) => {
                 let until = self
@@ -440,6 +445,9 @@ impl Fetching {
                 self.proxy.forget_part(&self.primary);
             }
             memory.mark_not_shared(&self.key, until, reason, keep_stored);
+            if !keep_stored && reason != Reason::TooLarge {
+                self.proxy.forget_shared(&self.primary);
+            }
         } else if reason == Reason::Credential {
             memory.mark_not_shared(self.ticket.key(), until, reason, true);
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::metrics::second::{Awaited, Worth};
 use crate::policy::key::Place as KeyPlace;
 use crate::policy::vary::append_selecting;
@@ -22,6 +23,7 @@ use crate::store::second::{Found, Instances, Lease, Outcome, Second, Wanted, Wan
 use crate::store::{Entry, Judgement};
 
 use super::Proxy;
+use super::invalidate::SWEEP_EVERY;
 
 /// The least time between two looks at one key: what ends a lease is told, not polled for.
 const LEAST_WAIT: Duration = Duration::from_millis(15);
@@ -33,8 +35,9 @@ pub(super) struct About<'a> {
     pub options: &'a Options,
     /// Shared only among requests with a credential.
     pub is_apart: bool,
-    /// A refresh behind a stale answer: another stale response is of no use to it.
-    pub is_background: bool,
+    /// A refresh behind a stale answer, which is as old as this: no other stale response is of use
+    /// to it but a newer one.
+    pub refreshes: Option<Timestamp>,
     /// Nothing is stored here that could be confirmed, or stand in for a failed origin.
     pub is_cold: bool,
 }
@@ -69,7 +72,8 @@ pub struct Known {
     pub position: u64,
     /// The fleet's log does not have it yet: it will when Redis is back.
     pub is_pending: bool,
-    pub instances: Instances,
+    /// `None` where nobody could say.
+    pub instances: Option<Instances>,
 }
 
 impl Known {
@@ -79,10 +83,19 @@ impl Known {
         Self {
             position,
             is_pending: false,
-            instances: Instances {
+            instances: Some(Instances {
                 acknowledged,
                 alive,
-            },
+            }),
+        }
+    }
+
+    /// The word for it on the admin port.
+    pub fn state(&self) -> &'static str {
+        match self.instances {
+            _ if self.is_pending => "pending",
+            Some(instances) if instances.acknowledged >= instances.alive => "done",
+            _ => "unconfirmed",
         }
     }
 }
@@ -94,18 +107,43 @@ impl Proxy {
         let Some(second) = &self.second else {
             return alone;
         };
-        let Some(position) = second.published(purges, local, PUBLISHED_WITHIN).await else {
+        let Some(stamp) = second.published(purges, local, PUBLISHED_WITHIN).await else {
             return Known {
                 position: purges.cursor().stamp.position,
                 is_pending: true,
                 ..alone
             };
         };
-        let instances = second.acknowledged(position, ACKNOWLEDGED_WITHIN).await;
         Known {
-            position,
-            instances: instances.unwrap_or(alone.instances),
+            position: stamp.position,
+            instances: second.acknowledged(stamp, ACKNOWLEDGED_WITHIN).await,
             ..alone
+        }
+    }
+
+    /// Whether there is a second tier.
+    pub fn is_of_fleet(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// The end of the process: what the fleet does not know yet is told, if that does not take long.
+    pub async fn finish(&self, limit: Duration) {
+        if let Some(second) = &self.second {
+            self.report_used_now().await;
+            second.finish(self.memory.purges(), limit).await;
+        }
+    }
+
+    /// What others purge makes the log longer, too: stored responses are judged again, for ever.
+    pub async fn sweep_by_and_by(self: Arc<Self>) {
+        let mut swept = self.purge_position();
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let position = self.purge_position();
+            if position - swept >= SWEEP_EVERY {
+                swept = position;
+                self.sweep(&[]).await;
+            }
         }
     }
 
@@ -145,7 +183,8 @@ impl Proxy {
                             position: elsewhere.position,
                             ..cursor
                         };
-                        if !self.is_outdated(about, stamp) {
+                        // One of ours that others may not join was outdated before this began.
+                        if !elsewhere.is_own && !self.is_outdated(about, stamp) {
                             break elsewhere;
                         }
                         let wants = Wants::LeaseOf(elsewhere.token);
@@ -207,7 +246,10 @@ impl Proxy {
         let stored = Some(entry.view()).filter(|_| is_selected);
         let answers = match policy::decide(view, stored, about.options, now) {
             Decision::Hit { .. } => true,
-            Decision::StaleHit { .. } => !about.is_background,
+            Decision::StaleHit { .. } => {
+                let born = entry.head.record.born;
+                about.refreshes.is_none_or(|known| born > known)
+            }
             Decision::Miss { .. } => false,
         };
         // What cannot answer may still be confirmed, or stand in for a failed origin.
@@ -235,6 +277,7 @@ impl Proxy {
         let place = KeyPlace::of(primary)?;
         let (judgement, local) = purges.judge_shared(&place, head.groups.as_ref(), stamp);
         head.stamp = local;
+        head.vouched = purges.heard().unwrap_or_default();
         let entry = Entry::assemble(&head, &[body.into()], None, self.memory.charge()).ok()?;
         match judgement {
             Judgement::Gone => return None,

@@ -15,6 +15,7 @@ use url::Url;
 use crate::error::{Failure, FailureKind};
 use crate::policy::key::{KeyBytes, normalise_path, select_query, write_target};
 use crate::policy::{Mode, groups, invalidate};
+use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};
 use crate::upstream::OriginBody;
 
@@ -23,7 +24,7 @@ use super::asked::Asked;
 use super::received::without_port;
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
-const SWEEP_EVERY: u64 = 16_384;
+pub(super) const SWEEP_EVERY: u64 = 16_384;
 
 /// Entries that a sweep looks at before it lets others run.
 const SLICE: usize = 256;
@@ -88,7 +89,7 @@ impl Proxy {
             let query = select_query(query, &route.query, route.sort_query);
             let mut target = KeyBytes::new();
             write_target(&path, query.as_deref(), &mut target);
-            let target = Target::Url(target[..].into());
+            let target = Target::Url(short(&target).into());
             if !targets.contains(&target) {
                 targets.push(target);
             }
@@ -125,7 +126,7 @@ impl Write {
         let mut write = Self {
             url: Url::parse(&format!("{}://{named}{target}", parts.scheme)).ok(),
             proxy: Arc::clone(proxy),
-            origin: origin[..].into(),
+            origin: short(&origin).into(),
             host: host.unwrap_or_default().to_owned(),
             changes: Vec::new(),
         };

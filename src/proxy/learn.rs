@@ -74,7 +74,8 @@ impl Proxy {
         let fields = stored.head.fields.unpack(0);
         let confirms = match response.status() {
             StatusCode::OK if !update::describes(&fields, response.headers()) => {
-                return stored.make_stale(now);
+                stored.make_stale(now);
+                return self.forget_shared(&asked.primary);
             }
             // One that names nothing does not undo a purge.
             StatusCode::OK => {
@@ -94,6 +95,7 @@ impl Proxy {
             (Some(entry), Ok(())) => drop(self.keep(&asked.primary, entry, None)),
             (_, Err(reason)) if reason.is_of_the_response() => {
                 self.memory.remove(&asked.primary, &stored);
+                self.forget_shared(&asked.primary);
             }
             _ => {}
         }

@@ -165,6 +165,13 @@ impl Proxy {
         }
     }
 
+    /// The second tier, too, lets go of what the origin says may not be used any more.
+    fn forget_shared(&self, primary: &[u8]) {
+        if let Some(second) = &self.second {
+            second.forget(primary);
+        }
+    }
+
     fn second_readings(&self) -> Option<SecondReadings> {
         let second = self.second.as_ref()?;
         let purges = self.memory.purges();

@@ -82,7 +82,9 @@ impl Proxy {
         let is_wanted = entry.view().is_reusable(self.clock.now());
         let selecting = entry.head.selecting.as_ref();
         let is_it = selecting.map_or(&b""[..], |selecting| &selecting.values) == key.selecting();
-        let is_taken = is_wanted && is_it && self.memory.insert(key.primary(), entry);
+        // What is here by now is newer.
+        let is_new = !self.memory.holds(key.in_memory());
+        let is_taken = is_wanted && is_it && is_new && self.memory.insert(key.primary(), entry);
         if is_taken {
             self.metrics.second.warmed();
         }

@@ -75,8 +75,16 @@ impl From<bytes::TryGetError> for Invalid {
     }
 }
 
+/// A value, and how much of it is body.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    pub bytes: Vec<u8>,
+    /// Bytes of the body in it, packed where it is.
+    pub packed: usize,
+}
+
 /// Writes `entry`, whose fetch began when the fleet's purge log had been applied up to `stamp`.
-pub fn encode(entry: &Entry, stamp: Stamp) -> Vec<u8> {
+pub fn encode(entry: &Entry, stamp: Stamp) -> Encoded {
     let head = &entry.head;
     let body = entry.body();
     let packed = compress(head, &body);
@@ -124,16 +132,20 @@ pub fn encode(entry: &Entry, stamp: Stamp) -> Vec<u8> {
             .iter()
             .for_each(|name| put(&mut out, name.as_bytes()));
     }
-    match packed {
+    let packed = match packed {
         Some(packed) => {
             out.put_u32(body.len() as u32);
             put(&mut out, &packed);
+            packed.len()
         }
-        None => put(&mut out, &body),
-    }
+        None => {
+            put(&mut out, &body);
+            body.len()
+        }
+    };
     let checksum = crc32fast::hash(&out[5..]);
     out[1..5].copy_from_slice(&checksum.to_be_bytes());
-    out
+    Encoded { bytes: out, packed }
 }
 
 /// Bytes after their length. An entry's whole weight is a `u32`.
@@ -206,6 +218,7 @@ pub fn decode(value: &[u8], limit: u64) -> Result<Decoded, Invalid> {
         selecting,
         // Given where it is stored: positions of this process.
         stamp: 0,
+        vouched: Timestamp::EPOCH,
         groups,
         withholds: has(WITHHOLDS),
     };

@@ -135,6 +135,9 @@ pub struct Head {
     pub selecting: Option<Box<Selecting>>,
     /// The purge log's position when its fetch began.
     pub stamp: u64,
+    /// Until when it is known that nothing purged it unheard: when it came, or the fleet's log was
+    /// heard for it.
+    pub vouched: Timestamp,
     pub groups: Option<Groups>,
     /// `no-cache="field"` names fields that are left out on reuse.
     pub withholds: bool,
@@ -314,6 +317,7 @@ mod tests {
             selecting: None,
             stamp: 0,
             groups: None,
+            vouched: Timestamp::EPOCH,
             withholds: false,
         }
     }

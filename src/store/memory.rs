@@ -200,7 +200,12 @@ impl Memory {
 
     /// Whether `entry` may be used as far as the fleet's purges are known.
     pub fn is_trusted(&self, entry: &Entry, now: Timestamp) -> bool {
-        self.purges.is_trusted(entry.head.record.born, now)
+        self.purges.is_trusted(entry.head.vouched, now)
+    }
+
+    /// Whether anything stands under exactly this key.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        self.cache.peek(key).is_some()
     }
 
     /// The entry under exactly this key, unless a purge has made it unusable or may have done so

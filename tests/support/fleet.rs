@@ -49,7 +49,7 @@ impl Fleet {
         let patient = if extra.contains("\ntimeout = ") {
             ""
         } else {
-            "timeout = \"10s\"\n"
+            "timeout = \"1s\"\n"
         };
         let redis = format!("[cache.redis]\nurl = \"{url}\"\n{patient}");
         let text = if extra.contains("[cache.redis]\n") {

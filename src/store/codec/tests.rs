@@ -62,6 +62,7 @@ fn any_head() -> impl Strategy<Value = Head> {
                 },
                 selecting,
                 stamp: 0,
+                vouched: Timestamp::EPOCH,
                 groups: groups.map(|groups| Groups::new(names(groups))),
                 withholds,
             }
@@ -94,6 +95,7 @@ fn sample() -> Entry {
             values: b"\x1faccept-language=de;".to_vec(),
         })),
         stamp: 0,
+        vouched: Timestamp::EPOCH,
         groups: Some(Groups::new(vec!["overview".into()])),
         withholds: false,
     };
@@ -126,7 +128,11 @@ fn samples_of_every_version_are_read_as_ever_or_refused() {
                 assert_eq!(found.head.record, sample.head.record);
                 assert_eq!(found.head.fields.unpack(0), sample.head.fields.unpack(0));
                 assert_eq!(found.stamp, STAMP);
-                assert_eq!(to_hex(&encode(&sample, STAMP)), value, "a new version?");
+                assert_eq!(
+                    to_hex(&encode(&sample, STAMP).bytes),
+                    value,
+                    "a new version?"
+                );
             }
             old => assert_eq!(decoded.unwrap_err(), Invalid::Version(old)),
         }
@@ -137,7 +143,7 @@ fn samples_of_every_version_are_read_as_ever_or_refused() {
 
 #[test]
 fn a_value_is_as_small_as_it_can_be_and_never_packed_twice() {
-    let small = encode(&sample(), STAMP);
+    let small = encode(&sample(), STAMP).bytes;
     assert!(small.len() < 400, "{}", small.len());
     let mut head = sample().head.clone();
     let mut headers = head.fields.unpack(1);
@@ -145,12 +151,12 @@ fn a_value_is_as_small_as_it_can_be_and_never_packed_twice() {
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     head.fields = Fields::pack(&headers);
     let body = vec![b'x'; 5000];
-    assert!(encode(&entry(&head, &body), STAMP).len() > 5000);
+    assert!(encode(&entry(&head, &body), STAMP).bytes.len() > 5000);
 }
 
 #[test]
 fn a_body_that_claims_to_be_huge_is_refused_before_room_is_made_for_it() {
-    let value = encode(&sample(), STAMP);
+    let value = encode(&sample(), STAMP).bytes;
     assert_eq!(decode(&value, 100).unwrap_err(), Invalid::TooLarge);
 }
 
@@ -164,7 +170,7 @@ proptest! {
     ) {
         let stored = entry(&head, &body);
         let stamp = Stamp { epoch, position };
-        let found = decode(&encode(&stored, stamp), LIMIT).unwrap();
+        let found = decode(&encode(&stored, stamp).bytes, LIMIT).unwrap();
         prop_assert_eq!(&found.body[..], &body[..]);
         prop_assert_eq!(found.stamp, stamp);
         prop_assert_eq!(found.head.status, head.status);
@@ -177,7 +183,7 @@ proptest! {
 
     #[test]
     fn a_changed_byte_is_noticed(at in any::<prop::sample::Index>(), change in 1_u8..) {
-        let mut value = encode(&sample(), STAMP);
+        let mut value = encode(&sample(), STAMP).bytes;
         let at = at.index(value.len());
         value[at] ^= change;
         prop_assert!(decode(&value, LIMIT).is_err());
@@ -189,7 +195,7 @@ proptest! {
 #[test]
 fn nothing_that_comes_makes_it_panic_or_take_more_than_it_may() {
     let count: u64 = std::env::var("DECODES").map_or(20_000, |text| text.parse().unwrap());
-    let whole = encode(&sample(), STAMP);
+    let whole = encode(&sample(), STAMP).bytes;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         state ^= state << 13;

@@ -34,6 +34,7 @@ fn variant(
         record: Record::default(),
         selecting: (!names.is_empty()).then(|| Box::new(Selecting { names, values })),
         stamp: 0,
+        vouched: Timestamp::EPOCH,
         groups: None,
         withholds: false,
     };

@@ -10,7 +10,7 @@ use crate::policy::Groups;
 use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
-use super::named::{Purge, Reach, Target};
+use super::named::{Purge, Reach, Target, short};
 
 /// Marks that are kept; past it the older half goes, and what was not judged by it since is
 /// taken for purged.
@@ -142,13 +142,14 @@ impl Names {
 
     /// All names that reach a response at `place`.
     fn reaching(&self, place: &Place<'_>, groups: Option<&Groups>) -> impl Iterator<Item = u128> {
+        let (origin, target) = (short(place.origin), short(place.target));
         let of_each = move |kind, target: &[u8]| {
-            [b"", place.origin].map(|origin| self.name(kind, origin, target))
+            [b"", &*origin].map(|origin| self.name(kind, origin, target))
         };
         let groups = groups.into_iter().flat_map(|groups| groups.iter());
         let names: SmallVec<[u128; 8]> = of_each(0, b"")
             .into_iter()
-            .chain(of_each(1, place.target))
+            .chain(of_each(1, &target))
             .chain(groups.flat_map(|group| of_each(2, group.as_bytes())))
             .collect();
         names.into_iter()

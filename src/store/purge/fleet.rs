@@ -89,8 +89,8 @@ enum Whereabouts {
     Queued,
     /// Sent, and nobody knows yet whether it arrived.
     Sent,
-    /// Appended at this position.
-    Appended(u64),
+    /// Appended, and not read back yet.
+    Appended,
 }
 
 /// A purge of this instance that it has not read back.
@@ -176,11 +176,15 @@ impl Fleet {
             .collect()
     }
 
-    /// How sending ended: the last position, or nobody knows, and they go once more.
-    pub fn sent(&mut self, appended: Option<u64>) {
+    /// How sending ended: they were appended, or nobody knows, and they go once more.
+    pub fn sent(&mut self, appended: bool) {
         for own in &mut self.own {
             if own.whereabouts == Whereabouts::Sent {
-                own.whereabouts = appended.map_or(Whereabouts::Queued, Whereabouts::Appended);
+                own.whereabouts = if appended {
+                    Whereabouts::Appended
+                } else {
+                    Whereabouts::Queued
+                };
             }
         }
     }
@@ -267,10 +271,9 @@ impl Fleet {
             self.book.add(entry.purge, entry.mode, position, entry.at);
         }
         applied.is_behind = self.cursor.stamp.position < synced.latest;
-        let read = self.cursor.stamp.position;
+        // Whatever was appended before this look began would have been read by now.
         for own in &mut self.own {
-            let is_lost = matches!(own.whereabouts, Whereabouts::Appended(at) if at <= read);
-            if is_lost && !applied.is_behind {
+            if own.whereabouts == Whereabouts::Appended && !applied.is_behind {
                 own.whereabouts = Whereabouts::Queued;
                 applied.lost += 1;
             }

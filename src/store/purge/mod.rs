@@ -30,7 +30,7 @@ use book::Book;
 use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
 
 pub use book::{Judgement, Seen};
-pub use named::{Purge, Reach, Target};
+pub use named::{Purge, Reach, Target, short};
 
 /// Heard always: there is no fleet to hear from.
 const ALONE: u64 = u64::MAX;
@@ -138,11 +138,11 @@ impl PurgeLog {
             && Place::of(key)
                 .is_some_and(|place| self.judge(&place, groups, seen).0 == Judgement::Gone)
     }
-    /// Whether what was fetched at `born` may be used now: the fleet's log was heard since then, or
-    /// not too long ago (`max_silence`).
-    pub fn is_trusted(&self, born: Timestamp, now: Timestamp) -> bool {
+    /// Whether what was received then may be used now: that, or the fleet's log being heard, was not
+    /// longer ago than `max_silence`.
+    pub fn is_trusted(&self, received: Timestamp, now: Timestamp) -> bool {
         let heard = self.heard.load(Ordering::Relaxed);
-        heard == ALONE || now.since(Timestamp::from_millis(heard).max(born)) <= self.max_silence
+        heard == ALONE || now.since(Timestamp::from_millis(heard).max(received)) <= self.max_silence
     }
 
     /// Unix milliseconds up to which the fleet's purges are known; `None` without a fleet.
@@ -207,8 +207,8 @@ impl PurgeLog {
         fleet.map_or_else(Vec::new, |fleet| fleet.take_queued(most))
     }
 
-    /// How sending them ended: at which position the last one stands, or nobody knows.
-    pub fn sent(&self, appended: Option<u64>) {
+    /// How sending them ended: they were appended, or nobody knows.
+    pub fn sent(&self, appended: bool) {
         if let Some(fleet) = &mut self.write().fleet {
             fleet.sent(appended);
         }
@@ -226,7 +226,7 @@ impl PurgeLog {
             None => self.position.load(Ordering::Relaxed),
         });
         if !applied.is_behind {
-            self.heard.fetch_max(heard.as_millis(), Ordering::Relaxed);
+            self.heard.store(heard.as_millis(), Ordering::Relaxed);
         }
         applied
     }

@@ -1,5 +1,9 @@
 //! What a purge names, and whose of it.
 
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
+
 use crate::http::fields::without_port;
 use crate::policy::Groups;
 use crate::policy::key::Place;
@@ -8,7 +12,7 @@ use crate::policy::key::Place;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     All,
-    /// Path and query as [`write_target`](crate::policy::key::write_target) writes them.
+    /// Path and query as [`write_target`](crate::policy::key::write_target) writes them, [`short`].
     Url(Box<[u8]>),
     /// The beginning of a path, or a path and the beginning of its query after a `?`.
     Prefix(Box<str>),
@@ -33,7 +37,7 @@ pub enum Reach {
     Any,
     /// Of a host, whatever the scheme; of any port where none is named.
     Host(Box<str>),
-    /// Of one origin, as [`Place::origin`] writes it.
+    /// Of one origin, as [`Place::origin`] writes it, [`short`].
     Origin(Box<[u8]>),
 }
 
@@ -41,7 +45,7 @@ impl Reach {
     fn covers(&self, place: &Place<'_>) -> bool {
         match self {
             Self::Any => true,
-            Self::Origin(origin) => **origin == *place.origin,
+            Self::Origin(origin) => **origin == *short(place.origin),
             Self::Host(host) => {
                 // Where the origin never sees a host, no key holds one.
                 place.host.is_empty()
@@ -68,12 +72,26 @@ impl Purge {
     pub fn covers(&self, place: &Place<'_>, groups: Option<&Groups>) -> bool {
         let names = match &self.target {
             Target::All => true,
-            Target::Url(target) => **target == *place.target,
+            Target::Url(target) => **target == *short(place.target),
             Target::Prefix(prefix) => has_prefix(place, prefix),
             Target::Group(name) => groups.is_some_and(|groups| groups.contains(name)),
         };
         names && self.reach.covers(place)
     }
+}
+
+/// Longer names stand in a purge as their digest: clients choose them, by writes, and a log of many
+/// must stay small.
+const LONGEST: usize = 512;
+
+/// A part of a key as purges name it. No such part begins as a digest does.
+pub fn short(part: &[u8]) -> Cow<'_, [u8]> {
+    if part.len() <= LONGEST {
+        return Cow::Borrowed(part);
+    }
+    let mut digest = b"\xffsha256".to_vec();
+    digest.extend_from_slice(&Sha256::digest(part));
+    Cow::Owned(digest)
 }
 
 fn has_prefix(place: &Place<'_>, prefix: &str) -> bool {

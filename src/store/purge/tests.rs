@@ -21,7 +21,37 @@ fn key(host: &str, path: &str, query: Option<&str>) -> KeyBytes {
 fn url(path: &str, query: Option<&str>) -> Target {
     let mut target = KeyBytes::new();
     write_target(path, query, &mut target);
-    Target::Url(target[..].into())
+    Target::Url(short(&target).into())
+}
+
+#[test]
+fn a_purge_of_a_long_url_is_as_small_as_any_and_reaches_its_own() {
+    let log = PurgeLog::default();
+    let path = |last| format!("/{}{last}", "x".repeat(30_000));
+    let Target::Url(target) = url(&path('a'), None) else {
+        panic!("a URL")
+    };
+    assert!(target.len() < 64);
+    log.append(everywhere(url(&path('a'), None)), Mode::Hard, NOW);
+    assert_eq!(
+        judge(&log, &key("h", &path('a'), None), &[], 0),
+        Judgement::Gone
+    );
+    assert_eq!(
+        judge(&log, &key("h", &path('b'), None), &[], 0),
+        Judgement::Untouched
+    );
+    let host = "h".repeat(5000);
+    let origin = key(&host, "", None);
+    let origin = Place::of(&origin).unwrap().origin.to_vec();
+    let reach = Reach::Origin(short(&origin).into());
+    let target = url("/", None);
+    log.append(Purge { target, reach }, Mode::Hard, NOW);
+    assert_eq!(judge(&log, &key(&host, "/", None), &[], 0), Judgement::Gone);
+    assert_eq!(
+        judge(&log, &key("h", "/", None), &[], 0),
+        Judgement::Untouched
+    );
 }
 
 fn everywhere(target: Target) -> Purge {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::metrics::second::Command;
 use crate::store::purge::PurgeLog;
+use crate::store::purge::fleet::Stamp;
 
 use super::{Instances, Second, TierError};
 
@@ -19,47 +20,74 @@ const BATCH: usize = 128;
 /// Between two counts of the instances that know of a purge.
 const RECOUNT: Duration = Duration::from_millis(10);
 
+/// Between two appends: purges of one name that come meanwhile are one.
+const BREATH: Duration = Duration::from_millis(3);
+
+/// What came of one look at the log.
+#[derive(Debug, Default)]
+pub struct CaughtUp {
+    has_appended: bool,
+    /// Everything was read, and own purges could not be appended.
+    refused: Option<TierError>,
+}
+
+/// How following went so far, so that each change is told once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Following {
+    Well,
+    /// Others are heard, and not told.
+    Mute,
+    Deaf,
+}
+
 impl Second {
     /// Follows the log for ever: when it grows, when something is to be appended, and by and by.
     pub async fn follow(self: Arc<Self>, purges: Arc<PurgeLog>, clock: Clock) {
-        let mut failed = false;
+        let mut following = Following::Well;
         loop {
-            match self.catch_up(&purges, &clock).await {
-                Ok(()) => {
-                    if std::mem::take(&mut failed) {
-                        info!(
-                            position = purges.cursor().stamp.position,
-                            "the purge log is followed again"
-                        );
-                    }
-                }
-                Err(error) => {
-                    self.unheard();
-                    if !std::mem::replace(&mut failed, true) {
-                        warn!(%error, pending = purges.pending(), "the purge log in Redis is out of reach: purges of others are not heard");
-                    }
-                }
+            let caught_up = self.catch_up(&purges, &clock).await;
+            if caught_up.is_err() {
+                self.unheard();
+            } else if self.revive() {
+                debug!("Redis answers and nothing is heard from it");
+            }
+            let now = match &caught_up {
+                Ok(CaughtUp { refused: None, .. }) => Following::Well,
+                Ok(_) => Following::Mute,
+                Err(_) => Following::Deaf,
+            };
+            if now != std::mem::replace(&mut following, now) {
+                tell(&caught_up, &purges);
             }
             self.looks.send_modify(|count| *count += 1);
+            if caught_up.is_ok_and(|caught_up| caught_up.has_appended) {
+                sleep(BREATH).await;
+            }
             tokio::select! {
                 () = self.grown.notified() => {}
-                () = purges.queued(), if !failed => {}
+                () = purges.queued(), if following == Following::Well => {}
                 () = sleep(self.patience.heartbeat) => {}
             }
         }
     }
 
     /// Appends what waits, reads to the end, and says so.
-    pub async fn catch_up(&self, purges: &PurgeLog, clock: &Clock) -> Result<(), TierError> {
+    async fn catch_up(&self, purges: &PurgeLog, clock: &Clock) -> Result<CaughtUp, TierError> {
+        let mut done = CaughtUp::default();
         loop {
-            let outgoing = purges.take_queued(BATCH);
+            // What others purged is read even where nothing can be written.
+            let outgoing = match done.refused {
+                None => purges.take_queued(BATCH),
+                Some(_) => Vec::new(),
+            };
             let appends = !outgoing.is_empty();
             if appends {
                 self.metrics.second.asked(Command::Append);
                 let asked = timeout(self.patience.write, self.tier.append(outgoing)).await;
                 let appended = asked.unwrap_or(Err(TierError::Late));
-                purges.sent(appended.as_ref().ok().map(|stamp| stamp.position));
-                appended?;
+                purges.sent(appended.is_ok());
+                done.has_appended = true;
+                done.refused = appended.err();
             }
             let (heard, look, before) = (clock.now(), self.look(), purges.cursor());
             self.metrics.second.asked(Command::Sync);
@@ -70,8 +98,9 @@ impl Second {
                 warn!("the purge log was lost or trimmed: what was stored before is not trusted");
             }
             if applied.lost > 0 {
+                let purges = applied.lost;
                 warn!(
-                    purges = applied.lost,
+                    purges,
                     "the purge log lost purges of this instance: they are appended again"
                 );
             }
@@ -82,7 +111,7 @@ impl Second {
             self.heard(look);
             // Once more, so that the others hear how far this instance is.
             if !appends && purges.cursor() == before && applied.lost == 0 {
-                return Ok(());
+                return Ok(done);
             }
         }
     }
@@ -96,27 +125,66 @@ impl Second {
 
     /// Waits until own purges up to this local position are in the fleet's log; where that then
     /// ends, or `None` if it takes too long.
-    pub async fn published(&self, purges: &PurgeLog, local: u64, limit: Duration) -> Option<u64> {
+    pub async fn published(&self, purges: &PurgeLog, local: u64, limit: Duration) -> Option<Stamp> {
         let deadline = Instant::now() + limit;
         let mut looks = self.looks.subscribe();
         while !purges.has_published(local) {
             timeout_at(deadline, looks.changed()).await.ok()?.ok()?;
         }
-        Some(purges.cursor().stamp.position)
+        Some(purges.cursor().stamp)
     }
 
-    /// Waits until all instances that are alive have applied the log up to `position`; how many
+    /// Waits until all instances that are alive have applied the log up to `stamp`; how many
     /// have within the limit, and `None` where nobody says.
-    pub async fn acknowledged(&self, position: u64, limit: Duration) -> Option<Instances> {
+    pub async fn acknowledged(&self, stamp: Stamp, limit: Duration) -> Option<Instances> {
         let deadline = Instant::now() + limit;
         loop {
             self.metrics.second.asked(Command::Instances);
-            let asked = timeout(self.patience.write, self.tier.instances(position)).await;
+            let asked = timeout(self.patience.write, self.tier.instances(stamp)).await;
             let instances = asked.ok()?.ok()?;
             if instances.acknowledged >= instances.alive || Instant::now() >= deadline {
                 return Some(instances);
             }
             sleep(RECOUNT).await;
+        }
+    }
+
+    /// The end of the process: waits, not for long, until the fleet has its purges and Redis what was
+    /// stored.
+    pub async fn finish(&self, purges: &PurgeLog, limit: Duration) {
+        let published = self.published(purges, purges.position(), limit).await;
+        let written = timeout(limit, async {
+            while self.queued() > 0 || self.settling() > 0 {
+                sleep(RECOUNT).await;
+            }
+        });
+        let written = written.await.is_ok();
+        if published.is_none() || !written {
+            let (pending, writes) = (purges.pending(), self.queued());
+            warn!(
+                pending,
+                writes,
+                "Redis was not told everything: purges that others do not know of, and responses that were not written"
+            );
+        }
+    }
+}
+
+/// Tells how following the log goes from now on.
+fn tell(caught_up: &Result<CaughtUp, TierError>, purges: &PurgeLog) {
+    let (position, pending) = (purges.cursor().stamp.position, purges.pending());
+    match caught_up {
+        Ok(CaughtUp { refused: None, .. }) => {
+            info!(position, "the purge log is followed");
+        }
+        Ok(CaughtUp {
+            refused: Some(error),
+            ..
+        }) => {
+            warn!(%error, pending, "the purge log in Redis takes no purges: the others do not hear of those made here (is its memory full, with maxmemory-policy noeviction?)");
+        }
+        Err(error) => {
+            warn!(%error, pending, "the purge log in Redis is out of reach: purges of others are not heard");
         }
     }
 }

@@ -137,6 +137,11 @@ impl Leases {
         }
     }
 
+    /// Whether this instance holds a lease by this token.
+    pub fn holds(&self, lease: &str, token: u64) -> bool {
+        lock(&self.held).get(lease) == Some(&token)
+    }
+
     /// What is held, to be kept.
     pub fn held(&self) -> Vec<(String, u64)> {
         let held = lock(&self.held);
@@ -145,7 +150,7 @@ impl Leases {
             .collect()
     }
 
-    /// Requests of this instance that wait for another's fetch.
+    /// Leases that this instance waits for.
     pub fn waiting(&self) -> usize {
         lock(&self.waiting).len()
     }

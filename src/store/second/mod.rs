@@ -47,14 +47,16 @@ pub trait SecondTier: Send + Sync + 'static {
     /// Keeps a lease whose fetch still runs for so long.
     fn renew<'a>(&'a self, lease: &'a str, token: u64, ttl: Duration) -> Asking<'a, ()>;
     fn delete<'a>(&'a self, value: &'a str) -> Asking<'a, ()>;
+    /// Nothing was heard for a while although it answers: listens over a new connection.
+    fn listen_anew(&self);
     /// Whether it answers at all.
     fn ping(&self) -> Asking<'_, ()>;
     /// Appends purges to the fleet's log; where the last one stands.
     fn append(&self, purges: Vec<Outgoing>) -> Asking<'_, Stamp>;
     /// What the fleet's log has after this place.
     fn sync(&self, cursor: Cursor) -> Asking<'_, Synced>;
-    /// Which instances have applied the fleet's log up to a position.
-    fn instances(&self, position: u64) -> Asking<'_, Instances>;
+    /// Which instances have applied the fleet's log up to a place.
+    fn instances(&self, stamp: Stamp) -> Asking<'_, Instances>;
     /// Counts uses of responses, by their keys, in this hour since 1970.
     fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Asking<'_, ()>;
     /// The keys that were used most in this hour and the last, with their uses.
@@ -143,6 +145,8 @@ pub enum Event {
     Settled { lease: String, outcome: Outcome },
     /// The fleet's purge log has grown.
     LogGrew,
+    /// What each look at the purge log sends to its own instance: listening works.
+    Beat,
     /// From now on everything is told; before it something may have been missed.
     Listening,
     /// From now on something may be missed.
@@ -157,6 +161,9 @@ pub enum TierError {
     /// After failures in a row it is not asked for a while.
     #[error("not asked: it failed too often")]
     Open,
+    /// Not asked: too many look-ups are under way.
+    #[error("not asked: too many look-ups are under way")]
+    Busy,
     /// What it holds cannot be judged before the purge log is read again.
     #[error("not asked: the purge log is out of reach")]
     Unheard,

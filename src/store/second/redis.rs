@@ -18,8 +18,8 @@ use fred::types::{Builder, Key, Value};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
 
 use crate::clock::Timestamp;
 use crate::policy::Mode;
@@ -64,9 +64,12 @@ const RECONNECT_MILLIS: u32 = 200;
 /// Commands that may wait for a connection.
 const MOST_WAITING: usize = 10_000;
 
+/// Messages that may come in one burst before somebody hears them.
+const MOST_UNHEARD: usize = 16_384;
+
 /// Purges of the log that stand as they came, and purges that it holds at most, compacted ones
 /// included. An instance that is further behind than the first drops what it has stored.
-const WINDOW: u64 = 4096;
+const WINDOW: u64 = 8192;
 const MOST_PURGES: u64 = 16_384;
 
 /// Purges that one look brings.
@@ -112,6 +115,8 @@ pub struct Redis {
     names: FleetNames,
     /// Of this instance, random.
     instance: String,
+    /// The connection that listens is of no use.
+    anew: Arc<Notify>,
     scripts: Scripts,
 }
 
@@ -129,10 +134,12 @@ impl Redis {
         let names = FleetNames::new(&settings.prefix);
         let instance = uuid::Uuid::new_v4().simple().to_string();
         let channels = [names.grown.clone(), format!("{}{instance}", names.channels)];
+        let anew = Arc::new(Notify::new());
         let redis = Self {
             pool,
             names,
             instance,
+            anew,
             scripts: Scripts {
                 look_up: Script::new(include_str!("lua/look_up.lua")),
                 settle: Script::new(include_str!("lua/settle.lua")),
@@ -145,7 +152,8 @@ impl Redis {
             },
         };
         drop(redis.pool.connect());
-        tokio::spawn(listen(listener, channels, events));
+        let again = Arc::clone(&redis.anew);
+        tokio::spawn(listen(listener, channels, events, again));
         Ok(redis)
     }
 
@@ -169,6 +177,11 @@ impl Redis {
         ran.map_err(|error| failed(&error))
     }
 
+    /// Of this instance.
+    fn channel(&self) -> String {
+        format!("{}{}", self.names.channels, self.instance)
+    }
+
     fn log(&self) -> Vec<Key> {
         let names = &self.names;
         [&names.meta, &names.stream, &names.compacted]
@@ -184,7 +197,10 @@ fn builder(settings: &Settings) -> Result<Builder, TierError> {
         return Err(TierError::Failed(message));
     }
     // The library would make TLS settings of its own from the scheme.
-    let plain = settings.url.replacen("rediss", "redis", 1);
+    let plain = match settings.url.strip_prefix("rediss") {
+        Some(rest) => format!("redis{rest}"),
+        None => settings.url.clone(),
+    };
     let mut config = Config::from_url(&plain).map_err(|error| failed(&error))?;
     if scheme.starts_with("rediss") {
         let tls = settings.tls.clone().ok_or_else(|| {
@@ -212,6 +228,7 @@ fn builder(settings: &Settings) -> Result<Builder, TierError> {
         })
         .with_performance_config(|performance: &mut PerformanceConfig| {
             performance.default_command_timeout = PATIENCE;
+            performance.broadcast_channel_capacity = MOST_UNHEARD;
         })
         .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS));
     Ok(builder)
@@ -219,25 +236,36 @@ fn builder(settings: &Settings) -> Result<Builder, TierError> {
 
 /// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
 /// something, and is told.
-async fn listen(client: Client, channels: [String; 2], events: mpsc::UnboundedSender<Event>) {
+async fn listen(
+    client: Client,
+    channels: [String; 2],
+    events: mpsc::UnboundedSender<Event>,
+    anew: Arc<Notify>,
+) {
     let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
     let mut messages = client.message_rx();
     drop(client.connect());
+    let mut is_subscribed = false;
     while !events.is_closed() {
         let event = tokio::select! {
             // What was lost goes before what comes next.
             biased;
             error = errors.recv() => match error {
                 Err(RecvError::Closed) => return,
-                _ => Event::Interrupted,
-            },
-            server = connected.recv() => {
-                debug!(?server, "listening to Redis");
-                while let Err(error) = client.subscribe(channels.to_vec()).await {
-                    warn!(%error, "Redis does not take a subscription: it is tried again");
-                    tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
+                _ => {
+                    is_subscribed = false;
+                    Event::Interrupted
                 }
-                Event::Listening
+            },
+            () = anew.notified() => {
+                debug!("nothing is heard from Redis: listening over a new connection");
+                let _ = client.force_reconnection().await;
+                is_subscribed = false;
+                Event::Interrupted
+            }
+            _ = connected.recv() => {
+                is_subscribed = false;
+                continue;
             }
             message = messages.recv() => match message {
                 Ok(message) if message.channel == channels[0] => Event::LogGrew,
@@ -249,14 +277,36 @@ async fn listen(client: Client, channels: [String; 2], events: mpsc::UnboundedSe
                 Err(RecvError::Lagged(_)) => Event::Listening,
                 Err(RecvError::Closed) => return,
             },
+            subscribed = subscribe(&client, &channels), if !is_subscribed => {
+                is_subscribed = subscribed;
+                if !subscribed {
+                    continue;
+                }
+                Event::Listening
+            }
         };
         let _ = events.send(event);
     }
 }
 
-/// `lease outcome`
+/// Subscribes, or waits a while before the next attempt.
+async fn subscribe(client: &Client, channels: &[String; 2]) -> bool {
+    match client.subscribe(channels.to_vec()).await {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%error, "Redis does not take a subscription: it is tried again");
+            tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
+            false
+        }
+    }
+}
+
+/// `lease outcome`, or a beat.
 fn settled(message: &Value) -> Option<Event> {
     let text = message.as_str()?;
+    if &*text == "beat" {
+        return Some(Event::Beat);
+    }
     let (lease, outcome) = text.rsplit_once(' ')?;
     Some(Event::Settled {
         lease: lease.to_owned(),
@@ -379,6 +429,10 @@ impl SecondTier for Redis {
         })
     }
 
+    fn listen_anew(&self) {
+        self.anew.notify_one();
+    }
+
     fn ping(&self) -> Asking<'_, ()> {
         Box::pin(async move {
             let done: Result<(), _> = self.pool.ping(None).await;
@@ -423,17 +477,19 @@ impl SecondTier for Redis {
                 self.instance.as_str().into(),
                 number(MOST_READ),
                 millis(LOG_LIVES).into(),
+                self.channel().into(),
             ];
             let synced = self.run(&self.scripts.sync, keys, arguments).await?;
             read_synced(synced).ok_or_else(|| unexpected("sync"))
         })
     }
 
-    fn instances(&self, position: u64) -> Asking<'_, Instances> {
+    fn instances(&self, stamp: Stamp) -> Asking<'_, Instances> {
         Box::pin(async move {
             let keys = vec![self.names.instances.as_str().into()];
             let arguments = vec![
-                number(position),
+                number(stamp.epoch),
+                number(stamp.position),
                 INSTANCE_LIVES.as_secs().to_string().into(),
             ];
             let counted = self.run(&self.scripts.instances, keys, arguments).await?;

@@ -120,6 +120,8 @@ impl SecondTier for Fake {
         self.answer(())
     }
 
+    fn listen_anew(&self) {}
+
     fn ping(&self) -> Asking<'_, ()> {
         self.answer(())
     }
@@ -136,7 +138,7 @@ impl SecondTier for Fake {
         })
     }
 
-    fn instances(&self, _: u64) -> Asking<'_, Instances> {
+    fn instances(&self, _: Stamp) -> Asking<'_, Instances> {
         self.answer(Instances::default())
     }
 
@@ -193,6 +195,7 @@ fn entry() -> Arc<Entry> {
         },
         selecting: None,
         stamp: 0,
+        vouched: Timestamp::EPOCH,
         groups: None,
         withholds: false,
     };

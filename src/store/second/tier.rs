@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
@@ -17,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::metrics::second::{Command, Reading, Writing};
 use crate::policy::vary::append_selecting;
-use crate::store::codec::{self, Decoded};
+use crate::store::codec::{self, Decoded, Encoded};
 use crate::store::entry::Entry;
 use crate::store::purge::fleet::Stamp;
 
@@ -30,8 +31,14 @@ use super::{
     Settlement, Store, TierError, Waiting, Wants,
 };
 
+/// Look-ups that are under way at one time.
+const READS_AT_ONCE: usize = 256;
+
+/// KiB of bodies that are written at one time, each at least one.
+const WRITTEN_AT_ONCE: u32 = 32 << 10;
+
 /// Writes that are under way at one time.
-const WRITES_AT_ONCE: usize = 32;
+const WRITES_AT_ONCE: u32 = 32;
 
 /// Bodies from this size are packed on a thread of their own.
 const PACKED_APART: usize = 32 << 10;
@@ -112,6 +119,8 @@ pub struct Elsewhere {
     /// Of the fleet's purge log, when it began.
     pub position: u64,
     pub left: Duration,
+    /// It is this instance's own: of a fetch that a purge has outdated.
+    pub is_own: bool,
 }
 
 /// One look at the purge log.
@@ -138,7 +147,12 @@ pub struct Second {
     breaker: Arc<Breaker>,
     leases: Arc<Leases>,
     writes: mpsc::Sender<Write>,
+    /// Values are in memory beside the budget until they are judged.
+    reads: Semaphore,
+    settling: AtomicUsize,
     started: Instant,
+    /// Microseconds after `started` at which a beat was heard last.
+    beat: AtomicU64,
     /// Counts beginnings and ends of listening; odd while everything is told.
     listening: AtomicU64,
     /// Microseconds after `started` until which values can be judged; 0 for not at all.
@@ -171,7 +185,10 @@ impl Second {
             metrics,
             extent,
             writes,
+            reads: Semaphore::new(READS_AT_ONCE),
+            settling: AtomicUsize::new(0),
             started: Instant::now(),
+            beat: AtomicU64::new(0),
             listening: AtomicU64::new(0),
             judged_until: AtomicU64::new(0),
             grown: Notify::new(),
@@ -214,9 +231,14 @@ impl Second {
         self.breaker.is_open()
     }
 
-    /// Requests of this instance that wait for another's fetch.
+    /// Fetches of other instances that are waited for.
     pub fn waiting(&self) -> usize {
         self.leases.waiting()
+    }
+
+    /// Writes and ends of leases that are under way.
+    pub(super) fn settling(&self) -> usize {
+        self.settling.load(Ordering::Relaxed)
     }
 
     /// Writes that wait.
@@ -232,6 +254,18 @@ impl Second {
         }
     }
 
+    /// Looks go well, and nothing is heard: listens anew. Whether that was so.
+    pub(super) fn revive(&self) -> bool {
+        let heard = Duration::from_micros(self.beat.load(Ordering::Relaxed));
+        let is_dead = self.started.elapsed().saturating_sub(heard) > self.patience.unheard;
+        if is_dead {
+            let now = self.started.elapsed().as_micros() as u64;
+            self.beat.store(now, Ordering::Relaxed);
+            self.tier.listen_anew();
+        }
+        is_dead
+    }
+
     /// It read the log to its end.
     pub(super) fn heard(&self, look: Look) {
         // One that began before everything is told may have missed what came between.
@@ -243,9 +277,10 @@ impl Second {
         }
     }
 
-    /// The purge log is out of reach.
+    /// The purge log is out of reach, and so is what ends leases.
     pub(super) fn unheard(&self) {
         self.judged_until.store(0, Ordering::Relaxed);
+        self.leases.lose();
     }
 
     /// Looks up what answers a request, or who fetches it: one round trip, two for a variant.
@@ -335,6 +370,10 @@ impl Second {
         if let Some(reason) = self.why_not() {
             return Err(reason);
         }
+        // That it took too long to be asked says nothing of Redis.
+        let Ok(Ok(_permit)) = timeout_at(wanted.deadline, self.reads.acquire()).await else {
+            return Err(TierError::Busy);
+        };
         let token = uuid::Uuid::new_v4().as_u64_pair().1.max(1);
         let question = Question {
             place: spot.place.clone(),
@@ -362,6 +401,7 @@ impl Second {
                     position,
                     left,
                 } => Answered::Lease(Found::Wait(Elsewhere {
+                    is_own: leases.holds(&spot.place.lease, token),
                     waiting,
                     spot,
                     token,
@@ -448,6 +488,14 @@ impl Second {
         now: Timestamp,
     ) {
         let ttl = time_to_live(&entry, now);
+        let lease = match lease {
+            // Who waits could not use it: each must ask the origin.
+            Some(lease) if !entry.view().is_reusable(now) => {
+                lease.end(Outcome::NotStorable);
+                None
+            }
+            lease => lease,
+        };
         let outcome = match (stamp, ttl) {
             _ if entry.body().len() as u64 > self.extent.max_object => {
                 self.metrics.second.wrote(Writing::TooLarge);
@@ -483,6 +531,14 @@ impl Second {
         }
     }
 
+    /// Removes what is stored for a primary key, behind the caller's back: the origin says that it
+    /// may not be, or not any more.
+    pub fn forget(&self, primary: &[u8]) {
+        if self.is_usable() {
+            self.discard(Names::of(&self.extent.prefix, primary).primary().to_owned());
+        }
+    }
+
     /// Removes a value that cannot be read, behind the caller's back.
     fn discard(&self, value: String) {
         let (tier, limit) = (Arc::clone(&self.tier), self.patience.write);
@@ -494,14 +550,18 @@ impl Second {
     }
 
     async fn write(self: Arc<Self>, mut waiting: mpsc::Receiver<Write>) {
-        let under_way = Arc::new(Semaphore::new(WRITES_AT_ONCE));
+        let under_way = Arc::new(Semaphore::new(WRITTEN_AT_ONCE as usize));
         while let Some(write) = waiting.recv().await {
-            let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else {
+            let size = u32::try_from(write.entry.body().len() >> 10).unwrap_or(u32::MAX);
+            let size = size.clamp(WRITTEN_AT_ONCE / WRITES_AT_ONCE, WRITTEN_AT_ONCE);
+            let Ok(permit) = Arc::clone(&under_way).acquire_many_owned(size).await else {
                 return;
             };
             let second = Arc::clone(&self);
+            second.settling.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(async move {
                 second.write_one(write).await;
+                second.settling.fetch_sub(1, Ordering::Relaxed);
                 drop(permit);
             });
         }
@@ -517,12 +577,12 @@ impl Second {
         } = write;
         let body = entry.body().len();
         let packing = Arc::clone(&entry);
-        let bytes = if body < PACKED_APART {
+        let Encoded { bytes, packed } = if body < PACKED_APART {
             codec::encode(&packing, stamp)
         } else {
             let packed = tokio::task::spawn_blocking(move || codec::encode(&packing, stamp)).await;
             match packed {
-                Ok(bytes) => bytes,
+                Ok(encoded) => encoded,
                 Err(_) => return,
             }
         };
@@ -533,7 +593,7 @@ impl Second {
                 Some((names.primary().to_owned(), field_names(&selecting.names))),
             ),
         };
-        let overhead = (bytes.len() + value.len()).saturating_sub(body);
+        let beside = bytes.len() - packed + value.len();
         let settlement = Settlement {
             lease: lease.map(Lease::into_parts),
             outcome: Outcome::Stored,
@@ -546,7 +606,7 @@ impl Second {
         };
         let is_written = self.settle(settlement).await;
         self.metrics.second.wrote(if is_written {
-            self.metrics.second.stored(body, overhead);
+            self.metrics.second.stored(packed, beside);
             Writing::Stored
         } else {
             Writing::Failed
@@ -571,7 +631,11 @@ impl Second {
     async fn release(self: Arc<Self>, mut releases: mpsc::UnboundedReceiver<Settlement>) {
         while let Some(settlement) = releases.recv().await {
             let second = Arc::clone(&self);
-            tokio::spawn(async move { second.settle(settlement).await });
+            second.settling.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                second.settle(settlement).await;
+                second.settling.fetch_sub(1, Ordering::Relaxed);
+            });
         }
     }
 
@@ -580,6 +644,10 @@ impl Second {
             match event {
                 Event::Settled { lease, outcome } => self.leases.ended(&lease, outcome),
                 Event::LogGrew => self.grown.notify_one(),
+                Event::Beat => {
+                    let now = self.started.elapsed().as_micros() as u64;
+                    self.beat.store(now, Ordering::Relaxed);
+                }
                 Event::Listening => {
                     self.interrupt(1);
                     self.grown.notify_one();
@@ -595,7 +663,6 @@ impl Second {
         let next = (listening + 2) & !1 | becomes;
         self.listening.store(next, Ordering::Relaxed);
         self.unheard();
-        self.leases.lose();
     }
 
     /// Keeps what is held for longer than a third of its time.
@@ -605,13 +672,15 @@ impl Second {
         loop {
             due.tick().await;
             let held = self.leases.held();
-            for (lease, token) in held.iter().filter(|held| known.contains(held)) {
-                if self.breaker.is_open() {
-                    break;
-                }
+            let old = held.iter().filter(|held| known.contains(held));
+            let renewing = old.map(|(lease, token)| {
                 self.metrics.second.asked(Command::Renew);
                 let ttl = self.patience.lease;
-                let _ = timeout(self.patience.write, self.tier.renew(lease, *token, ttl)).await;
+                timeout(self.patience.write, self.tier.renew(lease, *token, ttl))
+            });
+            if !self.breaker.is_open() {
+                // At once: one that is not answered keeps no other from it.
+                join_all(renewing).await;
             }
             known = held;
         }
@@ -622,6 +691,7 @@ impl From<&TierError> for Reading {
     fn from(error: &TierError) -> Self {
         match error {
             TierError::Late => Self::Late,
+            TierError::Busy => Self::Busy,
             TierError::Open => Self::Open,
             TierError::Unheard => Self::Unheard,
             TierError::Failed(_) => Self::Failed,

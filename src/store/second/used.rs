@@ -45,6 +45,11 @@ impl UsedKey {
         &self.bytes
     }
 
+    /// The key under which it stands in memory.
+    pub fn in_memory(&self) -> &[u8] {
+        &self.bytes[2..]
+    }
+
     pub fn primary(&self) -> &[u8] {
         &self.bytes[2..2 + self.primary_length()]
     }

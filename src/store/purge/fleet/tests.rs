@@ -99,7 +99,7 @@ fn own_purges_count_at_once_and_are_known_again_when_they_come_back() {
     assert!(!log.has_published(local));
     let sent = log.take_queued(10);
     assert_eq!((sent.len(), log.take_queued(10).len()), (1, 0));
-    log.sent(Some(1));
+    log.sent(true);
     let applied = log.apply(look(0, sent), NOW);
     assert_eq!((applied.purges, applied.lost), (0, 0));
     assert_eq!((log.position(), log.pending()), (local, 0));
@@ -173,13 +173,13 @@ fn an_own_purge_that_the_log_does_not_have_goes_there_again() {
     log.apply(look(0, vec![]), NOW);
     log.append(url("/a"), Mode::Hard, NOW);
     log.take_queued(10);
-    log.sent(Some(1));
+    log.sent(true);
     // Another stands where it stood.
     let applied = log.apply(look(0, vec![entry(7, "/b", Mode::Hard)]), NOW);
     assert_eq!(applied.lost, 1);
     assert_eq!(log.take_queued(10).len(), 1);
     // Nobody knows whether it arrived: once more is safe.
-    log.sent(None);
+    log.sent(false);
     assert_eq!(log.take_queued(10).len(), 1);
 }
 
@@ -195,7 +195,7 @@ fn what_waits_is_bounded_and_repeats_are_one() {
     log.take_queued(10);
     let local = log.append(url("/a"), Mode::Hard, NOW);
     assert_eq!(log.pending(), 2);
-    log.sent(Some(1));
+    log.sent(true);
     assert!(!log.has_published(local));
     for number in 0..=MOST_QUEUED {
         log.append(url(&format!("/{number}")), Mode::Soft, NOW);
