@@ -18,8 +18,7 @@ use crate::policy::{self, Decision, Options, RequestView};
 use crate::store::codec::Decoded;
 use crate::store::purge::fleet::Stamp;
 use crate::store::second::lease::End;
-use crate::store::second::tier::Elsewhere;
-use crate::store::second::{Found, Instances, Lease, Outcome, Second, Wanted, Wants};
+use crate::store::second::{Elsewhere, Found, Instances, Lease, Outcome, Second, Wanted, Wants};
 use crate::store::{Entry, Judgement};
 
 use super::Proxy;

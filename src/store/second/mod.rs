@@ -5,7 +5,8 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `tier` | look-ups, and writes behind a queue |
+//! | `tier` | whether it can be asked, and what goes on behind it |
+//! | `look_up`, `write` | look-ups within a deadline · writes behind a queue |
 //! | `lease` | one fetch per fleet: who leads, who waits, and how they hear of it |
 //! | `breaker` | when an ill tier is left alone, and how it is found well again |
 //! | `used` | what is used most, for instances that start |
@@ -15,12 +16,14 @@
 pub mod breaker;
 pub mod follow;
 pub mod lease;
+pub mod look_up;
 pub mod names;
 pub mod redis;
 #[cfg(test)]
 mod tests;
 pub mod tier;
 pub mod used;
+mod write;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -31,9 +34,10 @@ use bytes::Bytes;
 use super::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
 
 pub use lease::{Lease, Outcome, Waiting};
+pub use look_up::{Elsewhere, Found, Fresh, Wanted};
 pub use names::Place;
 pub use redis::Redis;
-pub use tier::{Found, Fresh, Second, Wanted};
+pub use tier::Second;
 
 /// What is asked of a second tier.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, TierError>> + Send + 'a>>;

@@ -4,12 +4,15 @@
 //! `lua/`), so that it is one round trip and nothing comes between. One connection more hears of
 //! ended leases and of a longer purge log.
 
+mod listen;
+mod values;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::{Client, Pool};
+use fred::clients::Pool;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, KeysInterface, LuaInterface, PubsubInterface};
+use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
 use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
     UnresponsiveConfig,
@@ -17,19 +20,14 @@ use fred::types::config::{
 use fred::types::{Builder, Key, Value};
 use rustls::ClientConfig;
 use std::sync::Arc;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
-use tracing::debug;
 
-use crate::clock::Timestamp;
-use crate::policy::Mode;
-use crate::store::purge::fleet::{Cursor, Logged, Outgoing, Stamp, Synced};
-use crate::store::purge::{Purge, Reach, Target};
+use crate::store::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
 
 use super::names::FleetNames;
-use super::{
-    Answer, Asking, Event, Instances, Outcome, Question, SecondTier, Settlement, TierError, Wants,
-};
+use super::{Answer, Asking, Event, Instances, Question, SecondTier, Settlement, TierError, Wants};
+use listen::listen;
+use values::{millis, number, read_answer, read_synced, to_bytes, to_number, write_purge};
 
 /// Where it is, and how many connections it gets.
 #[derive(Clone, Debug)]
@@ -141,14 +139,14 @@ impl Redis {
             instance,
             anew,
             scripts: Scripts {
-                look_up: Script::new(include_str!("lua/look_up.lua")),
-                settle: Script::new(include_str!("lua/settle.lua")),
-                renew: Script::new(include_str!("lua/renew.lua")),
-                append: Script::new(include_str!("lua/append.lua")),
-                sync: Script::new(include_str!("lua/sync.lua")),
-                instances: Script::new(include_str!("lua/instances.lua")),
-                used: Script::new(include_str!("lua/used.lua")),
-                most_used: Script::new(include_str!("lua/most_used.lua")),
+                look_up: Script::new(include_str!("../lua/look_up.lua")),
+                settle: Script::new(include_str!("../lua/settle.lua")),
+                renew: Script::new(include_str!("../lua/renew.lua")),
+                append: Script::new(include_str!("../lua/append.lua")),
+                sync: Script::new(include_str!("../lua/sync.lua")),
+                instances: Script::new(include_str!("../lua/instances.lua")),
+                used: Script::new(include_str!("../lua/used.lua")),
+                most_used: Script::new(include_str!("../lua/most_used.lua")),
             },
         };
         drop(redis.pool.connect());
@@ -234,103 +232,11 @@ fn builder(settings: &Settings) -> Result<Builder, TierError> {
     Ok(builder)
 }
 
-/// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
-/// something, and is told.
-async fn listen(
-    client: Client,
-    channels: [String; 2],
-    events: mpsc::UnboundedSender<Event>,
-    anew: Arc<Notify>,
-) {
-    let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
-    let mut messages = client.message_rx();
-    drop(client.connect());
-    let mut is_subscribed = false;
-    while !events.is_closed() {
-        let event = tokio::select! {
-            // What was lost goes before what comes next.
-            biased;
-            error = errors.recv() => match error {
-                Err(RecvError::Closed) => return,
-                _ => {
-                    is_subscribed = false;
-                    Event::Interrupted
-                }
-            },
-            () = anew.notified() => {
-                debug!("nothing is heard from Redis: listening over a new connection");
-                let _ = client.force_reconnection().await;
-                is_subscribed = false;
-                Event::Interrupted
-            }
-            _ = connected.recv() => {
-                is_subscribed = false;
-                continue;
-            }
-            message = messages.recv() => match message {
-                Ok(message) if message.channel == channels[0] => Event::LogGrew,
-                Ok(message) => match settled(&message.value) {
-                    Some(event) => event,
-                    None => continue,
-                },
-                // Too many came at once.
-                Err(RecvError::Lagged(_)) => Event::Listening,
-                Err(RecvError::Closed) => return,
-            },
-            subscribed = subscribe(&client, &channels), if !is_subscribed => {
-                is_subscribed = subscribed;
-                if !subscribed {
-                    continue;
-                }
-                Event::Listening
-            }
-        };
-        let _ = events.send(event);
-    }
-}
-
-/// Subscribes, or waits a while before the next attempt.
-async fn subscribe(client: &Client, channels: &[String; 2]) -> bool {
-    match client.subscribe(channels.to_vec()).await {
-        Ok(()) => true,
-        Err(error) => {
-            debug!(%error, "Redis does not take a subscription: it is tried again");
-            tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
-            false
-        }
-    }
-}
-
-/// `lease outcome`, or a beat.
-fn settled(message: &Value) -> Option<Event> {
-    let text = message.as_str()?;
-    if &*text == "beat" {
-        return Some(Event::Beat);
-    }
-    let (lease, outcome) = text.rsplit_once(' ')?;
-    Some(Event::Settled {
-        lease: lease.to_owned(),
-        outcome: Outcome::of(outcome),
-    })
-}
-
 fn failed(error: &Error) -> TierError {
     match error.kind() {
         ErrorKind::Timeout => TierError::Late,
         _ => TierError::Failed(error.to_string()),
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    // Redis refuses an end that is now.
-    i64::try_from(duration.as_millis())
-        .unwrap_or(i64::MAX)
-        .clamp(1, 1 << 52)
-}
-
-fn number(value: u64) -> Value {
-    // A token is any 64 bits, and Redis' integers have a sign.
-    value.to_string().into()
 }
 
 impl SecondTier for Redis {
@@ -536,139 +442,4 @@ impl SecondTier for Redis {
 
 fn unexpected(script: &str) -> TierError {
     TierError::Failed(format!("an answer to {script} that is none"))
-}
-
-fn to_number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Integer(number) => u64::try_from(*number).ok(),
-        other => other.as_str()?.parse().ok(),
-    }
-}
-
-fn to_bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::Bytes(bytes) => Some(bytes),
-        Value::String(text) => Some(text.as_bytes()),
-        _ => None,
-    }
-}
-
-fn to_text(value: &Value) -> Option<&str> {
-    std::str::from_utf8(to_bytes(value)?).ok()
-}
-
-fn read_answer(answer: Value) -> Option<Answer> {
-    let mut parts = answer.into_array().into_iter();
-    let kind = parts.next()?;
-    Some(match to_text(&kind)? {
-        "value" => Answer::Value(match parts.next()? {
-            Value::Bytes(bytes) => bytes,
-            other => Bytes::copy_from_slice(to_bytes(&other)?),
-        }),
-        "nothing" => Answer::Nothing,
-        "lead" => Answer::Lead,
-        "wait" => Answer::Wait {
-            token: to_number(&parts.next()?)?,
-            position: to_number(&parts.next()?)?,
-            left: Duration::from_millis(to_number(&parts.next()?).unwrap_or(0)),
-        },
-        _ => return None,
-    })
-}
-
-fn read_synced(synced: Value) -> Option<Synced> {
-    let parts = synced.into_array();
-    let [epoch, latest, floor, restarts, entries] = &parts[..] else {
-        return None;
-    };
-    let entries = entries.clone().into_array();
-    Some(Synced {
-        epoch: to_number(epoch)?,
-        latest: to_number(latest)?,
-        floor: to_number(floor)?,
-        restarts: to_number(restarts)? != 0,
-        entries: entries
-            .into_iter()
-            .map(read_logged)
-            .collect::<Option<_>>()?,
-    })
-}
-
-/// One purge as the arguments of `append.lua`.
-fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
-    let Outgoing {
-        token,
-        purge,
-        mode,
-        at,
-    } = purge;
-    let bytes = |bytes: &[u8]| Value::Bytes(Bytes::copy_from_slice(bytes));
-    arguments.extend([number(token), mode.as_str().into(), number(at.as_millis())]);
-    arguments.push(purge.target.as_str().into());
-    arguments.push(match &purge.target {
-        Target::All => "".into(),
-        Target::Url(target) => bytes(target),
-        Target::Prefix(text) | Target::Group(text) => bytes(text.as_bytes()),
-    });
-    let (reach, of) = match &purge.reach {
-        Reach::Any => ("any", Value::from("")),
-        Reach::Host(host) => ("host", bytes(host.as_bytes())),
-        Reach::Origin(origin) => ("origin", bytes(origin)),
-    };
-    arguments.extend([reach.into(), of]);
-}
-
-/// An entry of the stream: its id, then its fields. One that says what this version does not know
-/// purges everything: too much is safe.
-fn read_logged(entry: Value) -> Option<Logged> {
-    let entry = entry.into_array();
-    let [id, fields] = &entry[..] else {
-        return None;
-    };
-    let position = to_text(id)?.split('-').next()?.parse().ok()?;
-    let fields = fields.clone().into_array();
-    let field = |name: &str| {
-        let at = fields
-            .chunks(2)
-            .find(|pair| to_text(&pair[0]) == Some(name));
-        at.and_then(|pair| to_bytes(pair.get(1)?))
-    };
-    let text = |name| std::str::from_utf8(field(name)?).ok();
-    let token = text("token")?.parse().ok()?;
-    let known = || {
-        let value = field("value")?;
-        let word = || Some(Box::from(std::str::from_utf8(value).ok()?));
-        let target = match text("kind")? {
-            "all" => Target::All,
-            "url" => Target::Url(value.into()),
-            "prefix" => Target::Prefix(word()?),
-            "group" => Target::Group(word()?),
-            _ => return None,
-        };
-        let reach = match text("reach")? {
-            "any" => Reach::Any,
-            "host" => Reach::Host(text("of")?.into()),
-            "origin" => Reach::Origin(field("of")?.into()),
-            _ => return None,
-        };
-        let mode = Mode::ALL
-            .into_iter()
-            .find(|mode| Some(mode.as_str()) == text("mode"))?;
-        let at = Timestamp::from_millis(text("at")?.parse().ok()?);
-        Some((Purge { target, reach }, mode, at))
-    };
-    let everything = Purge {
-        target: Target::All,
-        reach: Reach::Any,
-    };
-    let (purge, mode, at) = known().unwrap_or((everything, Mode::Hard, Timestamp::EPOCH));
-    Some(Logged {
-        position,
-        entry: Outgoing {
-            token,
-            purge,
-            mode,
-            at,
-        },
-    })
 }

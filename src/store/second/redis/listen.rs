@@ -1,0 +1,94 @@
+//! The connection that listens: ended leases, a longer purge log, and that it listens at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::{ClientLike, EventInterface, PubsubInterface};
+use fred::types::Value;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
+
+use super::super::{Event, Outcome};
+use super::RECONNECT_MILLIS;
+
+/// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
+/// something, and is told.
+pub(super) async fn listen(
+    client: Client,
+    channels: [String; 2],
+    events: mpsc::UnboundedSender<Event>,
+    anew: Arc<Notify>,
+) {
+    let (mut connected, mut errors) = (client.reconnect_rx(), client.error_rx());
+    let mut messages = client.message_rx();
+    drop(client.connect());
+    let mut is_subscribed = false;
+    while !events.is_closed() {
+        let event = tokio::select! {
+            // What was lost goes before what comes next.
+            biased;
+            error = errors.recv() => match error {
+                Err(RecvError::Closed) => return,
+                _ => {
+                    is_subscribed = false;
+                    Event::Interrupted
+                }
+            },
+            () = anew.notified() => {
+                debug!("nothing is heard from Redis: listening over a new connection");
+                let _ = client.force_reconnection().await;
+                is_subscribed = false;
+                Event::Interrupted
+            }
+            _ = connected.recv() => {
+                is_subscribed = false;
+                continue;
+            }
+            message = messages.recv() => match message {
+                Ok(message) if message.channel == channels[0] => Event::LogGrew,
+                Ok(message) => match settled(&message.value) {
+                    Some(event) => event,
+                    None => continue,
+                },
+                // Too many came at once.
+                Err(RecvError::Lagged(_)) => Event::Listening,
+                Err(RecvError::Closed) => return,
+            },
+            subscribed = subscribe(&client, &channels), if !is_subscribed => {
+                is_subscribed = subscribed;
+                if !subscribed {
+                    continue;
+                }
+                Event::Listening
+            }
+        };
+        let _ = events.send(event);
+    }
+}
+
+/// Subscribes, or waits a while before the next attempt.
+async fn subscribe(client: &Client, channels: &[String; 2]) -> bool {
+    match client.subscribe(channels.to_vec()).await {
+        Ok(()) => true,
+        Err(error) => {
+            debug!(%error, "Redis does not take a subscription: it is tried again");
+            tokio::time::sleep(Duration::from_millis(RECONNECT_MILLIS.into())).await;
+            false
+        }
+    }
+}
+
+/// `lease outcome`, or a beat.
+fn settled(message: &Value) -> Option<Event> {
+    let text = message.as_str()?;
+    if &*text == "beat" {
+        return Some(Event::Beat);
+    }
+    let (lease, outcome) = text.rsplit_once(' ')?;
+    Some(Event::Settled {
+        lease: lease.to_owned(),
+        outcome: Outcome::of(outcome),
+    })
+}
