@@ -88,7 +88,7 @@ fn readme_configurations() -> Vec<String> {
 #[test]
 fn the_readmes_configurations_are_short_and_valid() {
     let all = readme_configurations();
-    assert_eq!(all.len(), 2);
+    assert_eq!(all.len(), 3);
     assert!(all[0].lines().count() <= 10, "{}", all[0]);
     for text in all {
         let folder = tempfile::tempdir().unwrap();
