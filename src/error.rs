@@ -58,6 +58,8 @@ pub enum FailureKind {
     WaitTimeout,
     /// The built-in origin could not answer.
     OriginFailed,
+    /// A query of the built-in origin took too long.
+    DatabaseTimeout,
     /// None of the ranges asked for is in the representation (RFC 9110 §15.5.17).
     RangeNotSatisfiable,
     /// `only-if-cached`, and nothing is (RFC 9111 §5.2.1.7).
@@ -70,7 +72,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::BadRequest,
         Self::InvalidHead,
         Self::HeadTooLarge,
@@ -93,6 +95,7 @@ impl FailureKind {
         Self::QueueFull,
         Self::WaitTimeout,
         Self::OriginFailed,
+        Self::DatabaseTimeout,
         Self::RangeNotSatisfiable,
         Self::OnlyIfCached,
         Self::Loop,
@@ -118,6 +121,7 @@ impl FailureKind {
             Self::ConnectTimeout
             | Self::ResponseTimeout
             | Self::BodyTimeout
+            | Self::DatabaseTimeout
             | Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::Overloaded
             | Self::BreakerOpen
@@ -169,6 +173,7 @@ impl FailureKind {
             Self::QueueFull => "queue_full",
             Self::WaitTimeout => "wait_timeout",
             Self::OriginFailed => "origin_failed",
+            Self::DatabaseTimeout => "database_timeout",
             Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::OnlyIfCached => "only_if_cached",
             Self::Loop => "loop",
@@ -195,7 +200,9 @@ impl FailureKind {
             Self::TlsFailed => "tls_protocol_error",
             Self::ConnectionClosed => "connection_terminated",
             Self::ProtocolError => "http_protocol_error",
-            Self::ResponseTimeout | Self::WaitTimeout => "http_response_timeout",
+            Self::ResponseTimeout | Self::WaitTimeout | Self::DatabaseTimeout => {
+                "http_response_timeout"
+            }
             Self::ResponseIncomplete => "http_response_incomplete",
             Self::BodyTimeout => "connection_read_timeout",
             Self::BreakerOpen | Self::OriginFailed => "destination_unavailable",

@@ -16,8 +16,8 @@ use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::database::Database;
+use crate::config::{self, Config};
+use crate::database::{self, Database};
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
 use crate::proxy::{Proxy, Shared};
@@ -34,6 +34,8 @@ pub struct Sidecar {
     pub address: SocketAddr,
     pub admin_address: SocketAddr,
     pub proxy: Arc<Proxy>,
+    /// Of the demo data, where that was made by this start: it is not seen again.
+    pub demo_key: Option<String>,
     server: Server,
     draining: Arc<AtomicBool>,
     background: Background,
@@ -56,8 +58,8 @@ impl Sidecar {
             config.routes.list().iter().map(|route| route.path.as_str()),
         ));
         let background = Background::start()?;
-        let origin = match origin {
-            Some(origin) => origin,
+        let (origin, demo_key) = match origin {
+            Some(origin) => (origin, None),
             None => background.wait_for(configured_origin(
                 Arc::clone(&config),
                 Arc::clone(&metrics),
@@ -100,6 +102,7 @@ impl Sidecar {
             address: server.address,
             admin_address,
             proxy,
+            demo_key,
             server,
             draining,
             background,
@@ -129,22 +132,34 @@ fn in_use(section: &str, address: SocketAddr) -> String {
     )
 }
 
+/// Where the built-in origin's database is, as it is configured.
+pub fn settings(origin: &config::Origin) -> database::Settings {
+    database::Settings {
+        url: origin.database.clone(),
+        replicas: origin.replicas.clone(),
+        connections: origin.connections,
+        query_timeout: origin.query_timeout,
+    }
+}
+
+/// The origin, and the key of its demo data where that was made now.
 async fn configured_origin(
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     clock: Clock,
-) -> anyhow::Result<Arc<dyn Origin>> {
+) -> anyhow::Result<(Arc<dyn Origin>, Option<String>)> {
     if let Some(upstream) = &config.upstream {
         let upstream =
             Upstream::new(upstream, metrics).map_err(|message| anyhow!("[upstream]: {message}"))?;
         tokio::spawn(Upstream::reap_idle(Arc::downgrade(&upstream)));
-        return Ok(upstream);
+        return Ok((upstream, None));
     }
-    let database = Database::open(&config.origin.database, metrics).await?;
-    let origin = BuiltIn::new(database, clock)
+    let database = Database::open(settings(&config.origin), Arc::clone(&metrics)).await?;
+    let (origin, key) = BuiltIn::new(database, metrics, clock)
         .await
         .context("the demo data could not be written")?;
-    Ok(origin)
+    tokio::spawn(Arc::clone(&origin).count_uses());
+    Ok((origin, key))
 }
 
 /// How long the start waits for Redis: without it, memory alone answers until it is there.

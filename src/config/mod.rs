@@ -168,14 +168,23 @@ impl Upstream {
 /// `[origin]`: the built-in origin, which answers when there is no `[upstream]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// `sqlite:FILE` or `sqlite::memory:`.
+    /// `sqlite:FILE`, `sqlite::memory:` or `postgres://…`.
     pub database: String,
+    /// Postgres that may answer GETs.
+    pub replicas: Vec<String>,
+    /// Connections of each pool.
+    pub connections: u32,
+    /// For one statement; a longer one is cancelled, and answered 504.
+    pub query_timeout: Duration,
 }
 
 impl Default for Origin {
     fn default() -> Self {
         Self {
             database: "sqlite::memory:".to_owned(),
+            replicas: Vec::new(),
+            connections: 10,
+            query_timeout: Duration::from_secs(5),
         }
     }
 }

@@ -236,10 +236,17 @@ fn header_bytes(section: &mut Section<'_, '_>) -> Option<usize> {
 
 fn origin(mut section: Section<'_, '_>) -> Origin {
     let mut origin = Origin::default();
-    let expected = "\"sqlite::memory:\" or \"sqlite:FILE\"";
+    let is_postgres = |text: &str| {
+        let url = Url::parse(text).ok();
+        url.is_some_and(|url| matches!(url.scheme(), "postgres" | "postgresql") && url.has_host())
+    };
+    let expected =
+        "\"sqlite::memory:\", \"sqlite:FILE\" or \"postgres://user:password@host/database\"";
     let parse = |text: &str| {
-        let file = text.strip_prefix("sqlite:").filter(|file| !file.is_empty());
-        file.map(|_| text.to_owned())
+        let is_file = text
+            .strip_prefix("sqlite:")
+            .is_some_and(|file| !file.is_empty());
+        (is_file || is_postgres(text)).then(|| text.to_owned())
     };
     set(
         &mut origin.database,
@@ -247,6 +254,23 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
             .parsed("database", expected, parse)
             .map(|at| at.value),
     );
+    let expected = "an array of \"postgres://…\"";
+    let replica = |text: &str| is_postgres(text).then(|| text.to_owned());
+    set(
+        &mut origin.replicas,
+        section.list("replicas", expected, replica),
+    );
+    set(
+        &mut origin.connections,
+        section
+            .integer("connections", 1..1001)
+            .map(|number| number as u32),
+    );
+    set(&mut origin.query_timeout, section.duration("query_timeout"));
+    if !origin.replicas.is_empty() && !is_postgres(&origin.database) {
+        let message = "origin.replicas are of Postgres: expected origin.database = \"postgres://…\" with them";
+        section.source().mistake(section.span(), message);
+    }
     section.finish();
     origin
 }

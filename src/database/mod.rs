@@ -1,128 +1,219 @@
-//! The database of the built-in origin: SQLite, embedded, in a file or in memory.
+//! The database of the built-in origin: SQLite, embedded, in a file or in memory, or Postgres.
 //!
-//! All queries run on one runtime, the background's: a worker only waits for their answers.
+//! All queries run on one runtime, the background's: a worker only waits for their answers. A
+//! statement stands in both dialects, and each row of a query is one JSON array, so that whoever asks
+//! need not know which database answers.
 
-use std::str::FromStr;
+mod error;
+pub mod keys;
+mod pools;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{FromRow, Sqlite, SqlitePool};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
 use tokio::runtime::Handle;
-use uuid::Uuid;
+use tokio::time::timeout;
 
+use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 
-/// The tables of the contract, as far as they are used so far. Idempotent.
-const SCHEMA: &str = include_str!("schema.sql");
+pub use error::DatabaseError;
+use pools::Pools;
 
-/// What kept the database from answering.
-#[derive(Debug, thiserror::Error)]
-pub enum DatabaseError {
-    #[error("the database {url:?} could not be opened")]
-    Open { url: String, source: sqlx::Error },
-    #[error("a query on {table} failed")]
-    Query {
-        table: &'static str,
-        source: sqlx::Error,
-    },
-    #[error("the database's runtime has ended")]
-    Stopped,
+/// A time as it stands in tables and answers: in UTC, to the millisecond, so that texts compare as
+/// times do.
+pub fn stored_time(time: Timestamp) -> String {
+    let nanos = i128::from(time.as_millis()) * 1_000_000;
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos);
+    let time = time.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (date, clock) = (time.date(), time.time());
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        clock.hour(),
+        clock.minute(),
+        clock.second(),
+        clock.millisecond(),
+    )
 }
 
-/// A pool of connections to one SQLite database.
+/// One statement in both dialects. Parameters are `$1`, `$2` and so on in both.
+#[derive(Clone, Copy, Debug)]
+pub struct Statement {
+    /// For metrics.
+    pub table: &'static str,
+    pub operation: &'static str,
+    pub sqlite: &'static str,
+    pub postgres: &'static str,
+}
+
+/// A value for a parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Param {
+    Text(String),
+    /// Text, or nothing.
+    Maybe(Option<String>),
+    Int(i64),
+    MaybeFloat(Option<f64>),
+    MaybeInt(Option<i64>),
+    Bool(bool),
+}
+
+impl From<&str> for Param {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// Where it is, and how it is used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `sqlite::memory:`, `sqlite:FILE` or `postgres://…`.
+    pub url: String,
+    /// Postgres that may answer queries, and is not written to.
+    pub replicas: Vec<String>,
+    /// Of each pool.
+    pub connections: u32,
+    /// For one statement; longer ones are cancelled.
+    pub query_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults for a database at this place.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            replicas: Vec::new(),
+            connections: 10,
+            query_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Connections to one database.
 #[derive(Clone, Debug)]
 pub struct Database {
-    pool: SqlitePool,
+    pools: Arc<Pools>,
+    settings: Arc<Settings>,
     runtime: Handle,
     metrics: Arc<Metrics>,
 }
 
 impl Database {
-    /// Opens `url` (`sqlite::memory:` or `sqlite:FILE`) and makes what tables it lacks. Must run
-    /// on the runtime that is to run the queries.
-    pub async fn open(url: &str, metrics: Arc<Metrics>) -> Result<Self, DatabaseError> {
-        let failed = |source| DatabaseError::Open {
-            url: url.to_owned(),
-            source,
-        };
-        let in_memory = url == "sqlite::memory:";
-        // A memory database that several connections share needs a name.
-        let name = format!(
-            "sqlite:file:iris-{}?mode=memory&cache=shared",
-            Uuid::new_v4().simple()
-        );
-        let options =
-            SqliteConnectOptions::from_str(if in_memory { &name } else { url }).map_err(failed)?;
-        let options = options
-            .create_if_missing(true)
-            .busy_timeout(Duration::from_secs(5));
-        let options = if in_memory {
-            options
-        } else {
-            options
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Normal)
-        };
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            // A memory database lives as long as one connection does.
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_with(options)
-            .await
-            .map_err(failed)?;
-        sqlx::raw_sql(SCHEMA).execute(&pool).await.map_err(failed)?;
-        Ok(Self {
-            pool,
+    /// Opens it. An embedded one is made where there is none, and migrated; a Postgres that is not
+    /// there yet is no error, and is left as it is. Must run on the runtime that is to run the
+    /// queries.
+    pub async fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, DatabaseError> {
+        let pools = Pools::open(&settings).await?;
+        let database = Self {
+            pools: Arc::new(pools),
+            settings: Arc::new(settings),
             runtime: Handle::current(),
             metrics,
-        })
-    }
-
-    /// Runs statements one after another in one transaction: all of them count, or none.
-    pub async fn run(&self, statements: &[&'static str]) -> Result<(), DatabaseError> {
-        let failed = |source| DatabaseError::Query {
-            table: "schema",
-            source,
         };
-        let mut transaction = self.pool.begin().await.map_err(failed)?;
-        for statement in statements {
-            sqlx::query(*statement)
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
+        if database.pools.is_embedded() {
+            database.migrate().await?;
         }
-        transaction.commit().await.map_err(failed)
+        Ok(database)
     }
 
-    /// All rows of a query on `table`, which takes `parameters` in their order. Callable from any
-    /// runtime.
-    pub async fn rows<T>(
+    /// Whether it is SQLite.
+    pub fn is_embedded(&self) -> bool {
+        self.pools.is_embedded()
+    }
+
+    /// Makes what is missing of the contract: tables, indexes, functions. Does nothing the second
+    /// time, and leaves what is there.
+    pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        self.pools.migrate().await
+    }
+
+    /// Connections open now, and those of them that nobody uses.
+    pub fn connections(&self) -> (u64, u64) {
+        self.pools.connections()
+    }
+
+    /// All rows of a query. Callable from any runtime.
+    pub async fn rows<T: DeserializeOwned>(
         &self,
-        table: &'static str,
-        sql: &'static str,
-        parameters: &[&str],
-    ) -> Result<Vec<T>, DatabaseError>
-    where
-        T: for<'row> FromRow<'row, sqlx::sqlite::SqliteRow> + Send + Unpin + 'static,
-    {
-        let pool = self.pool.clone();
-        let parameters: Vec<String> = parameters.iter().map(ToString::to_string).collect();
+        statement: &'static Statement,
+        parameters: Vec<Param>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        let pools = Arc::clone(&self.pools);
+        let limit = self.settings.query_timeout;
+        let rows = self
+            .run(statement, async move {
+                pools.rows(statement, parameters, limit).await
+            })
+            .await?;
+        let read = |row: &String| {
+            serde_json::from_str(row).map_err(|source| DatabaseError::Row {
+                table: statement.table,
+                source,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// The one row of an aggregate.
+    pub async fn one<T: DeserializeOwned>(
+        &self,
+        statement: &'static Statement,
+        parameters: Vec<Param>,
+    ) -> Result<T, DatabaseError> {
+        let rows = self.rows(statement, parameters).await?;
+        rows.into_iter()
+            .next()
+            .ok_or(DatabaseError::of(statement.table, sqlx::Error::RowNotFound))
+    }
+
+    /// Runs a statement once for each list of parameters, in one transaction: all of them count, or
+    /// none; how many rows it changed. Durable when it returns.
+    pub async fn write(
+        &self,
+        statement: &'static Statement,
+        lists: Vec<Vec<Param>>,
+    ) -> Result<u64, DatabaseError> {
+        let pools = Arc::clone(&self.pools);
+        self.run(
+            statement,
+            async move { pools.write(statement, lists).await },
+        )
+        .await
+    }
+
+    /// Runs statements of SQLite one after another in one transaction.
+    pub async fn script(&self, statements: &[&'static str]) -> Result<(), DatabaseError> {
+        self.pools.script(statements).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        statement: &'static Statement,
+        work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
         let started = Instant::now();
-        let task = self.runtime.spawn(async move {
-            let query = parameters
-                .into_iter()
-                .fold(sqlx::query_as::<Sqlite, T>(sql), |query, parameter| {
-                    query.bind(parameter)
-                });
-            query.fetch_all(&pool).await
-        });
-        let result = task.await.map_err(|_| DatabaseError::Stopped)?;
-        let error_type = result.is_err().then_some("query");
-        self.metrics.queried(table, started.elapsed(), error_type);
-        result.map_err(|source| DatabaseError::Query { table, source })
+        // The database cancels first; this is for one that does not answer at all.
+        let limit = self.settings.query_timeout + Duration::from_millis(500);
+        let task = self.runtime.spawn(timeout(limit, work));
+        let result = match task.await {
+            Ok(Ok(result)) => result.map_err(|source| DatabaseError::of(statement.table, source)),
+            Ok(Err(_)) => Err(DatabaseError::TimedOut {
+                table: statement.table,
+            }),
+            Err(_) => Err(DatabaseError::Stopped),
+        };
+        let error_type = result.as_ref().err().map(DatabaseError::kind);
+        self.metrics.queried(
+            statement.table,
+            statement.operation,
+            started.elapsed(),
+            error_type,
+        );
+        result
     }
 }

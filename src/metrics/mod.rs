@@ -151,8 +151,11 @@ struct Gauges {
 }
 
 /// Tables of the built-in origin, for the zero samples of the first scrape.
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 8] = [
+    "consensus_lineage",
+    "discovered_patterns",
     "expert_signatures",
+    "iris_api_keys",
     "iris_reports",
     "iris_telemetry",
     "model_run_log",
@@ -308,19 +311,17 @@ impl Metrics {
     pub fn queried(
         &self,
         table: &'static str,
+        operation: &'static str,
         elapsed: Duration,
         error_type: Option<&'static str>,
     ) {
-        let labels = QueryLabels {
-            table,
-            operation: "select",
-        };
+        let labels = QueryLabels { table, operation };
         self.db_queries.get_or_create(&labels).inc();
         self.db_duration.get_or_create(&labels).observe(elapsed);
         if let Some(error_type) = error_type {
             let labels = QueryErrorLabels {
                 table,
-                operation: "select",
+                operation,
                 error_type,
             };
             self.db_errors.get_or_create(&labels).inc();

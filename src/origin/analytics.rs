@@ -1,80 +1,100 @@
 //! `GET /api/iris/analytics`: one project in depth, one statement a table.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::clock::Timestamp;
-use crate::database::{Database, DatabaseError};
-use crate::error::rfc3339;
+use crate::database::keys::Principal;
+use crate::database::{Database, DatabaseError, Param, Statement};
 
-use super::{parsed, rounded};
+use super::answer::Computed;
+use super::rounded;
 
-const PROJECT: &str = "
-    SELECT project FROM expert_signatures WHERE ?1 = '' OR project = ?1 ORDER BY project LIMIT 1";
+const RUNS: Statement = Statement {
+    table: "model_run_log",
+    operation: "select",
+    sqlite: "SELECT json_array(COUNT(*), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0),
+            COALESCE(SUM(cost_usd), 0.0), COALESCE(AVG(tokens_in + tokens_out), 0.0), COALESCE(AVG(confidence), 0.0),
+            COALESCE(AVG(latency_ms), 0.0), COALESCE(AVG(COALESCE(outcome = 'success', 0)), 0.0),
+            (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'confidence', confidence,
+                'latencyMs', latency_ms, 'tokensIn', tokens_in, 'tokensOut', tokens_out, 'costUsd', cost_usd,
+                'outcome', outcome, 'timestamp', timestamp))
+             FROM (SELECT * FROM model_run_log WHERE project = $1 ORDER BY timestamp DESC, id LIMIT 10)))
+        FROM model_run_log WHERE project = $1",
+    postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0),
+            COALESCE(SUM(cost_usd), 0), COALESCE(AVG(tokens_in + tokens_out), 0), COALESCE(AVG(confidence), 0),
+            COALESCE(AVG(latency_ms), 0), COALESCE(AVG(COALESCE(outcome = 'success', false)::int), 0),
+            (SELECT COALESCE(json_agg(json_build_object('id', id, 'expertId', expert_id, 'confidence', confidence,
+                'latencyMs', latency_ms, 'tokensIn', tokens_in, 'tokensOut', tokens_out, 'costUsd', cost_usd,
+                'outcome', outcome, 'timestamp', to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY timestamp DESC, id), '[]')
+             FROM (SELECT * FROM model_run_log WHERE project = $1 ORDER BY timestamp DESC, id LIMIT 10) latest))::text
+        FROM model_run_log WHERE project = $1"#,
+};
 
-const RUNS: &str = "
-    SELECT COUNT(*), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0), COALESCE(SUM(cost_usd), 0.0),
-        COALESCE(AVG(tokens_in + tokens_out), 0.0), COALESCE(AVG(confidence), 0.0),
-        COALESCE(AVG(latency_ms), 0.0), COALESCE(AVG(outcome = 'success'), 0.0),
-        (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'confidence', confidence,
-            'latencyMs', latency_ms, 'tokensIn', tokens_in, 'tokensOut', tokens_out, 'costUsd', cost_usd,
-            'outcome', outcome, 'timestamp', timestamp))
-         FROM (SELECT * FROM model_run_log WHERE project = ?1 ORDER BY timestamp DESC, id LIMIT 10))
-    FROM model_run_log WHERE project = ?1";
+const REFLEXIONS: Statement = Statement {
+    table: "reflexion_bank",
+    operation: "select",
+    sqlite: "SELECT json_array(COUNT(*), COALESCE(AVG(success), 0.0), COALESCE(AVG(impact_score), 0.0),
+            COALESCE(SUM(reuse_count), 0),
+            (SELECT json_group_object(reflexion_type, count) FROM (
+                SELECT reflexion_type, COUNT(*) AS count FROM reflexion_bank WHERE project = $1
+                GROUP BY reflexion_type ORDER BY reflexion_type)),
+            (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'reflexionType', reflexion_type,
+                'success', json(iif(success, 'true', 'false')), 'confidence', confidence, 'impactScore', impact_score,
+                'reuseCount', reuse_count, 'createdAt', created_at))
+             FROM (SELECT * FROM reflexion_bank WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10)))
+        FROM reflexion_bank WHERE project = $1",
+    postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(AVG(success::int), 0), COALESCE(AVG(impact_score), 0),
+            COALESCE(SUM(reuse_count), 0),
+            (SELECT COALESCE(json_object_agg(reflexion_type, count ORDER BY reflexion_type COLLATE "C"), '{}') FROM (
+                SELECT reflexion_type, COUNT(*) AS count FROM reflexion_bank WHERE project = $1
+                GROUP BY reflexion_type) types),
+            (SELECT COALESCE(json_agg(json_build_object('id', id, 'expertId', expert_id, 'reflexionType', reflexion_type,
+                'success', success, 'confidence', confidence, 'impactScore', impact_score,
+                'reuseCount', reuse_count, 'createdAt', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
+             FROM (SELECT * FROM reflexion_bank WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10) latest))::text
+        FROM reflexion_bank WHERE project = $1"#,
+};
 
-const REFLEXIONS: &str = "
-    SELECT COUNT(*), COALESCE(AVG(success), 0.0), COALESCE(AVG(impact_score), 0.0), COALESCE(SUM(reuse_count), 0),
-        (SELECT json_group_object(reflexion_type, count) FROM (
-            SELECT reflexion_type, COUNT(*) AS count FROM reflexion_bank WHERE project = ?1
-            GROUP BY reflexion_type ORDER BY reflexion_type)),
-        (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'reflexionType', reflexion_type,
-            'success', json(iif(success, 'true', 'false')), 'confidence', confidence, 'impactScore', impact_score,
-            'reuseCount', reuse_count, 'createdAt', created_at))
-         FROM (SELECT * FROM reflexion_bank WHERE project = ?1 ORDER BY created_at DESC, id LIMIT 10))
-    FROM reflexion_bank WHERE project = ?1";
+const CONSENSUS: Statement = Statement {
+    table: "consensus_lineage",
+    operation: "select",
+    sqlite: "SELECT json_array(COUNT(*), COALESCE(AVG(confidence), 0.0), COALESCE(AVG(disagreement_score), 0.0),
+            COALESCE(AVG(json_array_length(contributing_experts)), 0.0),
+            (SELECT json_group_array(json_object('id', id, 'contributingExperts', json(contributing_experts),
+                'confidence', confidence, 'finalDecision', json(final_decision),
+                'disagreementScore', disagreement_score, 'createdAt', created_at))
+             FROM (SELECT * FROM consensus_lineage WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10)))
+        FROM consensus_lineage WHERE project = $1",
+    postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(AVG(confidence), 0), COALESCE(AVG(disagreement_score), 0),
+            COALESCE(AVG(CASE jsonb_typeof(contributing_experts) WHEN 'array' THEN jsonb_array_length(contributing_experts) ELSE 0 END), 0),
+            (SELECT COALESCE(json_agg(json_build_object('id', id, 'contributingExperts', contributing_experts,
+                'confidence', confidence, 'finalDecision', final_decision,
+                'disagreementScore', disagreement_score, 'createdAt', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
+             FROM (SELECT * FROM consensus_lineage WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10) latest))::text
+        FROM consensus_lineage WHERE project = $1"#,
+};
 
-const CONSENSUS: &str = "
-    SELECT COUNT(*), COALESCE(AVG(confidence), 0.0), COALESCE(AVG(disagreement_score), 0.0),
-        COALESCE(AVG(json_array_length(contributing_experts)), 0.0),
-        (SELECT json_group_array(json_object('id', id, 'contributingExperts', json(contributing_experts),
-            'confidence', confidence, 'finalDecision', json(final_decision),
-            'disagreementScore', disagreement_score, 'createdAt', created_at))
-         FROM (SELECT * FROM consensus_lineage WHERE project = ?1 ORDER BY created_at DESC, id LIMIT 10))
-    FROM consensus_lineage WHERE project = ?1";
+const TELEMETRY: Statement = Statement {
+    table: "iris_telemetry",
+    operation: "select",
+    sqlite: "SELECT json_array(COUNT(*)) FROM iris_telemetry WHERE project_id = $1",
+    postgres: "SELECT json_build_array(COUNT(*))::text FROM iris_telemetry WHERE project_id = $1",
+};
 
-const TELEMETRY: &str = "SELECT COUNT(*) FROM iris_telemetry WHERE project_id = ?1";
+type Runs = (i64, i64, i64, f64, f64, f64, f64, f64, Value);
+type Reflexions = (i64, f64, f64, i64, Value, Value);
+type Consensus = (i64, f64, f64, f64, Value);
 
-type Runs = (i64, i64, i64, f64, f64, f64, f64, f64, String);
-type Reflexions = (i64, f64, f64, i64, String, String);
-type Consensus = (i64, f64, f64, f64, String);
-
-/// The body for one project, the first one where none is named; `None` where there is no such one.
 pub async fn compute(
     database: &Database,
-    wanted: Option<&str>,
-    now: Timestamp,
-) -> Result<Option<Value>, DatabaseError> {
-    let found = database
-        .rows::<(String,)>("expert_signatures", PROJECT, &[wanted.unwrap_or("")])
-        .await?;
-    let Some((project,)) = found.into_iter().next() else {
-        return Ok(None);
-    };
-    let parameters = [project.as_str()];
+    principal: &Principal,
+) -> Result<Computed, DatabaseError> {
+    let project = || vec![Param::Text(principal.project_id.clone())];
     let (runs, reflexions, consensus, telemetry) = tokio::try_join!(
-        database.rows::<Runs>("model_run_log", RUNS, &parameters),
-        database.rows::<Reflexions>("reflexion_bank", REFLEXIONS, &parameters),
-        database.rows::<Consensus>("consensus_lineage", CONSENSUS, &parameters),
-        database.rows::<(i64,)>("iris_telemetry", TELEMETRY, &parameters),
+        database.one::<Runs>(&RUNS, project()),
+        database.one::<Reflexions>(&REFLEXIONS, project()),
+        database.one::<Consensus>(&CONSENSUS, project()),
+        database.one::<(i64,)>(&TELEMETRY, project()),
     )?;
-    // An aggregate without GROUP BY always has one row.
-    let (Some(runs), Some(reflexions), Some(consensus), Some((events,))) = (
-        runs.first(),
-        reflexions.first(),
-        consensus.first(),
-        telemetry.first(),
-    ) else {
-        return Ok(None);
-    };
     let (
         run_count,
         tokens_in,
@@ -89,16 +109,13 @@ pub async fn compute(
     let (reflexion_count, reflexion_success, impact, reuses, by_type, recent_reflexions) =
         reflexions;
     let (decisions, decision_confidence, disagreement, experts, recent_decisions) = consensus;
-    let by_type = match parsed(by_type) {
-        Value::Object(counts) => counts,
-        _ => Map::new(),
-    };
-    Ok(Some(json!({
+    let (events,) = telemetry;
+    let body = json!({
         "success": true,
         "data": {
-            "projectId": project,
-            "projectName": project_name(&project),
-            "timestamp": rfc3339(now),
+            "projectId": principal.project_id,
+            "projectName": principal.project_name,
+            "timestamp": null,
             "overview": {
                 "totalModelRuns": run_count,
                 "totalReflexions": reflexion_count,
@@ -108,44 +125,37 @@ pub async fn compute(
             "tokens": {
                 "totalTokensIn": tokens_in,
                 "totalTokensOut": tokens_out,
-                "totalCostUsd": rounded(*cost),
-                "avgTokensPerRun": rounded(*tokens_per_run),
+                "totalCostUsd": rounded(cost),
+                "avgTokensPerRun": rounded(tokens_per_run),
             },
             "performance": {
-                "avgConfidence": rounded(*confidence),
-                "avgLatencyMs": rounded(*latency),
-                "successRate": rounded(*success),
+                "avgConfidence": rounded(confidence),
+                "avgLatencyMs": rounded(latency),
+                "successRate": rounded(success),
             },
             "reflexion": {
                 "totalReflexions": reflexion_count,
-                "successRate": rounded(*reflexion_success),
-                "avgImpactScore": rounded(*impact),
+                "successRate": rounded(reflexion_success),
+                "avgImpactScore": rounded(impact),
                 "totalReuses": reuses,
                 "byType": by_type,
             },
             "consensus": {
                 "totalDecisions": decisions,
-                "avgConfidence": rounded(*decision_confidence),
-                "avgDisagreement": rounded(*disagreement),
-                "avgExpertsPerDecision": rounded(*experts),
+                "avgConfidence": rounded(decision_confidence),
+                "avgDisagreement": rounded(disagreement),
+                "avgExpertsPerDecision": rounded(experts),
             },
             "recent": {
-                "modelRuns": parsed(recent_runs),
-                "reflexions": parsed(recent_reflexions),
-                "consensusDecisions": parsed(recent_decisions),
+                "modelRuns": recent_runs,
+                "reflexions": recent_reflexions,
+                "consensusDecisions": recent_decisions,
             },
         },
-    })))
-}
-
-/// `nfl-predictor` → `Nfl Predictor`: names belong to keys, which this origin does not have yet.
-fn project_name(project: &str) -> String {
-    let words = project.split('-').map(|word| {
-        let mut letters = word.chars();
-        let first = letters
-            .next()
-            .map(|letter| letter.to_uppercase().to_string());
-        first.unwrap_or_default() + letters.as_str()
     });
-    words.collect::<Vec<_>>().join(" ")
+    Ok(Computed {
+        body,
+        timestamps: &["/data/timestamp"],
+        group: "analytics",
+    })
 }

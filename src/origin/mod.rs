@@ -1,209 +1,262 @@
 //! The built-in origin: the Iris endpoints, computed by the database.
 //!
-//! It stands behind the cache exactly where an upstream would, and knows nothing of the cache.
+//! It stands behind the cache exactly where an upstream would, and knows nothing of the cache but
+//! what its responses say: lifetimes, entity tags, groups.
 
 mod analytics;
+mod answer;
+mod lists;
 mod overview;
+mod parameters;
 mod seed;
+pub use seed::if_empty as seed_demo;
+mod usage;
+mod writes;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full};
-use serde_json::{Value, json};
-use tracing::error;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use tracing::{error, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::database::keys::{Principal, is_well_formed};
 use crate::database::{Database, DatabaseError};
-use crate::error::{Failure, FailureKind, rfc3339};
-use crate::upstream::{Answer, Origin, OriginBody};
+use crate::error::{Failure, FailureKind};
+use crate::metrics::Metrics;
+use crate::upstream::{Answer, Origin, OriginBody, empty};
+
+use answer::{Computed, Refusal};
+use parameters::Parameters;
+use usage::Usage;
+
+/// Between two writes of usage counts.
+const USAGE_EVERY: Duration = Duration::from_secs(5);
 
 /// Answers the Iris endpoints from a database.
 pub struct BuiltIn {
     database: Database,
+    metrics: Arc<Metrics>,
     clock: Clock,
+    usage: Usage,
+}
+
+/// What a path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Endpoint<'a> {
+    Overview,
+    Analytics,
+    Patterns,
+    Events,
+    Reflexion,
+    Telemetry,
+    Project(&'a str),
+    Metrics,
+}
+
+const READ: &[Method] = &[Method::GET, Method::HEAD];
+const READ_AND_WRITE: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
+const WRITE: &[Method] = &[Method::POST];
+
+impl<'a> Endpoint<'a> {
+    fn of(path: &'a str) -> Option<Self> {
+        if path == "/api/metrics" {
+            return Some(Self::Metrics);
+        }
+        let name = path.strip_prefix("/api/iris/")?;
+        Some(match name {
+            "overview" => Self::Overview,
+            "analytics" => Self::Analytics,
+            "patterns" => Self::Patterns,
+            "events" => Self::Events,
+            "reflexion" => Self::Reflexion,
+            "telemetry" => Self::Telemetry,
+            project if !project.is_empty() && !project.contains('/') => Self::Project(project),
+            _ => return None,
+        })
+    }
+
+    fn methods(self) -> &'static [Method] {
+        match self {
+            Self::Events | Self::Reflexion => READ_AND_WRITE,
+            Self::Telemetry => WRITE,
+            _ => READ,
+        }
+    }
 }
 
 impl BuiltIn {
-    /// Fills an empty database with demo data first.
-    pub async fn new(database: Database, clock: Clock) -> Result<Arc<Self>, DatabaseError> {
-        seed::if_empty(&database).await?;
-        Ok(Arc::new(Self { database, clock }))
+    /// Fills an empty embedded database with demo data first; the demo key, where that was done: it
+    /// is not seen again.
+    pub async fn new(
+        database: Database,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Result<(Arc<Self>, Option<String>), DatabaseError> {
+        let key = if database.is_embedded() {
+            seed::if_empty(&database, clock.now()).await?
+        } else {
+            None
+        };
+        let origin = Arc::new(Self {
+            database,
+            metrics,
+            clock,
+            usage: Usage::default(),
+        });
+        Ok((origin, key))
     }
 
-    async fn respond(&self, method: &Method, uri: &Uri) -> Result<Response<OriginBody>, Failure> {
-        let path = uri.path();
-        if !matches!(path, "/api/iris/overview" | "/api/iris/analytics") {
-            let body = json!({"error": {
-                "message": format!("there is no {path} here: try /api/iris/overview or /api/iris/analytics"),
-                "code": "NOT_FOUND",
-                "statusCode": 404,
-                "timestamp": rfc3339(self.clock.now()),
-                "path": path,
-            }});
-            return Ok(response(StatusCode::NOT_FOUND, &body));
-        }
-        if *method != Method::GET && *method != Method::HEAD {
-            let mut response = response(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &json!({"error": "Method not allowed"}),
-            );
-            response
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return Ok(response);
-        }
-        let now = self.clock.now();
-        let body = match path {
-            "/api/iris/overview" => overview::compute(&self.database, now).await,
-            _ => {
-                analytics::compute(
-                    &self.database,
-                    query_value(uri, "projectId").as_deref(),
-                    now,
-                )
-                .await
-            }
-        };
-        match body {
-            Ok(Some(body)) => Ok(response(StatusCode::OK, &body)),
-            Ok(None) => {
-                let body = json!({"error": {
-                    "message": "there is no such project",
-                    "code": "NOT_FOUND",
-                    "statusCode": 404,
-                    "timestamp": rfc3339(now),
-                    "path": path,
-                }});
-                Ok(response(StatusCode::NOT_FOUND, &body))
-            }
-            Err(cause) => {
-                let source = std::error::Error::source(&cause).map(ToString::to_string);
-                error!(error = %cause, source, path, "the built-in origin could not answer");
-                Err(Failure::new(FailureKind::OriginFailed, cause))
-            }
+    /// Writes usage counts by and by, for ever.
+    pub async fn count_uses(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(USAGE_EVERY).await;
+            self.flush_uses().await;
         }
     }
+
+    /// Writes the uses so far.
+    pub async fn flush_uses(&self) {
+        let taken = self.usage.take();
+        if taken.is_empty() {
+            return;
+        }
+        let written = self
+            .database
+            .add_uses(taken.clone(), self.clock.now())
+            .await;
+        if let Err(error) = written {
+            warn!(%error, keys = taken.len(), "usage counts were not written: they are kept for the next time");
+            self.usage.put_back(taken);
+        }
+    }
+
+    async fn respond(&self, request: Request<OriginBody>) -> Result<Response<OriginBody>, Failure> {
+        let (parts, body) = request.into_parts();
+        let (path, now) = (parts.uri.path(), self.clock.now());
+        let Some(endpoint) = Endpoint::of(path) else {
+            return Ok(answer::refused(&Refusal::NotFound, path, now));
+        };
+        if parts.method == Method::OPTIONS {
+            return Ok(answer::options());
+        }
+        if !endpoint.methods().contains(&parts.method) {
+            let refusal = Refusal::Method(endpoint.methods());
+            return Ok(answer::refused(&refusal, path, now));
+        }
+        if endpoint == Endpoint::Metrics {
+            return Ok(answer::counters(&self.metrics.summary()));
+        }
+        let principal = match self.authenticate(&parts.headers).await {
+            Ok(Ok(principal)) => principal,
+            Ok(Err(refusal)) => return Ok(answer::refused(&refusal, path, now)),
+            Err(error) => return Err(failure(&error, path)),
+        };
+        self.usage.note(&principal.key_id);
+        let answered = if parts.method == Method::POST {
+            let body = match writes::read(&parts.headers, body).await? {
+                Ok(body) => body,
+                Err(refusal) => return Ok(answer::refused(&refusal, path, now)),
+            };
+            let (database, principal) = (&self.database, &principal);
+            match endpoint {
+                Endpoint::Telemetry => writes::telemetry(database, principal, &body, now).await,
+                Endpoint::Events => writes::event(database, principal, &body, now).await,
+                _ => writes::reflexion(database, principal, &body, now).await,
+            }
+        } else {
+            let parameters = Parameters::of(&parts.uri);
+            let computed = self.compute(endpoint, &principal, parameters, now).await;
+            computed.map(|computed| {
+                computed.map(|computed| answer::computed(&parts.headers, computed, now))
+            })
+        };
+        match answered {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(refusal)) => Ok(answer::refused(&refusal, path, now)),
+            Err(error) => Err(failure(&error, path)),
+        }
+    }
+
+    async fn compute(
+        &self,
+        endpoint: Endpoint<'_>,
+        principal: &Principal,
+        parameters: Parameters,
+        now: Timestamp,
+    ) -> Result<Result<Computed, Refusal>, DatabaseError> {
+        let database = &self.database;
+        match endpoint {
+            Endpoint::Overview => overview::compute(database, now).await.map(Ok),
+            Endpoint::Analytics => analytics::compute(database, principal).await.map(Ok),
+            Endpoint::Patterns => lists::patterns(database, principal, parameters).await,
+            Endpoint::Events => lists::events(database, principal, parameters).await,
+            Endpoint::Reflexion => lists::reflexions(database, principal, parameters).await,
+            Endpoint::Project(project) => {
+                lists::project(database, principal, project, parameters).await
+            }
+            Endpoint::Telemetry | Endpoint::Metrics => Ok(Err(Refusal::NotFound)),
+        }
+    }
+
+    /// Whose key a request carries: `Bearer` with that capital, or the bare key.
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Result<Principal, Refusal>, DatabaseError> {
+        let mut given = headers
+            .get_all(AUTHORIZATION)
+            .iter()
+            .map(HeaderValue::to_str);
+        let key = match (given.next(), given.next()) {
+            (None, _) => return Ok(Err(Refusal::Key("Missing API key"))),
+            (Some(Ok(value)), None) => value.strip_prefix("Bearer ").unwrap_or(value).trim(),
+            _ => return Ok(Err(Refusal::Key("Invalid API key format"))),
+        };
+        if !is_well_formed(key) {
+            return Ok(Err(Refusal::Key("Invalid API key format")));
+        }
+        let found = self.database.find_key(key).await?;
+        Ok(found.ok_or(Refusal::Key("Invalid or inactive API key")))
+    }
+}
+
+/// The database's fault, as the proxy tells it.
+fn failure(cause: &DatabaseError, path: &str) -> Failure {
+    let source = std::error::Error::source(cause).map(ToString::to_string);
+    error!(error = %cause, source, path, "the built-in origin could not answer");
+    let kind = match cause {
+        DatabaseError::TimedOut { .. } => FailureKind::DatabaseTimeout,
+        _ => FailureKind::OriginFailed,
+    };
+    Failure::new(kind, cause)
 }
 
 impl Origin for BuiltIn {
     fn answer(&self, request: Request<OriginBody>) -> Answer<'_> {
-        Box::pin(async move { self.respond(request.method(), request.uri()).await })
+        let is_head = request.method() == Method::HEAD;
+        Box::pin(async move {
+            let response = self.respond(request).await?;
+            Ok(if is_head {
+                response.map(|_| empty())
+            } else {
+                response
+            })
+        })
     }
-}
 
-fn response(status: StatusCode, body: &Value) -> Response<OriginBody> {
-    let body = Full::new(Bytes::from(body.to_string()));
-    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(length) = http_body::Body::size_hint(response.body()).exact() {
-        response
-            .headers_mut()
-            .insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+    fn finish(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.flush_uses())
     }
-    response
-}
 
-fn query_value(uri: &Uri, name: &str) -> Option<String> {
-    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs
-        .into_iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value.into_owned())
+    fn database_connections(&self) -> (u64, u64) {
+        self.database.connections()
+    }
 }
 
 /// Rounds a computed average as the API shows it.
 fn rounded(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
-}
-
-/// JSON that the database built.
-fn parsed(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or(Value::Null)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Timestamp;
-    use crate::metrics::Metrics;
-    use crate::upstream::empty;
-
-    async fn ask(target: &str) -> (StatusCode, Value) {
-        let metrics = Arc::new(Metrics::new(std::iter::empty()));
-        let database = Database::open("sqlite::memory:", metrics).await.unwrap();
-        let clock = Clock::manual(Timestamp::from(std::time::SystemTime::now()));
-        let origin = BuiltIn::new(database, clock).await.unwrap();
-        let request = Request::builder().uri(target).body(empty()).unwrap();
-        let response = origin.answer(request).await.unwrap();
-        let status = response.status();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&body).unwrap())
-    }
-
-    #[tokio::test]
-    async fn the_overview_counts_all_projects() {
-        let (status, body) = ask("/api/iris/overview").await;
-        assert_eq!(status, 200);
-        let metrics = &body["metrics"];
-        assert_eq!(metrics["total_projects"], 8);
-        assert_eq!(metrics["active_experts"], 60);
-        let parts = ["healthy_projects", "warning_projects", "critical_projects"];
-        let sum: u64 = parts
-            .iter()
-            .map(|part| metrics[part].as_u64().unwrap())
-            .sum();
-        assert_eq!(sum, 8);
-        let projects = body["projects"].as_array().unwrap();
-        assert_eq!(projects.len(), 8);
-        let keys: Vec<_> = projects[0]
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
-        for key in [
-            "project",
-            "overallHealth",
-            "latestHealthScore",
-            "lastReportDate",
-            "totalRuns",
-            "avgSuccessRate",
-            "activeExperts",
-            "totalReflexions",
-        ] {
-            assert!(keys.contains(&key), "{key}");
-        }
-        assert_eq!(body["events"].as_array().unwrap().len(), 50);
-        assert_eq!(body["anomalies"], json!([]));
-        let experts: u64 = projects
-            .iter()
-            .map(|project| project["activeExperts"].as_u64().unwrap())
-            .sum();
-        assert_eq!(experts, 60);
-    }
-
-    #[tokio::test]
-    async fn analytics_counts_past_a_hundred_rows() {
-        let (status, body) = ask("/api/iris/analytics?projectId=nfl-predictor").await;
-        assert_eq!(status, 200);
-        let data = &body["data"];
-        assert_eq!(data["projectId"], "nfl-predictor");
-        assert_eq!(data["overview"]["totalModelRuns"], 2500);
-        assert_eq!(data["recent"]["modelRuns"].as_array().unwrap().len(), 10);
-        assert!(data["tokens"]["totalTokensIn"].as_u64().unwrap() > 100_000);
-        let by_type = data["reflexion"]["byType"].as_object().unwrap();
-        let total: u64 = by_type.values().map(|count| count.as_u64().unwrap()).sum();
-        assert_eq!(Some(total), data["reflexion"]["totalReflexions"].as_u64());
-    }
-
-    #[tokio::test]
-    async fn what_is_not_there_is_404() {
-        assert_eq!(ask("/api/iris/analytics?projectId=nobody").await.0, 404);
-        assert_eq!(ask("/nowhere").await.0, 404);
-    }
 }

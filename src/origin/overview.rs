@@ -5,31 +5,62 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
-use crate::database::{Database, DatabaseError};
-use crate::error::rfc3339;
+use crate::database::{Database, DatabaseError, Param, Statement, stored_time};
 
-use super::{parsed, rounded};
+use super::answer::Computed;
+use super::rounded;
 
-/// Health is the mean, over a project's active experts, of the first of these that each has.
-const EXPERTS: &str = "
-    SELECT project, COUNT(*), AVG(COALESCE(
-        json_extract(performance_metrics, '$.accuracy'),
-        json_extract(performance_metrics, '$.clinical_accuracy'),
-        json_extract(performance_metrics, '$.win_rate'),
-        json_extract(performance_metrics, '$.roi')))
-    FROM expert_signatures WHERE active GROUP BY project";
+const EXPERTS: Statement = Statement {
+    table: "expert_signatures",
+    operation: "select",
+    // Health is the mean, over a project's active experts, of the first of these that each has.
+    sqlite: "SELECT json_array(project, COUNT(*), AVG(COALESCE(
+            json_extract(performance_metrics, '$.accuracy'),
+            json_extract(performance_metrics, '$.clinical_accuracy'),
+            json_extract(performance_metrics, '$.win_rate'),
+            json_extract(performance_metrics, '$.roi'))))
+        FROM expert_signatures WHERE active GROUP BY project",
+    postgres: "SELECT json_build_array(project, COUNT(*), AVG(COALESCE(
+            (performance_metrics->>'accuracy')::float8,
+            (performance_metrics->>'clinical_accuracy')::float8,
+            (performance_metrics->>'win_rate')::float8,
+            (performance_metrics->>'roi')::float8)))::text
+        FROM expert_signatures WHERE active GROUP BY project",
+};
 
-/// The bare `health_score` comes from the row of the maximum: SQLite's own rule.
-const REPORTS: &str = "
-    SELECT project, COUNT(*), SUM(created_at >= ?1), health_score, MAX(created_at)
-    FROM iris_reports GROUP BY project";
+const REPORTS: Statement = Statement {
+    table: "iris_reports",
+    operation: "select",
+    // Of rows of one moment the last id counts, so that the same data gives the same answer.
+    sqlite: "SELECT json_array(project, COUNT(*), SUM(created_at >= $1),
+            (SELECT latest.health_score FROM iris_reports latest WHERE latest.project = reports.project
+                ORDER BY created_at DESC, id DESC LIMIT 1), MAX(created_at))
+        FROM iris_reports reports GROUP BY project",
+    postgres: r#"SELECT json_build_array(project, COUNT(*), COUNT(*) FILTER (WHERE created_at >= $1::timestamptz),
+            (array_agg(health_score ORDER BY created_at DESC, id DESC))[1],
+            to_char(MAX(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text
+        FROM iris_reports GROUP BY project"#,
+};
 
-const REFLEXIONS: &str = "SELECT project, COUNT(*) FROM reflexion_bank GROUP BY project";
+const REFLEXIONS: Statement = Statement {
+    table: "reflexion_bank",
+    operation: "select",
+    sqlite: "SELECT json_array(project, COUNT(*)) FROM reflexion_bank GROUP BY project",
+    postgres: "SELECT json_build_array(project, COUNT(*))::text FROM reflexion_bank GROUP BY project",
+};
 
-const EVENTS: &str = "
-    SELECT json_object('id', id, 'timestamp', created_at, 'project', project_id, 'event_type', event_type,
-        'severity', COALESCE(severity, 'info'), 'message', COALESCE(message, ''), 'details', json(metadata))
-    FROM iris_telemetry ORDER BY created_at DESC, id LIMIT 50";
+const EVENTS: Statement = Statement {
+    table: "iris_telemetry",
+    operation: "select",
+    sqlite: "SELECT json_object('id', id, 'timestamp', created_at, 'project', project_id, 'event_type', event_type,
+            'severity', COALESCE(severity, 'info'), 'message', COALESCE(message, ''), 'details', json(metadata))
+        FROM iris_telemetry ORDER BY created_at DESC, id LIMIT 50",
+    postgres: r#"SELECT json_build_object('id', id,
+            'timestamp', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+            'project', project_id, 'event_type', event_type, 'severity', COALESCE(severity, 'info'),
+            'message', COALESCE(message, ''), 'details', COALESCE(metadata, '{}'))::text
+        FROM iris_telemetry ORDER BY created_at DESC, id LIMIT 50"#,
+};
 
 #[derive(Default)]
 struct Project {
@@ -41,17 +72,13 @@ struct Project {
     reflexions: i64,
 }
 
-pub async fn compute(database: &Database, now: Timestamp) -> Result<Option<Value>, DatabaseError> {
-    let today = rfc3339(now)
-        .get(..10)
-        .map(|day| format!("{day}T00:00:00Z"))
-        .unwrap_or_default();
-    let today = [today.as_str()];
+pub async fn compute(database: &Database, now: Timestamp) -> Result<Computed, DatabaseError> {
+    let today = format!("{}T00:00:00.000Z", &stored_time(now)[..10]);
     let (experts, reports, reflexions, events) = tokio::try_join!(
-        database.rows::<(String, i64, Option<f64>)>("expert_signatures", EXPERTS, &[]),
-        database.rows::<(String, i64, i64, i64, String)>("iris_reports", REPORTS, &today),
-        database.rows::<(String, i64)>("reflexion_bank", REFLEXIONS, &[]),
-        database.rows::<(String,)>("iris_telemetry", EVENTS, &[]),
+        database.rows::<(String, i64, Option<f64>)>(&EXPERTS, vec![]),
+        database.rows::<(String, i64, i64, i64, String)>(&REPORTS, vec![Param::Text(today)]),
+        database.rows::<(String, i64)>(&REFLEXIONS, vec![]),
+        database.rows::<Value>(&EVENTS, vec![]),
     )?;
     let mut projects: BTreeMap<String, Project> = BTreeMap::new();
     for (name, count, score) in experts {
@@ -65,13 +92,17 @@ pub async fn compute(database: &Database, now: Timestamp) -> Result<Option<Value
     for (name, count) in reflexions {
         projects.entry(name).or_default().reflexions = count;
     }
-    let events: Vec<Value> = events.iter().map(|(event,)| parsed(event)).collect();
-    Ok(Some(json!({
+    let body = json!({
         "metrics": metrics(&projects),
         "projects": projects.iter().map(|(name, project)| shown(name, project)).collect::<Vec<_>>(),
         "events": events,
         "anomalies": [],
-    })))
+    });
+    Ok(Computed {
+        body,
+        timestamps: &[],
+        group: "overview",
+    })
 }
 
 fn metrics(projects: &BTreeMap<String, Project>) -> Value {

@@ -2,9 +2,18 @@
 //!
 //! The database makes the rows itself; `n * prime % m` gives cheap numbers that look unrelated.
 
-use crate::database::{Database, DatabaseError};
+use crate::clock::Timestamp;
+use crate::database::{Database, DatabaseError, Statement};
 
-const COUNT: &str = "SELECT COUNT(*) FROM (SELECT 1 FROM expert_signatures LIMIT 1)";
+const COUNT: Statement = Statement {
+    table: "expert_signatures",
+    operation: "select",
+    sqlite: "SELECT json_array(COUNT(*)) FROM (SELECT 1 FROM expert_signatures LIMIT 1)",
+    postgres: "SELECT json_build_array(COUNT(*))::text FROM (SELECT 1 FROM expert_signatures LIMIT 1) one",
+};
+
+/// The project of the demo key.
+const PROJECT: (&str, &str) = ("nfl-predictor", "NFL Predictor");
 
 const PROJECTS: &str = "
     CREATE TEMP TABLE demo_project (number INTEGER PRIMARY KEY, name TEXT NOT NULL, quality REAL NOT NULL)";
@@ -75,15 +84,25 @@ const CONSENSUS: &str = "
         strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 35))
     FROM row JOIN demo_project ON number = n % 8";
 
+const PATTERNS: &str = "
+    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 479)
+    INSERT INTO discovered_patterns
+    SELECT printf('%08x-0006-4000-8000-%012x', n, n * 7919), name, printf('pattern-%03d', n),
+        CASE n * 13 % 3 WHEN 0 THEN 'drift' WHEN 1 THEN 'seasonal' ELSE 'regression' END, 1 + n * 31 % 40,
+        round(0.5 + n * 37 % 50 / 100.0, 2), json_object('window', n % 7),
+        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 90))
+    FROM row JOIN demo_project ON number = n % 8";
+
 const DONE: &str = "DROP TABLE demo_project";
 
-/// Fills a database that holds no expert; one that does is left as it is.
-pub async fn if_empty(database: &Database) -> Result<(), DatabaseError> {
-    let experts = database
-        .rows::<(i64,)>("expert_signatures", COUNT, &[])
-        .await?;
-    if experts.first().is_some_and(|(count,)| *count > 0) {
-        return Ok(());
+/// Fills a database that holds no expert, and makes a key for it; one that does is left as it is.
+pub async fn if_empty(
+    database: &Database,
+    now: Timestamp,
+) -> Result<Option<String>, DatabaseError> {
+    let (experts,) = database.one::<(i64,)>(&COUNT, vec![]).await?;
+    if experts > 0 {
+        return Ok(None);
     }
     let statements = [
         PROJECTS,
@@ -94,7 +113,13 @@ pub async fn if_empty(database: &Database) -> Result<(), DatabaseError> {
         TELEMETRY,
         RUNS,
         CONSENSUS,
+        PATTERNS,
         DONE,
     ];
-    database.run(&statements).await
+    database.script(&statements).await?;
+    let (project, name) = PROJECT;
+    let key = database
+        .create_key(project, name, Some("demo"), now)
+        .await?;
+    Ok(Some(key))
 }

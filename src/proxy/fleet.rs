@@ -127,6 +127,7 @@ impl Proxy {
 
     /// The end of the process: what the fleet does not know yet is told, if that does not take long.
     pub async fn finish(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, self.origin.finish()).await;
         if let Some(second) = &self.second {
             self.report_used_now().await;
             second.finish(self.memory.purges(), limit).await;

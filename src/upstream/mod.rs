@@ -34,6 +34,16 @@ pub type Answer<'a> =
 pub trait Origin: Send + Sync + 'static {
     fn answer(&self, request: Request<OriginBody>) -> Answer<'_>;
 
+    /// The end of the process: what is still to be written is.
+    fn finish(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// Connections to its database, and those of them that nobody uses.
+    fn database_connections(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
     /// Connections open now, and whether the breaker answers instead.
     fn readings(&self) -> (u64, bool) {
         (0, false)

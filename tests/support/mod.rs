@@ -7,7 +7,9 @@
 pub mod client;
 pub mod cluster;
 pub mod fleet;
+pub mod golden;
 pub mod origin;
+pub mod postgres;
 pub mod process;
 pub mod ranged;
 pub mod redis;

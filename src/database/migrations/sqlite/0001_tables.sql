@@ -3,7 +3,8 @@ CREATE TABLE IF NOT EXISTS expert_signatures (
     performance_metrics TEXT NOT NULL DEFAULT '{}', active INTEGER NOT NULL DEFAULT 1,
     created_at TEXT NOT NULL, updated_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS iris_reports (
-    id TEXT PRIMARY KEY, project TEXT NOT NULL, report_type TEXT NOT NULL, health_score INTEGER NOT NULL,
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, report_type TEXT NOT NULL,
+    health_score INTEGER NOT NULL CHECK (health_score BETWEEN 0 AND 100),
     overall_health TEXT NOT NULL, report_data TEXT NOT NULL DEFAULT '{}', created_at TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS reflexion_bank (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, expert_id TEXT, reflexion_type TEXT NOT NULL,
@@ -19,12 +20,12 @@ CREATE TABLE IF NOT EXISTS model_run_log (
 CREATE TABLE IF NOT EXISTS consensus_lineage (
     id TEXT PRIMARY KEY, project TEXT NOT NULL, contributing_experts TEXT NOT NULL DEFAULT '[]',
     confidence REAL, final_decision TEXT NOT NULL DEFAULT '{}', disagreement_score REAL, created_at TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS expert_signatures_project ON expert_signatures (project);
-CREATE INDEX IF NOT EXISTS expert_signatures_active ON expert_signatures (active) WHERE active;
-CREATE INDEX IF NOT EXISTS model_run_log_project ON model_run_log (project, timestamp DESC);
-CREATE INDEX IF NOT EXISTS reflexion_bank_project ON reflexion_bank (project, created_at DESC);
-CREATE INDEX IF NOT EXISTS consensus_lineage_project ON consensus_lineage (project, created_at DESC);
-CREATE INDEX IF NOT EXISTS iris_telemetry_project ON iris_telemetry (project_id, created_at DESC);
-CREATE INDEX IF NOT EXISTS iris_telemetry_created ON iris_telemetry (created_at DESC);
-CREATE INDEX IF NOT EXISTS iris_reports_created ON iris_reports (created_at DESC);
-CREATE INDEX IF NOT EXISTS iris_reports_project ON iris_reports (project, created_at DESC);
+CREATE TABLE IF NOT EXISTS discovered_patterns (
+    id TEXT PRIMARY KEY, project_id TEXT NOT NULL, name TEXT NOT NULL, category TEXT NOT NULL,
+    frequency INTEGER NOT NULL DEFAULT 1, confidence REAL, metadata TEXT NOT NULL DEFAULT '{}',
+    discovered_at TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS iris_api_keys (
+    id TEXT PRIMARY KEY, project_id TEXT NOT NULL, project_name TEXT NOT NULL,
+    api_key_hash TEXT NOT NULL UNIQUE, api_key_prefix TEXT NOT NULL, label TEXT,
+    usage_count INTEGER NOT NULL DEFAULT 0, last_used_at TEXT, is_active INTEGER NOT NULL DEFAULT 1,
+    created_at TEXT NOT NULL, revoked_at TEXT);

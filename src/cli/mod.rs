@@ -1,5 +1,7 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
+mod origin;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, Mistake, Route, units};
 use crate::policy::key::QueryRule;
 use crate::policy::{Cookies, Share};
-use crate::process::Sidecar;
+use crate::process::{Sidecar, settings};
 use crate::server::cores;
 
 /// A reverse caching proxy that runs beside an HTTP API and makes it fast without touching it.
@@ -37,11 +39,25 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT
     Serve(ServeArguments),
+    /// The built-in origin's database: tables, demo data, API keys
+    Origin(OriginArguments),
     /// Check a configuration and print its routes as they take effect
     Check {
         /// The configuration to check
         file: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct OriginArguments {
+    /// The configuration whose [origin] is meant
+    #[arg(long, short, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The database, in the place of the configured one
+    #[arg(long, value_name = "URL", global = true)]
+    database: Option<String>,
+    #[command(subcommand)]
+    task: origin::Task,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +94,7 @@ pub fn main() -> ExitCode {
         None => serve(&arguments.serve),
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Check { file }) => check(&file),
+        Some(Command::Origin(arguments)) => origin(arguments),
     };
     match ending {
         Ending::Done => ExitCode::SUCCESS,
@@ -127,6 +144,29 @@ fn serve(arguments: &ServeArguments) -> Ending {
     }
 }
 
+fn origin(arguments: OriginArguments) -> Ending {
+    start_logging(LogFormat::Human);
+    let config = match &arguments.config {
+        Some(file) => load(file),
+        None => Config::built_in(&environment).map_err(Ending::Refused),
+    };
+    let mut settings = match config {
+        Ok(config) => settings(&config.origin),
+        Err(ending) => return ending,
+    };
+    if let Some(url) = arguments.database {
+        settings.url = url;
+    }
+    if settings.url == "sqlite::memory:" {
+        let message = "a database in memory is gone with this command: name one by --database or --config, e.g. --database sqlite:iris.db";
+        return Ending::Unreadable(anyhow::anyhow!(message));
+    }
+    match origin::run(settings, arguments.task) {
+        Ok(()) => Ending::Done,
+        Err(error) => Ending::Failed(error),
+    }
+}
+
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
@@ -161,7 +201,14 @@ fn run(config: Config) -> anyhow::Result<()> {
         Some(upstream) => info!(%address, %admin, upstream, workers, routes, memory, "serving"),
         None => {
             info!(%address, %admin, upstream = "the built-in origin", workers, routes, memory, "serving");
-            info!("try it twice:  curl -i http://{address}/api/iris/overview");
+            match &sidecar.demo_key {
+                Some(key) => info!(
+                    "try it twice:  curl -i -H 'Authorization: Bearer {key}' http://{address}/api/iris/overview"
+                ),
+                None => info!(
+                    "try it:        curl -i -H 'Authorization: Bearer sk_live_…' http://{address}/api/iris/overview  (a key of: iris-sidecar origin create-key)"
+                ),
+            }
             info!("then:          curl http://{admin}/api/metrics");
         }
     }

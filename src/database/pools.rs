@@ -1,0 +1,250 @@
+//! The pools: one writer and several readers of SQLite, or Postgres with its replicas.
+
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, Sqlite, SqlitePool};
+use uuid::Uuid;
+
+use super::{DatabaseError, Param, Settings, Statement};
+
+static SQLITE: Migrator = sqlx::migrate!("src/database/migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("src/database/migrations/postgres");
+
+/// How long a connection is waited for: a database that is down must not hold requests up.
+const ACQUIRE: Duration = Duration::from_secs(2);
+
+/// Steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 10_000;
+
+#[derive(Debug)]
+pub enum Pools {
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres {
+        primary: PgPool,
+        replicas: Vec<PgPool>,
+        next: AtomicUsize,
+    },
+}
+
+impl Pools {
+    pub async fn open(settings: &Settings) -> Result<Self, DatabaseError> {
+        let url = &settings.url;
+        let failed = |url: &str| {
+            let url = shown(url);
+            move |source| DatabaseError::Open { url, source }
+        };
+        if url.starts_with("postgres") {
+            let pool = |url: &String| {
+                let timeout = settings.query_timeout.as_millis().to_string();
+                let options = PgConnectOptions::from_str(url).map_err(failed(url))?;
+                let options = options
+                    .application_name("iris-sidecar")
+                    .options([("statement_timeout", timeout)]);
+                Ok(PgPoolOptions::new()
+                    .max_connections(settings.connections)
+                    .acquire_timeout(ACQUIRE)
+                    .connect_lazy_with(options))
+            };
+            return Ok(Self::Postgres {
+                primary: pool(url)?,
+                replicas: settings
+                    .replicas
+                    .iter()
+                    .map(pool)
+                    .collect::<Result<_, _>>()?,
+                next: AtomicUsize::new(0),
+            });
+        }
+        let in_memory = url == "sqlite::memory:";
+        // A memory database that several connections share needs a name.
+        let name = format!(
+            "sqlite:file:iris-{}?mode=memory&cache=shared",
+            Uuid::new_v4().simple()
+        );
+        let options = SqliteConnectOptions::from_str(if in_memory { &name } else { url })
+            .map_err(failed(url))?
+            .create_if_missing(true)
+            .busy_timeout(Duration::from_secs(5));
+        let options = if in_memory {
+            options
+        } else {
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                // What was acknowledged outlives the machine.
+                .synchronous(SqliteSynchronous::Full)
+        };
+        let pool = |most: u32| {
+            SqlitePoolOptions::new()
+                .max_connections(most)
+                // A memory database lives as long as one connection does.
+                .min_connections(1)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .acquire_timeout(ACQUIRE)
+        };
+        let writer = pool(1).connect_with(options.clone()).await;
+        let writer = writer.map_err(failed(url))?;
+        let readers = pool(settings.connections).connect_with(options).await;
+        let readers = readers.map_err(failed(url))?;
+        Ok(Self::Sqlite { writer, readers })
+    }
+
+    pub fn is_embedded(&self) -> bool {
+        matches!(self, Self::Sqlite { .. })
+    }
+
+    pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        let done = match self {
+            Self::Sqlite { writer, .. } => SQLITE.run(writer).await,
+            Self::Postgres { primary, .. } => POSTGRES.run(primary).await,
+        };
+        done.map_err(|source| DatabaseError::Migrate { source })
+    }
+
+    pub fn connections(&self) -> (u64, u64) {
+        let sum = |sizes: &[(u32, usize)]| {
+            let all: u64 = sizes.iter().map(|(size, _)| u64::from(*size)).sum();
+            (all, sizes.iter().map(|(_, idle)| *idle as u64).sum())
+        };
+        match self {
+            Self::Sqlite { writer, readers } => sum(&[
+                (writer.size(), writer.num_idle()),
+                (readers.size(), readers.num_idle()),
+            ]),
+            Self::Postgres {
+                primary, replicas, ..
+            } => {
+                let pools = std::iter::once(primary).chain(replicas);
+                let sizes: Vec<_> = pools.map(|pool| (pool.size(), pool.num_idle())).collect();
+                sum(&sizes)
+            }
+        }
+    }
+
+    /// The rows of a query, each one text.
+    pub async fn rows(
+        &self,
+        statement: &Statement,
+        parameters: Vec<Param>,
+        limit: Duration,
+    ) -> Result<Vec<String>, Error> {
+        match self {
+            Self::Sqlite { readers, .. } => {
+                let mut connection = readers.acquire().await?;
+                let until = Instant::now() + limit;
+                let mut handle = connection.lock_handle().await?;
+                handle.set_progress_handler(STEPS, move || Instant::now() < until);
+                drop(handle);
+                let query = bind_sqlite(sqlx::query(AssertSqlSafe(statement.sqlite)), parameters);
+                let rows = query.fetch_all(&mut *connection).await;
+                connection.lock_handle().await?.remove_progress_handler();
+                rows?.iter().map(|row| row.try_get(0)).collect()
+            }
+            Self::Postgres {
+                primary,
+                replicas,
+                next,
+            } => {
+                // The replica whose turn it is, or the primary where there is none.
+                let turn = next.fetch_add(1, Ordering::Relaxed);
+                let reader = replicas
+                    .get(turn % replicas.len().max(1))
+                    .unwrap_or(primary);
+                let query =
+                    bind_postgres(sqlx::query(AssertSqlSafe(statement.postgres)), parameters);
+                let rows = query.fetch_all(reader).await?;
+                rows.iter().map(|row| row.try_get(0)).collect()
+            }
+        }
+    }
+
+    pub async fn write(&self, statement: &Statement, lists: Vec<Vec<Param>>) -> Result<u64, Error> {
+        let mut changed = 0;
+        match self {
+            Self::Sqlite { writer, .. } => {
+                let mut transaction = writer.begin().await?;
+                for parameters in lists {
+                    let query =
+                        bind_sqlite(sqlx::query(AssertSqlSafe(statement.sqlite)), parameters);
+                    changed += query.execute(&mut *transaction).await?.rows_affected();
+                }
+                transaction.commit().await?;
+            }
+            Self::Postgres { primary, .. } => {
+                let mut transaction = primary.begin().await?;
+                for parameters in lists {
+                    let query =
+                        bind_postgres(sqlx::query(AssertSqlSafe(statement.postgres)), parameters);
+                    changed += query.execute(&mut *transaction).await?.rows_affected();
+                }
+                transaction.commit().await?;
+            }
+        }
+        Ok(changed)
+    }
+
+    pub async fn script(&self, statements: &[&'static str]) -> Result<(), DatabaseError> {
+        let failed = |source| DatabaseError::of("demo", source);
+        let Self::Sqlite { writer, .. } = self else {
+            return Ok(());
+        };
+        let mut transaction = writer.begin().await.map_err(failed)?;
+        for statement in statements {
+            let query = sqlx::query(AssertSqlSafe(*statement));
+            query.execute(&mut *transaction).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
+    }
+}
+
+/// Without what nobody but the database should see.
+fn shown(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut url) if url.password().is_some() => {
+            let _ = url.set_password(Some("…"));
+            url.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+fn bind_sqlite<'q>(
+    query: Query<'q, Sqlite, sqlx::sqlite::SqliteArguments>,
+    parameters: Vec<Param>,
+) -> Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
+    parameters
+        .into_iter()
+        .fold(query, |query, param| match param {
+            Param::Text(text) => query.bind(text),
+            Param::Maybe(text) => query.bind(text),
+            Param::Int(number) => query.bind(number),
+            Param::MaybeFloat(number) => query.bind(number),
+            Param::MaybeInt(number) => query.bind(number),
+            Param::Bool(flag) => query.bind(flag),
+        })
+}
+
+fn bind_postgres<'q>(
+    query: Query<'q, Postgres, sqlx::postgres::PgArguments>,
+    parameters: Vec<Param>,
+) -> Query<'q, Postgres, sqlx::postgres::PgArguments> {
+    parameters
+        .into_iter()
+        .fold(query, |query, param| match param {
+            Param::Text(text) => query.bind(text),
+            Param::Maybe(text) => query.bind(text),
+            Param::Int(number) => query.bind(number),
+            Param::MaybeFloat(number) => query.bind(number),
+            Param::MaybeInt(number) => query.bind(number),
+            Param::Bool(flag) => query.bind(flag),
+        })
+}
