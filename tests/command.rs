@@ -210,13 +210,22 @@ async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache()
         database.display()
     );
     let config = file(folder.path(), &text);
-    let mut etag = String::new();
+    let (mut etag, mut key) = (String::new(), String::new());
     // The second process finds the data that the first one left.
     for start in 0..2 {
-        let running = Running::start(&config);
+        let mut running = Running::start(&config);
+        let hint = running.lines.next().expect("it says what to try");
+        if start == 0 {
+            // The demo key is said once.
+            let at = hint.find("sk_live_").expect("a key");
+            key = hint[at..].split('\'').next().unwrap().to_owned();
+        }
+        assert_eq!(hint.contains("Bearer sk_live_…"), start == 1, "{hint}");
+        let authorization = format!("Bearer {key}");
+        let with_key = [("authorization", authorization.as_str())];
         let mut client = Client::connect(running.address).await;
         for expected in ["MISS", "HIT"] {
-            let received = client.ask("GET", "/api/iris/overview", &[]).await;
+            let received = client.ask("GET", "/api/iris/overview", &with_key).await;
             assert_eq!((received.status, received.cache()), (200, expected));
             assert_eq!(received.json()["metrics"]["total_projects"], 8);
             if start == 0 {
@@ -224,25 +233,60 @@ async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache()
             }
         }
         let again = client
-            .ask("GET", "/api/iris/overview", &[("if-none-match", &etag)])
+            .ask(
+                "GET",
+                "/api/iris/overview",
+                &[with_key[0], ("if-none-match", &etag)],
+            )
             .await;
         assert_eq!(again.status, 304);
-        for key in ["one", "two"] {
-            let received = client
-                .ask("GET", "/api/iris/analytics", &[("authorization", key)])
-                .await;
-            assert_eq!((received.status, received.cache()), (200, "MISS"));
+        for expected in ["MISS", "HIT"] {
+            let received = client.ask("GET", "/api/iris/analytics", &with_key).await;
+            assert_eq!((received.status, received.cache()), (200, expected));
         }
+        let stranger = client.ask("GET", "/api/iris/analytics", &[]).await;
+        assert_eq!(stranger.status, 401);
         let metrics = Client::connect(running.admin)
             .await
             .ask("GET", "/metrics", &[])
             .await
             .text();
         assert!(
-            metrics.contains("db_queries_total{table=\"model_run_log\",operation=\"select\"} 2"),
+            metrics.contains("db_queries_total{table=\"model_run_log\",operation=\"select\"} 1"),
             "{metrics}"
         );
     }
+}
+
+#[test]
+fn keys_are_made_listed_and_revoked_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}/keys.db", folder.path().display());
+    let origin = |arguments: &[&str]| {
+        let all = [&["origin"][..], arguments, &["--database", &database]].concat();
+        run(&all)
+    };
+    assert_eq!(origin(&["migrate"]).0, Some(0));
+    assert_eq!(origin(&["migrate"]).0, Some(0));
+    let (status, key, error) = origin(&["create-key", "--project", "p", "--label", "ci"]);
+    assert_eq!(status, Some(0), "{error}");
+    let key = key.trim();
+    assert!(key.starts_with("sk_live_") && key.len() == 51, "{key}");
+    let (_, listed, _) = origin(&["list-keys"]);
+    assert!(
+        listed.contains("ci") && listed.contains("never") && !listed.contains(key),
+        "{listed}"
+    );
+    assert_eq!(origin(&["revoke-key", key]).0, Some(0));
+    let (status, _, error) = origin(&["revoke-key", key]);
+    assert_eq!(status, Some(1));
+    assert!(error.contains("list-keys"), "{error}");
+    let (_, seeded, _) = origin(&["seed"]);
+    assert!(seeded.starts_with("sk_live_"), "{seeded}");
+    // In memory there is nothing to work on.
+    let (status, _, error) = run(&["origin", "list-keys"]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("--database"), "{error}");
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
         None => serve(&arguments.serve),
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Check { file }) => check(&file),
-        Some(Command::Origin(arguments)) => origin(arguments),
+        Some(Command::Origin(arguments)) => carry_out(arguments),
     };
     match ending {
         Ending::Done => ExitCode::SUCCESS,
@@ -144,7 +144,7 @@ fn serve(arguments: &ServeArguments) -> Ending {
     }
 }
 
-fn origin(arguments: OriginArguments) -> Ending {
+fn carry_out(arguments: OriginArguments) -> Ending {
     start_logging(LogFormat::Human);
     let config = match &arguments.config {
         Some(file) => load(file),
