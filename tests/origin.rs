@@ -615,3 +615,63 @@ async fn an_existing_iris_database_gets_what_is_missing_and_keeps_the_rest() {
             .unwrap();
     assert_eq!((tokens, cost), (3, 0.25));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advice_names_what_is_missing_as_sql_that_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = PostgresServer::start().await;
+    for url in [
+        format!("sqlite:{}/iris.db", folder.path().display()),
+        server.url(),
+    ] {
+        let database = golden::open(&url).await;
+        assert_eq!(database.advice().await.unwrap(), Vec::<String>::new());
+        execute(&database, "DROP INDEX iris_telemetry_created_idx").await;
+        // One of another name that does the same is as good.
+        execute(&database, "DROP INDEX model_run_log_expert_idx").await;
+        execute(
+            &database,
+            "CREATE INDEX of_theirs ON model_run_log (expert_id, project)",
+        )
+        .await;
+        let advice = database.advice().await.unwrap();
+        assert_eq!(advice.len(), 2, "{advice:?}");
+        assert!(
+            advice[1].contains("iris_telemetry (created_at"),
+            "{advice:?}"
+        );
+        execute(&database, &advice[1].replace("CONCURRENTLY ", "")).await;
+        assert_eq!(database.advice().await.unwrap(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_answer_reads_and_the_primary_takes_writes() {
+    let golden = Golden::new(golden::clock().now());
+    let (primary, replica) = (PostgresServer::start().await, PostgresServer::start().await);
+    // Not a real one: a database of its own, so that it can be told which one answers.
+    let other = golden::open(&replica.url()).await;
+    let routes = format!("replicas = [\"{}\"]\n", replica.url());
+    let api = Api::start(&primary.url(), &routes, &golden).await;
+    let copied = "INSERT INTO iris_api_keys (id, project_id, project_name, api_key_hash, api_key_prefix) VALUES ('00000000-0000-4000-8000-000000000001', 'alpha', 'A Replica', '@', 'x')";
+    let hash = {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(&api.key);
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    execute(&other, &copied.replace('@', &hash)).await;
+    let found = api.get("/api/iris/analytics").await.json();
+    assert_eq!(found["data"]["projectName"], "A Replica");
+    assert_eq!(
+        api.post("/api/iris/events", &json!({"eventType": "x"}))
+            .await
+            .status,
+        201
+    );
+    assert_eq!(api.total().await, 0);
+    let direct = golden::open(&primary.url()).await;
+    drop(direct);
+}

@@ -34,6 +34,8 @@ pub enum Task {
     RevokeKey { key: String },
     /// List the keys, by what may be shown of them
     ListKeys,
+    /// Read the database and print, as SQL, what would make it faster
+    Analyze,
 }
 
 /// Does it, and prints what came of it.
@@ -83,6 +85,15 @@ async fn carry_out(database: &Database, task: Task) -> anyhow::Result<()> {
                 );
             }
             println!("revoked");
+        }
+        Task::Analyze => {
+            let advice = database.advice().await?;
+            if advice.is_empty() {
+                println!("-- nothing to do: every index of the contract is there");
+            }
+            for line in advice {
+                println!("{line}");
+            }
         }
         Task::ListKeys => {
             let mut table = Table::new();

@@ -4,6 +4,7 @@
 //! statement stands in both dialects, and each row of a query is one JSON array, so that whoever asks
 //! need not know which database answers.
 
+mod advice;
 mod error;
 pub mod keys;
 mod pools;

@@ -333,6 +333,16 @@ impl Metrics {
             "Failed queries of the built-in origin",
             self.db_errors.clone(),
         );
+        registry.register(
+            "db_pool_connections",
+            "Connections to the built-in origin's database, idle ones included",
+            self.gauges.database_connections.clone(),
+        );
+        registry.register(
+            "db_pool_idle",
+            "Connections to the built-in origin's database that nobody uses now",
+            self.gauges.database_idle.clone(),
+        );
         for table in TABLES {
             let labels = QueryLabels {
                 table,

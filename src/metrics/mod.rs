@@ -101,6 +101,8 @@ pub struct Readings {
     pub evictions: u64,
     pub upstream_connections: u64,
     pub breaker_is_open: bool,
+    /// Of the built-in origin's database: all, and those that nobody uses.
+    pub database_connections: (u64, u64),
     /// `None` without Redis.
     pub second: Option<SecondReadings>,
 }
@@ -146,6 +148,8 @@ struct Gauges {
     evictions: Counter,
     upstream_connections: Gauge,
     breaker_open: Gauge,
+    database_connections: Gauge,
+    database_idle: Gauge,
     resident: Gauge,
     virtual_size: Gauge,
 }
@@ -341,6 +345,11 @@ impl Metrics {
         set(&gauges.upstream_connections, readings.upstream_connections);
         set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
         self.second.show(readings.second.unwrap_or_default());
+        set(
+            &gauges.database_connections,
+            readings.database_connections.0,
+        );
+        set(&gauges.database_idle, readings.database_connections.1);
         gauges
             .evictions
             .inner()

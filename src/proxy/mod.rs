@@ -161,6 +161,7 @@ impl Proxy {
             evictions: self.memory.evictions(),
             upstream_connections,
             breaker_is_open,
+            database_connections: self.origin.database_connections(),
             second: self.second_readings(),
         }
     }
