@@ -123,11 +123,7 @@ async fn a_master_that_fails_under_load_is_nobodys_error() {
     }
     is_shared(&fleet, "after").await;
     let done = fleet.purge(1, r#"{"all": true}"#).await;
-    assert_eq!(
-        (&done["state"], &done["instances"]),
-        (&"done".into(), &2.into()),
-        "{done}"
-    );
+    assert_eq!(done["instances"], 2, "{done}");
     ends.store(true, Ordering::SeqCst);
     for client in clients {
         let (asked, slowest) = client.await.expect("no error reached a client");

@@ -73,6 +73,8 @@ pub struct Known {
     pub is_pending: bool,
     /// `None` where nobody could say.
     pub instances: Option<Instances>,
+    /// The log has begun anew a moment ago: some instances may not have shown up in it yet.
+    pub may_miss_some: bool,
 }
 
 impl Known {
@@ -86,6 +88,7 @@ impl Known {
                 acknowledged,
                 alive,
             }),
+            may_miss_some: false,
         }
     }
 
@@ -93,7 +96,9 @@ impl Known {
     pub fn state(&self) -> &'static str {
         match self.instances {
             _ if self.is_pending => "pending",
-            Some(instances) if instances.acknowledged >= instances.alive => "done",
+            Some(instances) if instances.acknowledged >= instances.alive && !self.may_miss_some => {
+                "done"
+            }
             _ => "unconfirmed",
         }
     }
@@ -116,6 +121,7 @@ impl Proxy {
         Known {
             position: stamp.position,
             instances: second.acknowledged(stamp, ACKNOWLEDGED_WITHIN).await,
+            may_miss_some: second.may_miss_instances(),
             ..alone
         }
     }

@@ -95,6 +95,7 @@ impl Second {
             let synced = asked.unwrap_or(Err(TierError::Late))?;
             let applied = purges.apply(synced, heard);
             if applied.dropped && before.stamp.epoch != 0 {
+                self.begins_anew();
                 warn!("the purge log was lost or trimmed: what was stored before is not trusted");
             }
             if applied.lost > 0 {

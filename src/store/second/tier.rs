@@ -21,6 +21,9 @@ use super::{Event, Patience, SecondTier, TierError};
 /// Look-ups that are under way at one time.
 const READS_AT_ONCE: usize = 256;
 
+/// Every instance that lives has shown up in a new log after this.
+const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
+
 /// What is kept where, and up to which size.
 #[derive(Clone, Debug)]
 pub struct Extent {
@@ -50,6 +53,8 @@ pub struct Second {
     pub(super) reads: Semaphore,
     pub(super) settling: AtomicUsize,
     started: Instant,
+    /// Microseconds after `started` at which another log was found in the place of the known one.
+    begun_anew: AtomicU64,
     /// Microseconds after `started` at which a beat was heard last.
     beat: AtomicU64,
     /// Counts beginnings and ends of listening; odd while everything is told.
@@ -87,6 +92,7 @@ impl Second {
             reads: Semaphore::new(READS_AT_ONCE),
             settling: AtomicUsize::new(0),
             started: Instant::now(),
+            begun_anew: AtomicU64::new(0),
             beat: AtomicU64::new(0),
             listening: AtomicU64::new(0),
             judged_until: AtomicU64::new(0),
@@ -163,6 +169,22 @@ impl Second {
             self.tier.listen_anew();
         }
         is_dead
+    }
+
+    /// Another log was found in the place of the known one: who was alive is forgotten with that.
+    pub(super) fn begins_anew(&self) {
+        let now = self.started.elapsed().as_micros() as u64;
+        self.begun_anew.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether some that are alive may not have shown up in the new log yet.
+    pub fn may_miss_instances(&self) -> bool {
+        let at = self.begun_anew.load(Ordering::Relaxed);
+        let since = self
+            .started
+            .elapsed()
+            .saturating_sub(Duration::from_micros(at));
+        at > 0 && since < REGISTERED_WITHIN
     }
 
     /// It read the log to its end.
