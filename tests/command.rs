@@ -5,6 +5,7 @@ mod support;
 use std::io::Read;
 use std::process::{Output, Stdio};
 
+use support::postgres::PostgresServer;
 use support::process::{FREE_PORTS, Running, binary, file};
 use support::{Client, Origin, ok};
 
@@ -258,12 +259,21 @@ async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache()
     }
 }
 
-#[test]
-fn keys_are_made_listed_and_revoked_by_hand() {
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_listed_and_revoked_by_hand_in_both_databases() {
     let folder = tempfile::tempdir().unwrap();
-    let database = format!("sqlite:{}/keys.db", folder.path().display());
+    let server = PostgresServer::start().await;
+    by_hand(&format!("sqlite:{}/keys.db", folder.path().display()));
+    by_hand(&server.url());
+    // In memory there is nothing to work on.
+    let (status, _, error) = run(&["origin", "list-keys"]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("--database"), "{error}");
+}
+
+fn by_hand(database: &str) {
     let origin = |arguments: &[&str]| {
-        let all = [&["origin"][..], arguments, &["--database", &database]].concat();
+        let all = [&["origin"][..], arguments, &["--database", database]].concat();
         run(&all)
     };
     assert_eq!(origin(&["migrate"]).0, Some(0));
@@ -283,10 +293,6 @@ fn keys_are_made_listed_and_revoked_by_hand() {
     assert!(error.contains("list-keys"), "{error}");
     let (_, seeded, _) = origin(&["seed"]);
     assert!(seeded.starts_with("sk_live_"), "{seeded}");
-    // In memory there is nothing to work on.
-    let (status, _, error) = run(&["origin", "list-keys"]);
-    assert_eq!(status, Some(2));
-    assert!(error.contains("--database"), "{error}");
 }
 
 #[test]

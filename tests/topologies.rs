@@ -5,6 +5,7 @@ mod support;
 use std::process::{Command, Stdio};
 
 use support::PATIENCE;
+use support::certificate::Certificate;
 use support::fleet::Fleet;
 use support::process::Killed;
 use support::redis::{RedisServer, free_port};
@@ -30,15 +31,9 @@ async fn is_shared(fleet: &Fleet, target: &str) {
 
 #[tokio::test]
 async fn tls_with_a_root_of_its_own_and_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let made = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let certificate = made.self_signed(&key).unwrap();
-    std::fs::write(path("cert.pem"), certificate.pem()).unwrap();
-    std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+    let certificate = Certificate::of("127.0.0.1");
     let port = free_port();
-    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    let (cert, key) = (certificate.path(), certificate.key());
     let tls = [
         "--tls-port",
         &port.to_string(),

@@ -143,18 +143,27 @@ async fn a_read_begun_before_a_write_does_not_bring_back_what_it_changed() {
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
 }
 
-fn groups(invalidation: &str) -> String {
+fn groups(keys: &str) -> String {
     format!(
         "[[route]]\npath = \"/read\"\ngroups = [\"g\"]\nstale_while_revalidate = \"1m\"\n\
-         [[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\n{invalidation}\n"
+         [[route]]\npath = \"/write\"\nmethods = [\"POST\"]\n{keys}\n"
     )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_invalidates_groups_softly_or_hard() {
     for (key, expected) in [
-        ("", ("STALE", "1")),
-        ("invalidation = \"hard\"", ("MISS", "3")),
+        ("invalidates = [\"g\"]", ("STALE", "1")),
+        (
+            "invalidates = [\"g\"]\ninvalidation = \"hard\"",
+            ("MISS", "3"),
+        ),
+        ("purges = [\"g\"]", ("MISS", "3")),
+        ("invalidates = [\"other\"]\npurges = [\"g\"]", ("MISS", "3")),
+        (
+            "invalidates = [\"g\"]\npurges = [\"other\"]",
+            ("STALE", "1"),
+        ),
     ] {
         let fixture = Fixture::start(&groups(key), |seen| numbered(seen, &[FRESH])).await;
         // Of whatever host: the groups are the operator's.
@@ -164,9 +173,11 @@ async fn a_route_invalidates_groups_softly_or_hard() {
         let found = fixture.get_with("/read", &host).await;
         assert_eq!((found.cache(), found.text().as_str()), expected);
     }
-    let fixture = Fixture::start(&groups(""), |seen| match seen.method.as_str() {
-        "GET" => numbered(seen, &[FRESH]),
-        _ => reply(400, "", &[]),
+    let fixture = Fixture::start(&groups("invalidates = [\"g\"]"), |seen| {
+        match seen.method.as_str() {
+            "GET" => numbered(seen, &[FRESH]),
+            _ => reply(400, "", &[]),
+        }
     })
     .await;
     fixture.get("/read").await;
@@ -176,7 +187,7 @@ async fn a_route_invalidates_groups_softly_or_hard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_faster_than_the_origin_never_starve_the_cache() {
-    let config = groups("");
+    let config = groups("invalidates = [\"g\"]");
     let fixture = Arc::new(Fixture::start(&config, |seen| numbered(seen, &[FRESH])).await);
     fixture.get("/read").await;
     for _ in 0..50 {

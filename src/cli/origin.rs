@@ -16,7 +16,7 @@ use crate::origin::seed_demo;
 pub enum Task {
     /// Make what is missing: tables, indexes, functions; nothing that is there is touched
     Migrate,
-    /// Fill an empty SQLite database with demo data, and print the demo key
+    /// Fill an empty database with demo data, and print the demo key
     Seed,
     /// Make an API key and print it: this is the only time that it is seen
     CreateKey {
@@ -58,9 +58,7 @@ async fn carry_out(database: &Database, task: Task) -> anyhow::Result<()> {
             println!("the tables, indexes and functions of the contract are there");
         }
         Task::Seed => {
-            if !database.is_embedded() {
-                bail!("demo data is for SQLite: a Postgres is filled by those who use it");
-            }
+            database.migrate().await?;
             match seed_demo(database, now).await? {
                 Some(key) => println!("{key}"),
                 None => println!("nothing was done: there are experts in it already"),

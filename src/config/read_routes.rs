@@ -185,15 +185,8 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         },
         QueryRule::Names,
     );
-    let invalidates = group_names(&mut section, "invalidates");
     let methods = methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]);
-    if invalidates.is_some() && methods.iter().all(is_safe) {
-        let message = "route.invalidates is for writes, and no method of this route is one: expected methods = [\"POST\", …]";
-        section.source().mistake(section.span(), message);
-    }
-    let invalidation = section.parsed("invalidation", "\"soft\" or \"hard\"", |text| {
-        Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
-    });
+    let invalidates = invalidates(&mut section, &methods);
     let route = Route {
         path: path.to_owned(),
         host: host.map(|at| at.value),
@@ -212,8 +205,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
                 origin,
             ),
         },
-        invalidates: invalidates.unwrap_or_default(),
-        invalidation: invalidation.map_or(Mode::Soft, |at| at.value),
+        invalidates,
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
@@ -247,6 +239,28 @@ fn group_names(section: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<B
     section.some(key, "a name such as \"overview\"", |text| {
         (!text.trim().is_empty()).then(|| text.into())
     })
+}
+
+/// What `invalidates` names, as `invalidation` says, and what `purges` names, always hard.
+fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<str>, Mode)> {
+    let mode = section.parsed("invalidation", "\"soft\" or \"hard\"", |text| {
+        Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
+    });
+    let mode = mode.map_or(Mode::Soft, |at| at.value);
+    let mut changes = Vec::new();
+    for (key, mode) in [("invalidates", mode), ("purges", Mode::Hard)] {
+        let Some(names) = group_names(section, key) else {
+            continue;
+        };
+        if methods.iter().all(is_safe) {
+            let message = format!(
+                "route.{key} is for writes, and no method of this route is one: expected methods = [\"POST\", …]"
+            );
+            section.source().mistake(section.span(), message);
+        }
+        changes.extend(names.into_iter().map(|name| (name, mode)));
+    }
+    changes
 }
 
 fn ignore(section: &mut Section<'_, '_>) -> Ignore {

@@ -22,9 +22,8 @@ pub struct Route {
     pub normalise: Normalise,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
-    /// Groups that a write through this route changes.
-    pub invalidates: Vec<Box<str>>,
-    pub invalidation: Mode,
+    /// Groups that a write through this route makes stale or gone.
+    pub invalidates: Vec<(Box<str>, Mode)>,
     /// Where it stands in the file, for messages about it.
     pub line: usize,
 }

@@ -323,6 +323,7 @@ fn what_a_route_says_of_groups_and_variants_is_checked() {
     let route = |keys: &str| mistakes(&format!("[[route]]\npath = \"/a\"\n{keys}\n"));
     for (keys, says) in [
         ("invalidates = [\"g\"]", "no method of this route is one"),
+        ("purges = [\"g\"]", "route.purges is for writes"),
         ("groups = []", "groups"),
         ("groups = [\" \"]", "expected"),
         (

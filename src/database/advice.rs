@@ -3,25 +3,6 @@
 
 use super::{Database, DatabaseError, Statement};
 
-/// The indexes as the migrations make them: the one list of them.
-const SQLITE: &str = include_str!("migrations/sqlite/0002_indexes.sql");
-const POSTGRES: &str = include_str!("migrations/postgres/0002_indexes.sql");
-
-/// Each index: its table and the columns that it begins with.
-const INDEXES: Statement = Statement {
-    table: "statistics",
-    operation: "select",
-    sqlite: "SELECT json_array(master.tbl_name, (SELECT group_concat(name, ', ') FROM (
-            SELECT name FROM pragma_index_info(master.name) ORDER BY seqno)))
-        FROM sqlite_master master WHERE master.type = 'index' AND master.tbl_name NOT LIKE 'sqlite%'",
-    postgres: "SELECT json_build_array(tables.relname, (SELECT string_agg(attname, ', ' ORDER BY place) FROM (
-            SELECT attname, place FROM unnest(indexes.indkey::int[]) WITH ORDINALITY AS keys(number, place)
-            JOIN pg_attribute ON attrelid = tables.oid AND attnum = number) columns))::text
-        FROM pg_index indexes JOIN pg_class tables ON tables.oid = indexes.indrelid
-        JOIN pg_namespace spaces ON spaces.oid = tables.relnamespace
-        WHERE spaces.nspname = ANY (current_schemas(false)) AND indexes.indisvalid",
-};
-
 /// Tables that are read from end to end, with how often and how many rows each time.
 const SCANS: Statement = Statement {
     table: "statistics",
@@ -59,42 +40,14 @@ const SLOWEST: Statement = Statement {
         FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 5",
 };
 
-/// `CREATE INDEX … ON table (columns) …;` taken apart; `DESC` changes neither what an index finds
-/// nor which way it can be read.
-fn parts(statement: &str) -> Option<(String, String)> {
-    let (_, rest) = statement.split_once(" ON ")?;
-    let (table, rest) = rest.split_once(" (")?;
-    let (columns, _) = rest.split_once(')')?;
-    Some((table.to_owned(), columns.replace(" DESC", "")))
-}
-
 impl Database {
     /// Lines of SQL and of comments; none where there is nothing to do.
     pub async fn advice(&self) -> Result<Vec<String>, DatabaseError> {
-        let known: Vec<(String, Option<String>)> = self.rows(&INDEXES, vec![]).await?;
-        let is_there = |table: &str, columns: &str| {
-            known.iter().any(|(of, all)| {
-                let all = all.as_deref().unwrap_or_default();
-                let begins = all == columns || all.starts_with(&format!("{columns}, "));
-                of == table && begins
-            })
-        };
-        let contract = if self.is_embedded() { SQLITE } else { POSTGRES };
         let mut lines = Vec::new();
-        for statement in contract.lines() {
-            if let Some((table, columns)) = parts(statement)
-                && !is_there(&table, &columns)
-            {
-                lines.push(format!(
-                    "-- the contract asks for it, and {table} has none on ({columns})"
-                ));
-                // Without keeping writes waiting, where that can be said.
-                lines.push(if self.is_embedded() {
-                    statement.to_owned()
-                } else {
-                    statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY")
-                });
-            }
+        for missing in self.missing_indexes().await? {
+            let (table, columns) = (missing.table, missing.columns);
+            lines.push(format!("-- {table} has no index on ({columns})"));
+            lines.extend(missing.statements);
         }
         let scans: Vec<(String, i64, i64)> = self.rows(&SCANS, vec![]).await?;
         for (table, scans, rows) in scans {
@@ -114,19 +67,5 @@ impl Database {
             }
         }
         Ok(lines)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_databases_get_the_same_indexes_and_each_is_understood() {
-        let all = |text: &str| text.lines().filter_map(parts).collect::<Vec<_>>();
-        assert_eq!(all(SQLITE), all(POSTGRES));
-        assert_eq!(all(SQLITE).len(), SQLITE.lines().count());
-        let first = ("model_run_log".to_owned(), "project, timestamp".to_owned());
-        assert!(all(SQLITE).contains(&first));
     }
 }

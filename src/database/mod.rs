@@ -6,6 +6,8 @@
 
 mod advice;
 mod error;
+mod indexes;
+mod insert;
 pub mod keys;
 mod pools;
 
@@ -21,7 +23,8 @@ use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 
 pub use error::DatabaseError;
-use pools::Pools;
+pub use insert::Insert;
+use pools::{Pools, Step};
 
 /// A time as it stands in tables and answers: in UTC, to the millisecond, so that texts compare as
 /// times do.
@@ -50,6 +53,16 @@ pub struct Statement {
     pub operation: &'static str,
     pub sqlite: &'static str,
     pub postgres: &'static str,
+}
+
+impl Statement {
+    fn sql(&self, is_embedded: bool) -> &'static str {
+        if is_embedded {
+            self.sqlite
+        } else {
+            self.postgres
+        }
+    }
 }
 
 /// A value for a parameter.
@@ -130,7 +143,11 @@ impl Database {
     /// Makes what is missing of the contract: tables, indexes, functions. Does nothing the second
     /// time, and leaves what is there.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
-        self.pools.migrate().await
+        self.pools.migrate().await?;
+        for missing in self.missing_indexes().await? {
+            self.pools.define(missing.statements).await?;
+        }
+        Ok(())
     }
 
     /// Connections open now, and those of them that nobody uses.
@@ -147,7 +164,7 @@ impl Database {
         let pools = Arc::clone(&self.pools);
         let limit = self.settings.query_timeout;
         let rows = self
-            .run(statement, async move {
+            .run(statement.table, statement.operation, async move {
                 pools.rows(statement, parameters, limit).await
             })
             .await?;
@@ -179,22 +196,30 @@ impl Database {
         statement: &'static Statement,
         lists: Vec<Vec<Param>>,
     ) -> Result<u64, DatabaseError> {
-        let pools = Arc::clone(&self.pools);
-        self.run(
-            statement,
-            async move { pools.write(statement, lists).await },
-        )
-        .await
+        let step = |parameters| Step {
+            sql: statement.sql(self.is_embedded()).into(),
+            parameters,
+        };
+        let steps = lists.into_iter().map(step).collect();
+        self.carry_out(statement.table, statement.operation, steps)
+            .await
     }
 
-    /// Runs statements of SQLite one after another in one transaction.
-    pub async fn script(&self, statements: &[&'static str]) -> Result<(), DatabaseError> {
-        self.pools.script(statements).await
+    async fn carry_out(
+        &self,
+        table: &'static str,
+        operation: &'static str,
+        steps: Vec<Step>,
+    ) -> Result<u64, DatabaseError> {
+        let pools = Arc::clone(&self.pools);
+        self.run(table, operation, async move { pools.write(steps).await })
+            .await
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        statement: &'static Statement,
+        table: &'static str,
+        operation: &'static str,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
     ) -> Result<T, DatabaseError> {
         let started = Instant::now();
@@ -202,19 +227,13 @@ impl Database {
         let limit = self.settings.query_timeout + Duration::from_millis(500);
         let task = self.runtime.spawn(timeout(limit, work));
         let result = match task.await {
-            Ok(Ok(result)) => result.map_err(|source| DatabaseError::of(statement.table, source)),
-            Ok(Err(_)) => Err(DatabaseError::TimedOut {
-                table: statement.table,
-            }),
+            Ok(Ok(result)) => result.map_err(|source| DatabaseError::of(table, source)),
+            Ok(Err(_)) => Err(DatabaseError::TimedOut { table }),
             Err(_) => Err(DatabaseError::Stopped),
         };
         let error_type = result.as_ref().err().map(DatabaseError::kind);
-        self.metrics.queried(
-            statement.table,
-            statement.operation,
-            started.elapsed(),
-            error_type,
-        );
+        self.metrics
+            .queried(table, operation, started.elapsed(), error_type);
         result
     }
 }

@@ -1,10 +1,10 @@
 //! The pools: one writer and several readers of SQLite, or Postgres with its replicas.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -13,14 +13,17 @@ use uuid::Uuid;
 
 use super::{DatabaseError, Param, Settings, Statement};
 
-static SQLITE: Migrator = sqlx::migrate!("src/database/migrations/sqlite");
-static POSTGRES: Migrator = sqlx::migrate!("src/database/migrations/postgres");
-
 /// How long a connection is waited for: a database that is down must not hold requests up.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
+
+/// One statement of a transaction, in the dialect of its database.
+pub struct Step {
+    pub sql: Cow<'static, str>,
+    pub parameters: Vec<Param>,
+}
 
 #[derive(Debug)]
 pub enum Pools {
@@ -103,9 +106,16 @@ impl Pools {
     }
 
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        // What another version has done beside it is no reason to stop.
         let done = match self {
-            Self::Sqlite { writer, .. } => SQLITE.run(writer).await,
-            Self::Postgres { primary, .. } => POSTGRES.run(primary).await,
+            Self::Sqlite { writer, .. } => {
+                let mut steps = sqlx::migrate!("src/database/migrations/sqlite");
+                steps.set_ignore_missing(true).run(writer).await
+            }
+            Self::Postgres { primary, .. } => {
+                let mut steps = sqlx::migrate!("src/database/migrations/postgres");
+                steps.set_ignore_missing(true).run(primary).await
+            }
         };
         done.map_err(|source| DatabaseError::Migrate { source })
     }
@@ -146,7 +156,12 @@ impl Pools {
                 drop(handle);
                 let query = bind_sqlite(sqlx::query(AssertSqlSafe(statement.sqlite)), parameters);
                 let rows = query.fetch_all(&mut *connection).await;
-                connection.lock_handle().await?.remove_progress_handler();
+                if rows.is_err() {
+                    // One that was interrupted goes on reading what was there then.
+                    connection.close_on_drop();
+                } else {
+                    connection.lock_handle().await?.remove_progress_handler();
+                }
                 rows?.iter().map(|row| row.try_get(0)).collect()
             }
             Self::Postgres {
@@ -167,23 +182,22 @@ impl Pools {
         }
     }
 
-    pub async fn write(&self, statement: &Statement, lists: Vec<Vec<Param>>) -> Result<u64, Error> {
+    /// Runs the steps in one transaction; how many rows they changed.
+    pub async fn write(&self, steps: Vec<Step>) -> Result<u64, Error> {
         let mut changed = 0;
         match self {
             Self::Sqlite { writer, .. } => {
                 let mut transaction = writer.begin().await?;
-                for parameters in lists {
-                    let query =
-                        bind_sqlite(sqlx::query(AssertSqlSafe(statement.sqlite)), parameters);
+                for Step { sql, parameters } in steps {
+                    let query = bind_sqlite(sqlx::query(AssertSqlSafe(sql)), parameters);
                     changed += query.execute(&mut *transaction).await?.rows_affected();
                 }
                 transaction.commit().await?;
             }
             Self::Postgres { primary, .. } => {
                 let mut transaction = primary.begin().await?;
-                for parameters in lists {
-                    let query =
-                        bind_postgres(sqlx::query(AssertSqlSafe(statement.postgres)), parameters);
+                for Step { sql, parameters } in steps {
+                    let query = bind_postgres(sqlx::query(AssertSqlSafe(sql)), parameters);
                     changed += query.execute(&mut *transaction).await?.rows_affected();
                 }
                 transaction.commit().await?;
@@ -192,17 +206,27 @@ impl Pools {
         Ok(changed)
     }
 
-    pub async fn script(&self, statements: &[&'static str]) -> Result<(), DatabaseError> {
-        let failed = |source| DatabaseError::of("demo", source);
-        let Self::Sqlite { writer, .. } = self else {
-            return Ok(());
-        };
-        let mut transaction = writer.begin().await.map_err(failed)?;
+    /// Runs statements that define something, one after another, however long each takes.
+    pub async fn define(&self, statements: Vec<String>) -> Result<(), DatabaseError> {
+        let failed = |source| DatabaseError::of("schema", source);
         for statement in statements {
-            let query = sqlx::query(AssertSqlSafe(*statement));
-            query.execute(&mut *transaction).await.map_err(failed)?;
+            let sql = AssertSqlSafe(statement);
+            match self {
+                Self::Sqlite { writer, .. } => {
+                    sqlx::query(sql).execute(writer).await.map_err(failed)?;
+                }
+                Self::Postgres { primary, .. } => {
+                    let mut connection = primary.acquire().await.map_err(failed)?;
+                    let unlimited = sqlx::query("SET statement_timeout = 0");
+                    unlimited.execute(&mut *connection).await.map_err(failed)?;
+                    // Not given back: the next user wants its limit.
+                    let mut connection = connection.detach();
+                    let done = sqlx::query(sql).execute(&mut connection).await;
+                    done.map_err(failed)?;
+                }
+            }
         }
-        transaction.commit().await.map_err(failed)
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::database::DatabaseError;
 use crate::error::rfc3339;
 use crate::policy::conditional;
 use crate::policy::groups::{CACHE_GROUP_INVALIDATION, CACHE_GROUPS};
@@ -142,6 +143,20 @@ pub fn created(body: &Value, changed: &[&str]) -> Response<OriginBody> {
 /// The process's own counters.
 pub fn counters(body: &Value) -> Response<OriginBody> {
     let mut answer = response(StatusCode::OK, body.to_string());
+    set(&mut answer, CACHE_CONTROL, "no-store");
+    answer
+}
+
+/// A query that failed, in the flat envelope of the handlers.
+pub fn failed(method: &Method, path: &str, error: &DatabaseError) -> Response<OriginBody> {
+    let done = if *method == Method::POST {
+        "store"
+    } else {
+        "fetch"
+    };
+    let what = path.rsplit('/').next().unwrap_or_default();
+    let body = json!({"error": format!("Failed to {done} {what}"), "message": error.to_string()});
+    let mut answer = response(StatusCode::INTERNAL_SERVER_ERROR, body.to_string());
     set(&mut answer, CACHE_CONTROL, "no-store");
     answer
 }

@@ -176,7 +176,13 @@ impl BuiltIn {
         match answered {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(refusal)) => Ok(answer::refused(&refusal, path, now)),
-            Err(error) => Err(failure(&error, path)),
+            Err(error) => match failure(&error, path) {
+                // The database is there, and says no: the contract has an answer for that.
+                failure if failure.kind == FailureKind::Internal => {
+                    Ok(answer::failed(&parts.method, path, &error))
+                }
+                failure => Err(failure),
+            },
         }
     }
 
@@ -229,6 +235,7 @@ fn failure(cause: &DatabaseError, path: &str) -> Failure {
     error!(error = %cause, source, path, "the built-in origin could not answer");
     let kind = match cause {
         DatabaseError::TimedOut { .. } => FailureKind::DatabaseTimeout,
+        DatabaseError::Query { .. } | DatabaseError::Row { .. } => FailureKind::Internal,
         _ => FailureKind::OriginFailed,
     };
     Failure::new(kind, cause)

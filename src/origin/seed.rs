@@ -1,9 +1,13 @@
 //! Demo data: 8 projects, 60 experts, 20,000 runs, the same on every machine but for their dates.
 //!
-//! The database makes the rows itself; `n * prime % m` gives cheap numbers that look unrelated.
+//! `n * prime % m` gives cheap numbers that look unrelated.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
-use crate::database::{Database, DatabaseError, Statement};
+use crate::database::{Database, DatabaseError, Insert, Statement, stored_time};
 
 const COUNT: Statement = Statement {
     table: "expert_signatures",
@@ -15,85 +19,265 @@ const COUNT: Statement = Statement {
 /// The project of the demo key.
 const PROJECT: (&str, &str) = ("nfl-predictor", "NFL Predictor");
 
-const PROJECTS: &str = "
-    CREATE TEMP TABLE demo_project (number INTEGER PRIMARY KEY, name TEXT NOT NULL, quality REAL NOT NULL)";
+/// Each project's name, what its experts are measured by, and how good it is.
+const PROJECTS: [(&str, &str, f64); 8] = [
+    (PROJECT.0, "win_rate", 0.86),
+    ("clinical-notes", "clinical_accuracy", 0.91),
+    ("support-triage", "accuracy", 0.83),
+    ("fraud-watch", "accuracy", 0.78),
+    ("supply-forecast", "accuracy", 0.71),
+    ("ad-bidding", "roi", 0.64),
+    ("contract-review", "accuracy", 0.82),
+    ("energy-load", "accuracy", 0.55),
+];
 
-const PROJECT_ROWS: &str = "
-    INSERT INTO demo_project VALUES
-    (0, 'nfl-predictor', 0.86), (1, 'clinical-notes', 0.91), (2, 'support-triage', 0.83), (3, 'fraud-watch', 0.78),
-    (4, 'supply-forecast', 0.71), (5, 'ad-bidding', 0.64), (6, 'contract-review', 0.82), (7, 'energy-load', 0.55)";
+const EXPERTS: Insert = Insert {
+    table: "expert_signatures",
+    columns: &[
+        "id",
+        "project",
+        "expert_id",
+        "version",
+        "prompt",
+        "active",
+        "created_at",
+        "updated_at",
+    ],
+    documents: &["performance_metrics"],
+};
 
-const EXPERTS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 59)
-    INSERT INTO expert_signatures
-    SELECT printf('%08x-0000-4000-8000-%012x', n, n * 7919), name, printf('expert-%02d', n), printf('1.%d.0', n % 5),
-        'You are expert ' || n || ' of ' || name || '.',
-        json_object(CASE number WHEN 0 THEN 'win_rate' WHEN 1 THEN 'clinical_accuracy' WHEN 5 THEN 'roi' ELSE 'accuracy' END,
-            round(quality + (n * 31 % 13 - 6) / 200.0, 3)),
-        1, strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d days', 30 + n)),
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d hours', n))
-    FROM row JOIN demo_project ON number = n % 8";
+const REPORTS: Insert = Insert {
+    table: "iris_reports",
+    columns: &[
+        "id",
+        "project",
+        "report_type",
+        "health_score",
+        "overall_health",
+        "created_at",
+    ],
+    documents: &["report_data"],
+};
 
-const REPORTS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 959)
-    INSERT INTO iris_reports
-    SELECT printf('%08x-0001-4000-8000-%012x', n, n * 7919), name, CASE n % 3 WHEN 0 THEN 'daily' ELSE 'evaluation' END,
-        CAST(quality * 100 + n * 17 % 9 - 4 AS INTEGER),
-        CASE WHEN quality >= 0.8 THEN 'healthy' WHEN quality >= 0.6 THEN 'warning' ELSE 'critical' END,
-        '{}', strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 45))
-    FROM row JOIN demo_project ON number = n % 8";
+const REFLEXIONS: Insert = Insert {
+    table: "reflexion_bank",
+    columns: &[
+        "id",
+        "project",
+        "expert_id",
+        "reflexion_type",
+        "success",
+        "confidence",
+        "impact_score",
+        "reuse_count",
+        "created_at",
+    ],
+    documents: &["context", "outcome"],
+};
 
-const REFLEXIONS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 2399)
-    INSERT INTO reflexion_bank
-    SELECT printf('%08x-0002-4000-8000-%012x', n, n * 7919), name, printf('expert-%02d', n % 60),
-        CASE n * 13 % 4 WHEN 0 THEN 'failure_analysis' WHEN 1 THEN 'success_pattern' WHEN 2 THEN 'prompt_revision' ELSE 'calibration' END,
-        json_object('run', n), json_object('changed', json(iif(n % 2, 'true', 'false'))),
-        n * 29 % 100 < quality * 100, round(0.5 + n * 37 % 50 / 100.0, 2), round(n * 41 % 100 / 100.0, 2), n * 7 % 12,
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 20))
-    FROM row JOIN demo_project ON number = n % 8";
+const TELEMETRY: Insert = Insert {
+    table: "iris_telemetry",
+    columns: &[
+        "id",
+        "project_id",
+        "expert_id",
+        "confidence",
+        "latency_ms",
+        "outcome",
+        "event_type",
+        "severity",
+        "message",
+        "created_at",
+    ],
+    documents: &["metadata"],
+};
 
-const TELEMETRY: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 3999)
-    INSERT INTO iris_telemetry
-    SELECT printf('%08x-0003-4000-8000-%012x', n, n * 7919), name, printf('expert-%02d', n % 60),
-        round(0.6 + n * 23 % 40 / 100.0, 2), 80 + n * 53 % 900, iif(n * 29 % 100 < quality * 100, 'success', 'failure'),
-        CASE n * 11 % 5 WHEN 0 THEN 'drift' WHEN 1 THEN 'evaluation' ELSE 'telemetry' END,
-        CASE n * 19 % 10 WHEN 0 THEN 'critical' WHEN 1 THEN 'warning' WHEN 2 THEN 'warning' ELSE 'info' END,
-        printf('Run of expert %d in %s', n % 60, name), json_object('batch', n / 50),
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d seconds', n * 190))
-    FROM row JOIN demo_project ON number = n % 8";
+const RUNS: Insert = Insert {
+    table: "model_run_log",
+    columns: &[
+        "id",
+        "project",
+        "expert_id",
+        "confidence",
+        "latency_ms",
+        "tokens_in",
+        "tokens_out",
+        "cost_usd",
+        "outcome",
+        "timestamp",
+    ],
+    documents: &[],
+};
 
-const RUNS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 19999)
-    INSERT INTO model_run_log
-    SELECT printf('%08x-0004-4000-8000-%012x', n, n * 7919), name, printf('expert-%02d', n % 60),
-        round(0.55 + n * 23 % 45 / 100.0, 2), 120 + n * 53 % 1400, 200 + n * 67 % 3000, 50 + n * 71 % 900,
-        round((200 + n * 67 % 3000) * 0.000003 + (50 + n * 71 % 900) * 0.000015, 6),
-        iif(n * 29 % 100 < quality * 100, 'success', 'failure'),
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d seconds', n * 97))
-    FROM row JOIN demo_project ON number = n % 8";
+const CONSENSUS: Insert = Insert {
+    table: "consensus_lineage",
+    columns: &[
+        "id",
+        "project",
+        "confidence",
+        "disagreement_score",
+        "created_at",
+    ],
+    documents: &["contributing_experts", "final_decision"],
+};
 
-const CONSENSUS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 1199)
-    INSERT INTO consensus_lineage
-    SELECT printf('%08x-0005-4000-8000-%012x', n, n * 7919), name,
-        CASE n % 3 WHEN 0 THEN json_array(printf('expert-%02d', n % 60), printf('expert-%02d', (n + 8) % 60))
-        ELSE json_array(printf('expert-%02d', n % 60), printf('expert-%02d', (n + 8) % 60), printf('expert-%02d', (n + 16) % 60)) END,
-        round(0.6 + n * 43 % 40 / 100.0, 2), json_object('choice', n % 4), round(n * 47 % 60 / 100.0, 2),
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 35))
-    FROM row JOIN demo_project ON number = n % 8";
+const PATTERNS: Insert = Insert {
+    table: "discovered_patterns",
+    columns: &[
+        "id",
+        "project_id",
+        "name",
+        "category",
+        "frequency",
+        "confidence",
+        "discovered_at",
+    ],
+    documents: &["metadata"],
+};
 
-const PATTERNS: &str = "
-    WITH RECURSIVE row(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n < 479)
-    INSERT INTO discovered_patterns
-    SELECT printf('%08x-0006-4000-8000-%012x', n, n * 7919), name, printf('pattern-%03d', n),
-        CASE n * 13 % 3 WHEN 0 THEN 'drift' WHEN 1 THEN 'seasonal' ELSE 'regression' END, 1 + n * 31 % 40,
-        round(0.5 + n * 37 % 50 / 100.0, 2), json_object('window', n % 7),
-        strftime('%Y-%m-%dT%H:%M:%fZ', 'now', printf('-%d minutes', n * 90))
-    FROM row JOIN demo_project ON number = n % 8";
+/// What the rows are told by.
+struct Row {
+    number: u64,
+    table: u8,
+    project: &'static str,
+    measure: &'static str,
+    quality: f64,
+    now: Timestamp,
+}
 
-const DONE: &str = "DROP TABLE demo_project";
+impl Row {
+    fn id(&self) -> String {
+        let Self { number, table, .. } = self;
+        format!("{number:08x}-{table:04x}-4000-8000-{:012x}", number * 7919)
+    }
+
+    /// One of `choices`, picked by a prime of the column's own.
+    fn pick(&self, prime: u64, choices: &[&'static str]) -> &'static str {
+        choices[(self.number / 8 * prime % choices.len() as u64) as usize]
+    }
+
+    /// From `least` on, `count` hundredths.
+    fn part(&self, prime: u64, least: u64, count: u64) -> f64 {
+        (least + self.number * prime % count) as f64 / 100.0
+    }
+
+    /// As often as the project is good.
+    fn is_success(&self) -> bool {
+        ((self.number * 29 % 100) as f64) < self.quality * 100.0
+    }
+
+    fn outcome(&self) -> &'static str {
+        if self.is_success() {
+            "success"
+        } else {
+            "failure"
+        }
+    }
+
+    fn ago(&self, seconds: u64) -> String {
+        stored_time(self.now.minus(Duration::from_secs(seconds)))
+    }
+
+    /// One of the project's experts.
+    fn expert(&self, further: u64) -> String {
+        format!("expert-{:02}", (self.number + further * 8) % 60)
+    }
+}
+
+fn rows(table: u8, count: u64, now: Timestamp, row: fn(&Row) -> Value) -> Vec<Value> {
+    let told = |number: u64| {
+        let (project, measure, quality) = PROJECTS[(number % 8) as usize];
+        row(&Row {
+            number,
+            table,
+            project,
+            measure,
+            quality,
+            now,
+        })
+    };
+    (0..count).map(told).collect()
+}
+
+fn expert(row: &Row) -> Value {
+    let n = row.number;
+    let score = row.quality + ((n * 31 % 13) as f64 - 6.0) / 200.0;
+    json!({
+        "id": row.id(), "project": row.project, "expert_id": row.expert(0), "version": format!("1.{}.0", n % 5),
+        "prompt": format!("You are expert {n} of {}.", row.project), "active": true,
+        "performance_metrics": {row.measure: (score * 1000.0).round() / 1000.0},
+        "created_at": row.ago((30 + n) * 86_400), "updated_at": row.ago(n * 3600),
+    })
+}
+
+fn report(row: &Row) -> Value {
+    let health = match row.quality {
+        quality if quality >= 0.8 => "healthy",
+        quality if quality >= 0.6 => "warning",
+        _ => "critical",
+    };
+    json!({
+        "id": row.id(), "project": row.project, "report_type": row.pick(1, &["daily", "evaluation", "evaluation"]),
+        "health_score": (row.quality * 100.0) as u64 + row.number * 17 % 9 - 4, "overall_health": health,
+        "report_data": {}, "created_at": row.ago(row.number * 45 * 60),
+    })
+}
+
+fn reflexion(row: &Row) -> Value {
+    let kinds = [
+        "failure_analysis",
+        "success_pattern",
+        "prompt_revision",
+        "calibration",
+    ];
+    json!({
+        "id": row.id(), "project": row.project, "expert_id": row.expert(0), "reflexion_type": row.pick(13, &kinds),
+        "context": {"run": row.number}, "outcome": {"changed": row.number % 2 == 1}, "success": row.is_success(),
+        "confidence": row.part(37, 50, 50), "impact_score": row.part(41, 0, 100), "reuse_count": row.number * 7 % 12,
+        "created_at": row.ago(row.number * 20 * 60),
+    })
+}
+
+fn event(row: &Row) -> Value {
+    let kinds = ["drift", "evaluation", "telemetry", "telemetry", "telemetry"];
+    let mut severities = ["info"; 10];
+    severities[..3].copy_from_slice(&["critical", "warning", "warning"]);
+    json!({
+        "id": row.id(), "project_id": row.project, "expert_id": row.expert(0), "confidence": row.part(23, 60, 40),
+        "latency_ms": 80 + row.number * 53 % 900, "outcome": row.outcome(), "event_type": row.pick(11, &kinds),
+        "severity": row.pick(19, &severities), "message": format!("Run of {} in {}", row.expert(0), row.project),
+        "metadata": {"batch": row.number / 50}, "created_at": row.ago(row.number * 190),
+    })
+}
+
+fn run(row: &Row) -> Value {
+    let (tokens_in, tokens_out) = (200 + row.number * 67 % 3000, 50 + row.number * 71 % 900);
+    json!({
+        "id": row.id(), "project": row.project, "expert_id": row.expert(0), "confidence": row.part(23, 55, 45),
+        "latency_ms": 120 + row.number * 53 % 1400, "tokens_in": tokens_in, "tokens_out": tokens_out,
+        "cost_usd": (tokens_in * 3 + tokens_out * 15) as f64 / 1e6, "outcome": row.outcome(),
+        "timestamp": row.ago(row.number * 97),
+    })
+}
+
+fn decision(row: &Row) -> Value {
+    let count = if row.number.is_multiple_of(3) { 2 } else { 3 };
+    let experts: Vec<String> = (0..count).map(|further| row.expert(further)).collect();
+    json!({
+        "id": row.id(), "project": row.project, "contributing_experts": experts, "confidence": row.part(43, 60, 40),
+        "final_decision": {"choice": row.number % 4}, "disagreement_score": row.part(47, 0, 60),
+        "created_at": row.ago(row.number * 35 * 60),
+    })
+}
+
+fn pattern(row: &Row) -> Value {
+    json!({
+        "id": row.id(), "project_id": row.project, "name": format!("pattern-{:03}", row.number),
+        "category": row.pick(13, &["drift", "seasonal", "regression"]), "frequency": 1 + row.number * 31 % 40,
+        "confidence": row.part(37, 50, 50), "metadata": {"window": row.number % 7},
+        "discovered_at": row.ago(row.number * 90 * 60),
+    })
+}
 
 /// Fills a database that holds no expert, and makes a key for it; one that does is left as it is.
 pub async fn if_empty(
@@ -104,19 +288,16 @@ pub async fn if_empty(
     if experts > 0 {
         return Ok(None);
     }
-    let statements = [
-        PROJECTS,
-        PROJECT_ROWS,
-        EXPERTS,
-        REPORTS,
-        REFLEXIONS,
-        TELEMETRY,
-        RUNS,
-        CONSENSUS,
-        PATTERNS,
-        DONE,
+    let parts = vec![
+        (&EXPERTS, rows(0, 60, now, expert)),
+        (&REPORTS, rows(1, 960, now, report)),
+        (&REFLEXIONS, rows(2, 2400, now, reflexion)),
+        (&TELEMETRY, rows(3, 4000, now, event)),
+        (&RUNS, rows(4, 20_000, now, run)),
+        (&CONSENSUS, rows(5, 1200, now, decision)),
+        (&PATTERNS, rows(6, 480, now, pattern)),
     ];
-    database.script(&statements).await?;
+    database.insert(parts).await?;
     let (project, name) = PROJECT;
     let key = database
         .create_key(project, name, Some("demo"), now)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::database::keys::Principal;
-use crate::database::{Database, DatabaseError, Param, Statement, stored_time};
+use crate::database::{Database, DatabaseError, Insert, stored_time};
 use crate::error::{Failure, FailureKind};
 use crate::upstream::OriginBody;
 
@@ -25,38 +25,35 @@ const MOST_EVENTS: usize = 1000;
 /// Characters of a name.
 const LONGEST: usize = 200;
 
-/// All rows in one statement: `$1` is a JSON array of them.
-const TELEMETRY: Statement = Statement {
+const TELEMETRY: Insert = Insert {
     table: "iris_telemetry",
-    operation: "insert",
-    sqlite: "INSERT INTO iris_telemetry
-            (id, project_id, expert_id, confidence, latency_ms, outcome, event_type, metadata, created_at)
-        SELECT json_extract(value, '$.id'), json_extract(value, '$.project_id'), json_extract(value, '$.expert_id'),
-            json_extract(value, '$.confidence'), json_extract(value, '$.latency_ms'), json_extract(value, '$.outcome'),
-            json_extract(value, '$.event_type'), json_extract(value, '$.metadata'), json_extract(value, '$.created_at')
-        FROM json_each($1)",
-    postgres: "INSERT INTO iris_telemetry
-            (id, project_id, expert_id, confidence, latency_ms, outcome, event_type, metadata, created_at)
-        SELECT id, project_id, expert_id, confidence, latency_ms, outcome, event_type, metadata, created_at
-        FROM jsonb_to_recordset($1::text::jsonb) AS row(id uuid, project_id text, expert_id text, confidence numeric,
-            latency_ms int, outcome text, event_type text, metadata jsonb, created_at timestamptz)",
+    columns: &[
+        "id",
+        "project_id",
+        "expert_id",
+        "confidence",
+        "latency_ms",
+        "outcome",
+        "event_type",
+        "created_at",
+    ],
+    documents: &["metadata"],
 };
 
-const REFLEXION: Statement = Statement {
+const REFLEXION: Insert = Insert {
     table: "reflexion_bank",
-    operation: "insert",
-    sqlite: "INSERT INTO reflexion_bank
-            (id, project, expert_id, reflexion_type, context, outcome, success, confidence, impact_score, reuse_count, created_at)
-        SELECT json_extract(value, '$.id'), json_extract(value, '$.project'), json_extract(value, '$.expert_id'),
-            json_extract(value, '$.reflexion_type'), value -> '$.context', value -> '$.outcome',
-            json_extract(value, '$.success'), json_extract(value, '$.confidence'), json_extract(value, '$.impact_score'),
-            0, json_extract(value, '$.created_at')
-        FROM json_each($1)",
-    postgres: "INSERT INTO reflexion_bank
-            (id, project, expert_id, reflexion_type, context, outcome, success, confidence, impact_score, reuse_count, created_at)
-        SELECT id, project, expert_id, reflexion_type, context, outcome, success, confidence, impact_score, 0, created_at
-        FROM jsonb_to_recordset($1::text::jsonb) AS row(id uuid, project text, expert_id text, reflexion_type text,
-            context jsonb, outcome jsonb, success bool, confidence float8, impact_score float8, created_at timestamptz)",
+    columns: &[
+        "id",
+        "project",
+        "expert_id",
+        "reflexion_type",
+        "success",
+        "confidence",
+        "impact_score",
+        "reuse_count",
+        "created_at",
+    ],
+    documents: &["context", "outcome"],
 };
 
 /// How a write ended: its answer, or why nothing was written.
@@ -235,15 +232,6 @@ fn telemetry_row(
     Some(row)
 }
 
-async fn insert(
-    database: &Database,
-    statement: &'static Statement,
-    rows: Vec<Value>,
-) -> Result<(), DatabaseError> {
-    let rows = Param::Text(Value::Array(rows).to_string());
-    database.write(statement, vec![vec![rows]]).await.map(drop)
-}
-
 /// One event, or an array of them.
 pub async fn telemetry(
     database: &Database,
@@ -274,7 +262,7 @@ pub async fn telemetry(
         return Ok(Err(Refusal::Invalid(issues)));
     }
     let (expert, count) = (rows[0]["expert_id"].clone(), rows.len());
-    insert(database, &TELEMETRY, rows).await?;
+    database.insert(vec![(&TELEMETRY, rows)]).await?;
     let mut answer = json!({
         "success": true,
         "projectId": principal.project_id,
@@ -310,7 +298,7 @@ pub async fn event(
     let Some(row) = row.filter(|_| issues.is_empty()) else {
         return Ok(Err(Refusal::Invalid(issues)));
     };
-    insert(database, &TELEMETRY, vec![row]).await?;
+    database.insert(vec![(&TELEMETRY, vec![row])]).await?;
     let answer = json!({
         "success": true,
         "message": "the event is stored",
@@ -348,6 +336,7 @@ pub async fn reflexion(
             "success": success,
             "confidence": fields.part("confidence"),
             "impact_score": fields.part("impactScore").unwrap_or(0.5),
+            "reuse_count": 0,
             "created_at": time,
         }));
         fields.finish();
@@ -355,7 +344,7 @@ pub async fn reflexion(
     let Some(row) = row.filter(|_| issues.is_empty()) else {
         return Ok(Err(Refusal::Invalid(issues)));
     };
-    insert(database, &REFLEXION, vec![row]).await?;
+    database.insert(vec![(&REFLEXION, vec![row])]).await?;
     let answer = json!({
         "success": true,
         "projectId": principal.project_id,

@@ -133,10 +133,9 @@ impl Write {
         write.add_url(uri.path(), uri.query());
         if let Some((_, route)) = &asked.route {
             // The operator's groups are of the whole sidecar, whatever host was written to.
-            for name in &route.invalidates {
+            for (name, mode) in &route.invalidates {
                 let (target, reach) = (Target::Group(name.clone()), Reach::Any);
-                let purge = Purge { target, reach };
-                write.changes.push((purge, route.invalidation));
+                write.changes.push((Purge { target, reach }, *mode));
             }
         }
         Some(write)

@@ -4,6 +4,8 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+pub mod api;
+pub mod certificate;
 pub mod client;
 pub mod cluster;
 pub mod fleet;

@@ -1,5 +1,7 @@
 //! A real Postgres on a free loopback port, in a folder of its own, stopped by its pid.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::certificate::Certificate;
 use super::process::Killed;
 use super::redis::free_port;
 
@@ -15,6 +18,8 @@ pub struct PostgresServer {
     pub port: u16,
     folder: TempDir,
     process: Option<Killed>,
+    /// Further settings.
+    settings: Vec<String>,
 }
 
 /// Where Debian puts the programs of the newest version.
@@ -50,11 +55,31 @@ fn give_to_postgres(folder: &Path) {
 
 impl PostgresServer {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// With a certificate it takes TLS too.
+    pub async fn start_with(certificate: Option<&Certificate>) -> Self {
         let mut server = Self {
             port: free_port(),
             folder: tempfile::tempdir().expect("a folder"),
             process: None,
+            settings: Vec::new(),
         };
+        if let Some(certificate) = certificate {
+            let place = |name: &str, from: String| {
+                // Nobody else may read the key.
+                let path = server.folder.path().join(name);
+                std::fs::copy(from, &path).expect("it is copied");
+                std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
+                path.display().to_string()
+            };
+            server.settings = vec![
+                "ssl=on".to_owned(),
+                format!("ssl_cert_file={}", place("cert.pem", certificate.path())),
+                format!("ssl_key_file={}", place("key.pem", certificate.key())),
+            ];
+        }
         give_to_postgres(server.folder.path());
         let data = server.folder.path().join("data");
         let made = command("initdb")
@@ -102,6 +127,7 @@ impl PostgresServer {
                 "-c",
                 "logging_collector=off",
             ])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .current_dir("/")
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -1,15 +1,15 @@
 CREATE INDEX IF NOT EXISTS expert_signatures_project_idx ON expert_signatures (project);
 CREATE INDEX IF NOT EXISTS expert_signatures_active_idx ON expert_signatures (active) WHERE active;
 CREATE INDEX IF NOT EXISTS expert_signatures_updated_idx ON expert_signatures (updated_at DESC);
-CREATE INDEX IF NOT EXISTS model_run_log_project_idx ON model_run_log (project, timestamp DESC);
+CREATE INDEX IF NOT EXISTS model_run_log_covering_idx ON model_run_log (project, timestamp DESC) INCLUDE (tokens_in, tokens_out, cost_usd, confidence, latency_ms, outcome);
 CREATE INDEX IF NOT EXISTS model_run_log_timestamp_idx ON model_run_log (timestamp DESC);
 CREATE INDEX IF NOT EXISTS model_run_log_expert_idx ON model_run_log (expert_id);
-CREATE INDEX IF NOT EXISTS reflexion_bank_project_idx ON reflexion_bank (project, created_at DESC);
+CREATE INDEX IF NOT EXISTS reflexion_bank_covering_idx ON reflexion_bank (project, created_at DESC) INCLUDE (reflexion_type, success, impact_score, reuse_count);
 CREATE INDEX IF NOT EXISTS reflexion_bank_created_idx ON reflexion_bank (created_at DESC);
 CREATE INDEX IF NOT EXISTS reflexion_bank_type_idx ON reflexion_bank (reflexion_type);
 CREATE INDEX IF NOT EXISTS consensus_lineage_project_idx ON consensus_lineage (project, created_at DESC);
 CREATE INDEX IF NOT EXISTS consensus_lineage_created_idx ON consensus_lineage (created_at DESC);
-CREATE INDEX IF NOT EXISTS iris_telemetry_project_idx ON iris_telemetry (project_id, created_at DESC);
+CREATE INDEX IF NOT EXISTS iris_telemetry_covering_idx ON iris_telemetry (project_id, created_at DESC) INCLUDE (confidence, latency_ms, outcome, severity);
 CREATE INDEX IF NOT EXISTS iris_telemetry_created_idx ON iris_telemetry (created_at DESC);
 CREATE INDEX IF NOT EXISTS iris_telemetry_type_idx ON iris_telemetry (event_type);
 CREATE INDEX IF NOT EXISTS iris_reports_created_idx ON iris_reports (created_at DESC);
