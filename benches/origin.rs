@@ -8,6 +8,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use iris_sidecar::clock::Clock;
@@ -21,7 +22,8 @@ use support::{Client, golden};
 
 const PROJECTS: u32 = 40;
 const ASKED: usize = 400;
-const CLIENTS: usize = 4;
+/// As many as there are cores, usually, and then too many.
+const CLIENTS: [usize; 3] = [1, 2, 4];
 const TARGET: Duration = Duration::from_millis(25);
 
 const FILL: [&str; 8] = [
@@ -63,6 +65,29 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
+/// How long each answer took, when so many ask at a time.
+async fn asked_by(count: usize, address: SocketAddr, target: &str, key: &str) -> Vec<Duration> {
+    let authorization = format!("Bearer {key}");
+    let asked = |_| async {
+        let mut client = Client::connect(address).await;
+        let fields = [("authorization", authorization.as_str())];
+        let mut latencies = Vec::new();
+        for asked in 0..ASKED / count + 5 {
+            let begun = Instant::now();
+            let found = client.ask("GET", target, &fields).await;
+            assert_eq!(found.status, 200, "{}", found.text());
+            // The first ones make connections and plans.
+            if asked >= 5 {
+                latencies.push(begun.elapsed());
+            }
+        }
+        latencies
+    };
+    futures_util::future::join_all((0..count).map(asked))
+        .await
+        .concat()
+}
+
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> std::process::ExitCode {
     let server = PostgresServer::start().await;
@@ -94,6 +119,7 @@ async fn main() -> std::process::ExitCode {
         .await
         .expect("no panic");
     let address = sidecar.address;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let before = scans(&pool).await;
     let mut is_good = true;
     for target in [
@@ -106,38 +132,22 @@ async fn main() -> std::process::ExitCode {
         "p1",
     ] {
         let target = format!("/api/iris/{target}");
-        let clients = (0..CLIENTS).map(|_| {
-            let (target, authorization) = (target.clone(), format!("Bearer {key}"));
-            async move {
-                let mut client = Client::connect(address).await;
-                let mut latencies = Vec::new();
-                for asked in 0..ASKED / CLIENTS + 5 {
-                    let begun = Instant::now();
-                    let found = client
-                        .ask("GET", &target, &[("authorization", &authorization)])
-                        .await;
-                    assert_eq!(found.status, 200, "{}", found.text());
-                    // The first ones make connections and plans.
-                    if asked >= 5 {
-                        latencies.push(begun.elapsed());
-                    }
-                }
-                latencies
-            }
-        });
-        let mut latencies = support::all(clients).await.concat();
-        let (p50, p95, p99) = (
-            percentile(&mut latencies, 0.5),
-            percentile(&mut latencies, 0.95),
-            percentile(&mut latencies, 0.99),
-        );
-        println!(
-            "{target:40} p50 {:6.2} p95 {:6.2} p99 {:6.2} ms, {CLIENTS} clients",
-            millis(p50),
-            millis(p95),
-            millis(p99)
-        );
-        is_good &= p95 < TARGET;
+        for count in CLIENTS {
+            let mut latencies = asked_by(count, address, &target, &key).await;
+            let (p50, p95, p99) = (
+                percentile(&mut latencies, 0.5),
+                percentile(&mut latencies, 0.95),
+                percentile(&mut latencies, 0.99),
+            );
+            println!(
+                "{target:34} p50 {:6.2} p95 {:6.2} p99 {:6.2} ms, clients: {count}",
+                millis(p50),
+                millis(p95),
+                millis(p99)
+            );
+            // What comes on top with more of them than cores is waiting for a core.
+            is_good &= p95 < TARGET || count > cores;
+        }
     }
     let after = scans(&pool).await;
     for ((table, before), (_, after)) in before.iter().zip(&after) {

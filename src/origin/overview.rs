@@ -37,9 +37,10 @@ const REPORTS: Statement = Statement {
                 ORDER BY created_at DESC, id DESC LIMIT 1), MAX(created_at))
         FROM iris_reports reports GROUP BY project",
     postgres: r#"SELECT json_build_array(project, COUNT(*), COUNT(*) FILTER (WHERE created_at >= $1::timestamptz),
-            (array_agg(health_score ORDER BY created_at DESC, id DESC))[1],
+            (SELECT latest.health_score FROM iris_reports latest WHERE latest.project = reports.project
+                ORDER BY created_at DESC, id DESC LIMIT 1),
             to_char(MAX(created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))::text
-        FROM iris_reports GROUP BY project"#,
+        FROM iris_reports reports GROUP BY project"#,
 };
 
 const REFLEXIONS: Statement = Statement {
