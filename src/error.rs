@@ -7,9 +7,11 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -66,13 +68,19 @@ pub enum FailureKind {
     OnlyIfCached,
     /// The request goes in a circle (RFC 9110 §7.6).
     Loop,
+    /// No credential that counts, or one that was refused a moment ago.
+    KeyRefused,
+    /// Nobody can say now whether the key is good.
+    KeyUnverified,
+    /// More requests than a limit allows.
+    RateLimited,
     /// A defect of ours.
     Internal,
 }
 
 impl FailureKind {
     /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest,
         Self::InvalidHead,
         Self::HeadTooLarge,
@@ -99,6 +107,9 @@ impl FailureKind {
         Self::RangeNotSatisfiable,
         Self::OnlyIfCached,
         Self::Loop,
+        Self::KeyRefused,
+        Self::KeyUnverified,
+        Self::RateLimited,
         Self::Internal,
     ];
 
@@ -127,7 +138,10 @@ impl FailureKind {
             | Self::BreakerOpen
             | Self::QueueFull
             | Self::WaitTimeout
+            | Self::KeyUnverified
             | Self::OriginFailed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::KeyRefused => StatusCode::UNAUTHORIZED,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -177,6 +191,9 @@ impl FailureKind {
             Self::RangeNotSatisfiable => "range_not_satisfiable",
             Self::OnlyIfCached => "only_if_cached",
             Self::Loop => "loop",
+            Self::KeyRefused => "unauthorized",
+            Self::KeyUnverified => "key_not_verified",
+            Self::RateLimited => "rate_limit_exceeded",
             Self::Internal => "internal_error",
         }
     }
@@ -192,7 +209,9 @@ impl FailureKind {
             | Self::BodyTooLarge
             | Self::RangeNotSatisfiable
             | Self::RequestTimeout => "http_request_error",
-            Self::MethodNotAllowed | Self::OnlyIfCached => "http_request_denied",
+            Self::MethodNotAllowed | Self::OnlyIfCached | Self::KeyRefused | Self::RateLimited => {
+                "http_request_denied"
+            }
             Self::Overloaded | Self::QueueFull => "connection_limit_reached",
             Self::DnsFailed => "dns_error",
             Self::ConnectFailed => "connection_refused",
@@ -205,7 +224,9 @@ impl FailureKind {
             }
             Self::ResponseIncomplete => "http_response_incomplete",
             Self::BodyTimeout => "connection_read_timeout",
-            Self::BreakerOpen | Self::OriginFailed => "destination_unavailable",
+            Self::BreakerOpen | Self::OriginFailed | Self::KeyUnverified => {
+                "destination_unavailable"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::Internal => "proxy_internal_error",
         }
@@ -227,6 +248,8 @@ impl FailureKind {
                 | Self::Overloaded
                 | Self::RangeNotSatisfiable
                 | Self::OnlyIfCached
+                | Self::KeyRefused
+                | Self::RateLimited
                 | Self::Loop
         )
     }
@@ -241,6 +264,8 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What the origin answered, where it did.
     pub status: Option<StatusCode>,
+    /// More that programs may want to know.
+    pub details: Option<Value>,
 }
 
 impl Failure {
@@ -250,6 +275,7 @@ impl Failure {
             message: message.to_string(),
             retry_after: None,
             status: None,
+            details: None,
         }
     }
 
@@ -262,14 +288,7 @@ impl Failure {
 /// The response to a failed request: `extra` holds the operator's `[errors] headers`.
 pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Response<Bytes> {
     let status = failure.kind.status();
-    let body = json!({
-        "error": {
-            "message": failure.message,
-            "code": failure.kind.as_str().to_ascii_uppercase(),
-            "statusCode": status.as_u16(),
-            "timestamp": rfc3339(now),
-        }
-    });
+    let body = body(failure, now);
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -299,6 +318,10 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
     ) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    if failure.kind == FailureKind::KeyRefused {
+        // Not a challenge to browsers: they know no such scheme (RFC 6750 §3).
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if failure.kind == FailureKind::MethodNotAllowed {
         let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         headers.insert(http::header::ALLOW, allow);
@@ -307,6 +330,28 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
         headers.insert(name.clone(), value.clone());
     }
     response
+}
+
+/// Nested, but for refused keys, which the Iris API answers flat.
+fn body(failure: &Failure, now: Timestamp) -> Value {
+    let status = failure.kind.status().as_u16();
+    if failure.kind == FailureKind::KeyRefused {
+        return json!({
+            "error": failure.message,
+            "statusCode": status,
+            "timestamp": rfc3339(now),
+        });
+    }
+    let mut error = json!({
+        "message": failure.message,
+        "code": failure.kind.as_str().to_ascii_uppercase(),
+        "statusCode": status,
+        "timestamp": rfc3339(now),
+    });
+    if let Some(details) = &failure.details {
+        error["details"] = details.clone();
+    }
+    json!({"error": error})
 }
 
 /// A time as RFC 3339 with milliseconds, as the Iris API writes its timestamps.

@@ -62,6 +62,7 @@ pub mod config;
 pub mod database;
 pub mod error;
 pub mod flight;
+pub mod guard;
 pub mod http;
 pub mod metrics;
 pub mod origin;

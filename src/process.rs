@@ -16,8 +16,9 @@ use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, VerdictSource};
 use crate::database::{self, Database};
+use crate::guard::Source;
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
 use crate::proxy::{Proxy, Shared};
@@ -58,12 +59,16 @@ impl Sidecar {
             config.routes.list().iter().map(|route| route.path.as_str()),
         ));
         let background = Background::start()?;
+        let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
+        let database = background.wait_for(opening)??;
+        let source = verdict_source(&config, &metrics, database.as_ref())?;
         let (origin, demo_key) = match origin {
             Some(origin) => (origin, None),
             None => background.wait_for(configured_origin(
                 Arc::clone(&config),
                 Arc::clone(&metrics),
                 clock.clone(),
+                database,
             ))??,
         };
         let shared = background.wait_for(shared_with_fleet(
@@ -71,7 +76,16 @@ impl Sidecar {
             Arc::clone(&metrics),
             clock.clone(),
         ))??;
-        let proxy = Proxy::new(Arc::clone(&config), metrics, origin, clock, shared);
+        let proxy = Proxy::new(
+            Arc::clone(&config),
+            metrics,
+            origin,
+            clock,
+            Shared { source, ..shared },
+        );
+        background
+            .handle
+            .spawn(Arc::clone(&proxy.limits).hear_recalls());
         if let Some(redis) = config
             .cache
             .redis
@@ -142,11 +156,40 @@ pub fn settings(origin: &config::Origin) -> database::Settings {
     }
 }
 
+/// The database, where the built-in origin or the key table needs it.
+async fn opened_database(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    has_origin: bool,
+) -> anyhow::Result<Option<Database>> {
+    let is_origins = config.upstream.is_none() && !has_origin;
+    if !is_origins && config.auth.source != VerdictSource::Table {
+        return Ok(None);
+    }
+    let database = Database::open(settings(&config.origin), metrics).await?;
+    Ok(Some(database))
+}
+
+/// Who says whether keys are good.
+fn verdict_source(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    database: Option<&Database>,
+) -> anyhow::Result<Source> {
+    match (&config.auth.source, database) {
+        (VerdictSource::Url(url), _) => Source::service(url, Arc::clone(metrics))
+            .map_err(|message| anyhow!("[auth] source: {message}")),
+        (VerdictSource::Table, Some(database)) => Ok(Source::Table(database.clone())),
+        _ => Ok(Source::Origin),
+    }
+}
+
 /// The origin, and the key of its demo data where that was made now.
 async fn configured_origin(
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    database: Option<Database>,
 ) -> anyhow::Result<(Arc<dyn Origin>, Option<String>)> {
     if let Some(upstream) = &config.upstream {
         let upstream =
@@ -154,7 +197,7 @@ async fn configured_origin(
         tokio::spawn(Upstream::reap_idle(Arc::downgrade(&upstream)));
         return Ok((upstream, None));
     }
-    let database = Database::open(settings(&config.origin), Arc::clone(&metrics)).await?;
+    let database = database.context("the built-in origin has no database")?;
     let (origin, key) = BuiltIn::new(database, metrics, clock)
         .await
         .context("the demo data could not be written")?;
@@ -215,7 +258,11 @@ async fn shared_with_fleet(
         warn!("[cache.redis]: Redis does not answer: memory alone answers until it does");
     }
     let second = Some(second);
-    Ok(Shared { purges, second })
+    Ok(Shared {
+        purges,
+        second,
+        ..Shared::default()
+    })
 }
 
 /// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.

@@ -111,6 +111,7 @@ async fn a_write_through_one_instance_changes_what_the_others_serve() {
     assert_eq!(written.text(), "2");
     // Here at once, there when the log has brought it.
     assert_eq!(fleet.get(0, "/a").await.text(), "3");
+    fleet.written(0, 1.0).await;
     fleet
         .metric_reaches(1, "cache_purges_elsewhere_total", 1.0)
         .await;

@@ -69,6 +69,7 @@ async fn every_kind_of_purge_is_read_as_it_was_written() {
         Target::Url(Box::from(&b"/a\0?x=\xff\0"[..])),
         Target::Prefix("/a b/".into()),
         Target::Group("a group \u{fc}".into()),
+        Target::Key([0xfe; 32]),
     ];
     let reaches = [
         Reach::Any,
@@ -96,9 +97,9 @@ async fn every_kind_of_purge_is_read_as_it_was_written() {
     assert_eq!(read, written);
     // What a newer version may write purges everything.
     server
-        .ask("XADD iris:{purges}log 25-0 token 1 mode hard at 1 kind galaxy value x reach any of x")
+        .ask("XADD iris:{purges}log 31-0 token 1 mode hard at 1 kind galaxy value x reach any of x")
         .await;
-    server.ask("HSET iris:{purges}meta position 25").await;
+    server.ask("HSET iris:{purges}meta position 31").await;
     let synced = redis.sync(cursor).await.unwrap();
     assert_eq!(synced.entries[0].entry.purge.target, Target::All);
     assert_eq!(synced.entries[0].entry.mode, Mode::Hard);

@@ -1,7 +1,9 @@
 //! The admin port: metrics, the summary, health, purges. Its own listener, away from the clients'
 //! traffic.
 
+mod explain;
 mod purge;
+mod revoke;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -75,7 +77,7 @@ impl Admin {
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let service = service_fn(move |request: Request<Incoming>| {
             let admin = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(admin.answer(request).await.map(Full::new)) }
+            async move { Ok::<_, Infallible>(admin.answer(request, peer.ip()).await.map(Full::new)) }
         });
         let mut protocol = http1::Builder::new();
         protocol
@@ -89,11 +91,11 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Bytes> {
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Bytes> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
         let (takes, allowed): (&[Method], _) = match path {
-            "/purge" => (&[Method::POST], "POST"),
+            "/purge" | "/revoke" => (&[Method::POST], "POST"),
             _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
         };
         if !takes.contains(&parts.method) {
@@ -131,18 +133,23 @@ impl Admin {
                 ),
             },
             "/api/metrics" => json_response(StatusCode::OK, &self.proxy.metrics.summary()),
-            "/purge" => self.purge(body).await,
+            "/purge" | "/revoke" => self.order(path, body).await,
+            "/explain" => match explain::explain(&self.proxy, parts.uri.query(), peer) {
+                Ok(told) => json_response(StatusCode::OK, &told),
+                Err(error) => json_response(StatusCode::BAD_REQUEST, &json!({"error": error})),
+            },
             _ => {
                 let body = json!({
                     "error": "Not found",
-                    "endpoints": ["/metrics", "/api/metrics", "/healthz", "/readyz", "POST /purge"],
+                    "endpoints": ["/metrics", "/api/metrics", "/healthz", "/readyz", "/explain?url=/path", "POST /purge", "POST /revoke"],
                 });
                 json_response(StatusCode::NOT_FOUND, &body)
             }
         }
     }
 
-    async fn purge(&self, body: Incoming) -> Response<Bytes> {
+    /// An order of the operator's: what to purge, or which key to revoke.
+    async fn order(&self, path: &str, body: Incoming) -> Response<Bytes> {
         let refuse = |status, error: String| json_response(status, &json!({"error": error}));
         let reading = Limited::new(body, purge::BODY_LIMIT).collect();
         let body = match timeout(BODY_TIMEOUT, reading).await {
@@ -158,7 +165,11 @@ impl Admin {
                 return refuse(StatusCode::REQUEST_TIMEOUT, error);
             }
         };
-        match purge::purge(&self.proxy, &body).await {
+        let done = match path {
+            "/revoke" => revoke::revoke(&self.proxy, &body).await,
+            _ => purge::purge(&self.proxy, &body).await,
+        };
+        match done {
             Ok(done) => json_response(StatusCode::OK, &done),
             Err(error) => refuse(StatusCode::BAD_REQUEST, error),
         }

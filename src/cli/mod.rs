@@ -14,8 +14,8 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Mistake, Route, units};
+use crate::policy::Cookies;
 use crate::policy::key::QueryRule;
-use crate::policy::{Cookies, Share};
 use crate::process::{Sidecar, settings};
 use crate::server::cores;
 
@@ -277,10 +277,7 @@ fn routes_table(config: &Config) -> Table {
             methods.join(" "),
             lifetime(route),
             stale(route),
-            match route.options.share {
-                Share::Standard => "standard".to_owned(),
-                Share::PerKey => "per-key".to_owned(),
-            },
+            route.options.share.as_str().to_owned(),
             match &route.query {
                 QueryRule::All => "all".to_owned(),
                 QueryRule::None => "none".to_owned(),

@@ -3,7 +3,9 @@
 //! What comes out can be acted on as it stands: addresses parse, routes do not collide, limits are
 //! in range. Defaults live here, beside the meaning of each key.
 
+mod auth;
 mod read;
+mod read_auth;
 mod read_redis;
 mod read_routes;
 mod routes;
@@ -18,6 +20,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use routes::{Route, Routes};
 pub use source::{Environment, Mistake};
 
@@ -34,6 +37,8 @@ pub struct Config {
     pub origin: Origin,
     pub cache: Cache,
     pub limits: Limits,
+    pub auth: Auth,
+    pub rate_limits: Vec<RateLimit>,
     /// Fields added to every answer that the sidecar itself makes.
     pub error_headers: HeaderMap,
     pub routes: Routes,
@@ -206,6 +211,8 @@ pub struct Cache {
     pub etag_up_to: u64,
     /// Fields that carry a principal's credential.
     pub credential_fields: Vec<HeaderName>,
+    /// Cookies that carry one.
+    pub credential_cookies: Vec<Box<str>>,
     /// Fields that speak to this cache in the place of `Cache-Control` (RFC 9213).
     pub targeted_fields: Vec<HeaderName>,
     /// Whether clients do not get to see them.
@@ -227,6 +234,7 @@ impl Default for Cache {
                 http::header::AUTHORIZATION,
                 HeaderName::from_static("x-api-key"),
             ],
+            credential_cookies: Vec::new(),
             targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
             hide_targeted_fields: false,
             redis: None,

@@ -8,6 +8,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue};
 use url::Url;
 
+use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
@@ -44,6 +45,7 @@ pub fn known_keys(text: &str) -> std::collections::BTreeSet<String> {
 
 fn root(mut root: Section<'_, '_>) -> Config {
     let cache = cache(root.table("cache"));
+    let routes = routes(root.tables("route"), &cache);
     let config = Config {
         listen: listen(root.table("listen")),
         admin: admin(root.table("admin")),
@@ -51,7 +53,9 @@ fn root(mut root: Section<'_, '_>) -> Config {
         origin: origin(root.table("origin")),
         limits: limits(root.table("limits")),
         error_headers: errors(root.table("errors")),
-        routes: routes(root.tables("route"), &cache),
+        auth: auth(root.table("auth")),
+        rate_limits: rate_limits(root.tables("rate_limit"), &routes),
+        routes,
         cache,
     };
     let (public, admin) = (config.listen.address, config.admin.address);
@@ -306,6 +310,15 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
         &mut cache.credential_fields,
         section.list("credential_fields", FIELD, field_name),
     );
+    let cookie = |text: &str| {
+        let is_token = !text.is_empty() && text.bytes().all(|byte| field_name_byte(byte));
+        is_token.then(|| text.into())
+    };
+    let expected = "the name of a cookie, such as \"session\"";
+    set(
+        &mut cache.credential_cookies,
+        section.list("credential_cookies", expected, cookie),
+    );
     set(
         &mut cache.targeted_fields,
         section.list("targeted_fields", FIELD, field_name),
@@ -321,6 +334,11 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
     }
     section.finish();
     cache
+}
+
+/// Of a token (RFC 9110 §5.6.2).
+fn field_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn limits(mut section: Section<'_, '_>) -> Limits {

@@ -11,13 +11,14 @@ use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Normalise, Obey, Share};
 
-use super::Cache;
 use super::routes::{Route, RouteError, Routes};
 use super::source::{At, Section, field_name, word};
+use super::{Cache, Scope};
 
 /// What of `[cache]` every route holds.
 struct Shared {
     credential_fields: Arc<[HeaderName]>,
+    credential_cookies: Arc<[Box<str>]>,
     targeted_fields: Arc<[HeaderName]>,
     hides_targeted: bool,
 }
@@ -25,6 +26,7 @@ struct Shared {
 pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
     let shared = Shared {
         credential_fields: cache.credential_fields.clone().into(),
+        credential_cookies: cache.credential_cookies.clone().into(),
         targeted_fields: cache.targeted_fields.clone().into(),
         hides_targeted: cache.hide_targeted_fields,
     };
@@ -80,6 +82,7 @@ pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
 enum ShareWord {
     Standard,
     PerKey,
+    Verified,
 }
 
 #[derive(Deserialize)]
@@ -125,17 +128,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         error_ttl: section.duration("error_ttl"),
         stale_while_revalidate: section.duration("stale_while_revalidate"),
         stale_if_error: section.duration("stale_if_error"),
-        share: match section.parsed("share", "\"standard\" or \"per-key\"", word::<ShareWord>) {
-            Some(At {
-                value: ShareWord::PerKey,
-                ..
-            }) => Share::PerKey,
-            Some(At {
-                value: ShareWord::Standard,
-                ..
-            })
-            | None => Share::Standard,
-        },
+        share: share(&mut section),
         cookies: match section.parsed(
             "cookies",
             "\"bypass\", \"ignore\", \"key\" or \"store\"",
@@ -174,6 +167,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
             .map(|at| at.value),
         groups: group_names(&mut section, "groups").map(Arc::new),
         credential_fields: Arc::clone(&shared.credential_fields),
+        credential_cookies: Arc::clone(&shared.credential_cookies),
     };
     let query = section.word_or_list(
         "query",
@@ -206,6 +200,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
             ),
         },
         invalidates,
+        verdict_scope: verdict_scope(&mut section),
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
@@ -219,6 +214,31 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     section.finish();
     // A host that could not be read is not "any": what comes of it would only mislead.
     (!has_host || route.host.is_some()).then_some(route)
+}
+
+fn share(section: &mut Section<'_, '_>) -> Share {
+    let expected = "\"standard\", \"per-key\" or \"verified\"";
+    match section.parsed("share", expected, word::<ShareWord>) {
+        Some(At {
+            value: ShareWord::PerKey,
+            ..
+        }) => Share::PerKey,
+        Some(At {
+            value: ShareWord::Verified,
+            ..
+        }) => Share::Verified,
+        Some(At {
+            value: ShareWord::Standard,
+            ..
+        })
+        | None => Share::Standard,
+    }
+}
+
+fn verdict_scope(section: &mut Section<'_, '_>) -> Scope {
+    let expected = "\"url\", \"route\" or \"all\"";
+    let found = section.parsed("verdict_scope", expected, word::<Scope>);
+    found.map_or(Scope::Url, |at| at.value)
 }
 
 fn language(text: &str) -> Option<HeaderValue> {

@@ -8,6 +8,8 @@ use matchit::Router;
 use crate::policy::key::QueryRule;
 use crate::policy::{Mode, Normalise, Options};
 
+use super::Scope;
+
 /// One checked `[[route]]`.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -22,6 +24,8 @@ pub struct Route {
     pub normalise: Normalise,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
+    /// How far a verdict on a key reaches that was learned through this route.
+    pub verdict_scope: Scope,
     /// Groups that a write through this route makes stale or gone.
     pub invalidates: Vec<(Box<str>, Mode)>,
     /// Where it stands in the file, for messages about it.

@@ -49,6 +49,17 @@ pub struct LimitLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerdictLabels {
+    pub source: &'static str,
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DemotionLabels {
+    pub path: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct QueryLabels {
     pub table: &'static str,
     pub operation: &'static str,
@@ -168,6 +179,8 @@ impl Metrics {
                 touch(&requests, &CacheLabels { cache, result });
             }
         }
+        let paths: Vec<String> = self.routes.iter().map(|route| route.path.clone()).collect();
+        self.guard.register(registry, &requests, paths.into_iter());
         self.cache_hit = requests.get_or_create_owned(&CacheLabels {
             cache: "query",
             result: "hit",
@@ -223,7 +236,7 @@ impl Metrics {
             "Purges by the admin port and by writes: what they name, and whether it is gone or stale",
             self.purges.clone(),
         );
-        for target in ["all", "url", "prefix", "group"] {
+        for target in ["all", "url", "prefix", "group", "key"] {
             for mode in Mode::ALL.map(Mode::as_str) {
                 touch(&self.purges, &PurgeLabels { target, mode });
             }
@@ -257,25 +270,6 @@ impl Metrics {
             "Stored responses dropped to stay within the budget",
             self.gauges.evictions.clone(),
         );
-        let limits = Family::<LimitLabels, Counter>::default();
-        registry.register(
-            "rate_limit_requests",
-            "Requests by the kind of limit that judged them",
-            limits.clone(),
-        );
-        for key in ["ip", "apikey"] {
-            for result in ["allowed", "blocked"] {
-                touch(&limits, &LimitLabels { key, result });
-            }
-        }
-        self.allowed = limits.get_or_create_owned(&LimitLabels {
-            key: "ip",
-            result: "allowed",
-        });
-        self.blocked = limits.get_or_create_owned(&LimitLabels {
-            key: "ip",
-            result: "blocked",
-        });
     }
 
     pub(super) fn register_upstream(&mut self, registry: &mut Registry) {
@@ -363,7 +357,7 @@ impl Metrics {
 }
 
 /// Makes a zero sample.
-fn touch<L, M>(family: &Family<L, M>, labels: &L)
+pub(super) fn touch<L, M>(family: &Family<L, M>, labels: &L)
 where
     L: Clone + std::hash::Hash + Eq,
     M: Default,

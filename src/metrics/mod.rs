@@ -6,6 +6,7 @@
 //! never looks a metric up by label.
 
 mod families;
+pub mod guard;
 pub mod latency;
 pub mod second;
 mod summary;
@@ -27,6 +28,7 @@ use families::{
     ErrorLabels, OutcomeLabels, PathLabels, PurgeLabels, QueryErrorLabels, QueryLabels,
     ReasonLabels, RequestLabels, TypeLabels,
 };
+use guard::GuardMetrics;
 use latency::Latency;
 use second::{SecondMetrics, SecondReadings};
 
@@ -103,6 +105,8 @@ pub struct Readings {
     pub breaker_is_open: bool,
     /// Of the built-in origin's database: all, and those that nobody uses.
     pub database_connections: (u64, u64),
+    /// Verdicts that are remembered: good and bad ones.
+    pub verdicts: (u64, u64),
     /// `None` without Redis.
     pub second: Option<SecondReadings>,
 }
@@ -131,8 +135,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
-    blocked: Counter,
-    allowed: Counter,
+    pub guard: GuardMetrics,
     db_queries: Family<QueryLabels, Counter>,
     db_duration: Family<QueryLabels, Latency>,
     db_errors: Family<QueryErrorLabels, Counter>,
@@ -190,8 +193,7 @@ impl Metrics {
             connections: Gauge::default(),
             connections_accepted: Counter::default(),
             connections_refused: Counter::default(),
-            blocked: Counter::default(),
-            allowed: Counter::default(),
+            guard: GuardMetrics::default(),
             db_queries: Family::default(),
             db_duration: Family::default(),
             db_errors: Family::default(),
@@ -344,6 +346,7 @@ impl Metrics {
         set(&gauges.flights, readings.flights);
         set(&gauges.upstream_connections, readings.upstream_connections);
         set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
+        self.guard.show(readings.verdicts);
         self.second.show(readings.second.unwrap_or_default());
         set(
             &gauges.database_connections,

@@ -59,9 +59,12 @@ pub enum Command {
     Sync,
     Instances,
     Used,
+    Noted,
+    Note,
+    Take,
 }
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 11] = [
     "look_up",
     "settle",
     "renew",
@@ -70,6 +73,9 @@ const COMMANDS: [&str; 8] = [
     "sync",
     "instances",
     "used",
+    "noted",
+    "note",
+    "take",
 ];
 
 /// What a value that was found turned out to be worth.

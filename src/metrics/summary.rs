@@ -22,6 +22,7 @@ impl Metrics {
             queries.add(&self.db_duration.get_or_create(&labels).counts());
         }
         let errors = self.errors.load(std::sync::atomic::Ordering::Relaxed);
+        let (allowed, blocked) = self.guard.totals();
         json!({
             "requests": {
                 "total": requests.total(),
@@ -31,7 +32,7 @@ impl Metrics {
                 "p99Latency": rounded(requests.quantile_ms(0.99)),
             },
             "cache": { "hitRate": ratio(self.cache_hit.get(), self.cache_hit.get() + self.cache_miss.get()) },
-            "rateLimit": { "blockRate": ratio(self.blocked.get(), self.blocked.get() + self.allowed.get()) },
+            "rateLimit": { "blockRate": ratio(blocked, blocked + allowed) },
             "database": { "totalQueries": queries.total(), "p95Latency": rounded(queries.quantile_ms(0.95)) },
         })
     }

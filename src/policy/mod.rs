@@ -29,7 +29,7 @@ use std::time::Duration;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::http::CacheControl;
+use crate::http::{CacheControl, fields};
 
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
@@ -49,6 +49,19 @@ pub enum Share {
     Standard,
     /// Each credential is a partition of its own; there `private` may be stored.
     PerKey,
+    /// One stored response for all whose credential has a good verdict; the operator's word, in the
+    /// place of RFC 9111 §3.5.
+    Verified,
+}
+
+impl Share {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::PerKey => "per-key",
+            Self::Verified => "verified",
+        }
+    }
 }
 
 /// What a request's `Cookie` means under an operator's `ttl` or `force_ttl`.
@@ -107,6 +120,8 @@ pub struct Options {
     pub groups: Option<Groups>,
     /// Fields that carry a principal's credential: `Authorization` and its like.
     pub credential_fields: Arc<[HeaderName]>,
+    /// Cookies that carry one.
+    pub credential_cookies: Arc<[Box<str>]>,
 }
 
 impl Options {
@@ -126,9 +141,15 @@ impl Options {
 
     /// Whether a request carries a credential that the response may depend on.
     pub fn has_credential(&self, headers: &HeaderMap) -> bool {
-        self.credential_fields
+        let in_a_field = self
+            .credential_fields
             .iter()
-            .any(|name| headers.contains_key(name))
+            .any(|name| headers.contains_key(name));
+        in_a_field
+            || self
+                .credential_cookies
+                .iter()
+                .any(|name| fields::cookies(headers, name).next().is_some())
     }
 }
 

@@ -51,11 +51,17 @@ pub enum Reason {
     OriginFailed,
     /// The request was refused before look-up.
     Refused,
+    /// One request more than a limit allows.
+    RateLimited,
+    /// Its key is bad, or there is more than one.
+    KeyRefused,
+    /// Nobody can say whether its key is good, or its own request is what asks.
+    KeyUnverified,
 }
 
 impl Reason {
     /// All reasons, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 38] = [
         Self::Fresh,
         Self::SecondTier,
         Self::StaleWhileRevalidate,
@@ -91,6 +97,9 @@ impl Reason {
         Self::WaitTimeout,
         Self::OriginFailed,
         Self::Refused,
+        Self::RateLimited,
+        Self::KeyRefused,
+        Self::KeyUnverified,
     ];
 
     /// The code of this reason: an RFC 9211 token and a metric label.
@@ -131,6 +140,9 @@ impl Reason {
             Self::WaitTimeout => "wait-timeout",
             Self::OriginFailed => "origin-failed",
             Self::Refused => "refused",
+            Self::RateLimited => "rate-limited",
+            Self::KeyRefused => "key-refused",
+            Self::KeyUnverified => "key-unverified",
         }
     }
 
@@ -147,7 +159,7 @@ impl Reason {
             Self::Method => "method",
             Self::Partial => "partial",
             // Looked up, and set aside for what the request says.
-            Self::Cookie | Self::ClientDirective => "request",
+            Self::Cookie | Self::ClientDirective | Self::KeyUnverified => "request",
             _ => "bypass",
         }
     }

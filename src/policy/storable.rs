@@ -138,10 +138,14 @@ fn credential_allows(
     control: &CacheControl,
     options: &Options,
 ) -> Result<(), Reason> {
-    if options.share == Share::PerKey {
-        return Ok(());
-    }
     let has_credential = request.contains_key(AUTHORIZATION) || options.has_credential(request);
+    match options.share {
+        Share::PerKey => return Ok(()),
+        // Without one nobody was verified: such a response is never shared.
+        Share::Verified if has_credential => return Ok(()),
+        Share::Verified => return Err(Reason::Credential),
+        Share::Standard => {}
+    }
     let allowed = control.public || control.must_revalidate || control.s_maxage.is_some();
     if has_credential && !allowed {
         return Err(Reason::Credential);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Outcome, Reader, Ticket};
+use crate::guard::Ruling;
 use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
@@ -26,6 +27,7 @@ use super::clean::clean_response;
 use super::exchange::Exchange;
 use super::fleet::{About, Consulted};
 use super::forward::{Conditions, unconditional};
+use super::guarded::{self, LetIn};
 use super::part::Beginning;
 use super::{Proxy, inspect};
 
@@ -109,6 +111,7 @@ pub(super) struct Fetch {
     pub leader: Option<oneshot::Sender<Led>>,
     /// Others can wait for it, in this process and in the fleet.
     pub is_shared: bool,
+    pub let_in: Option<LetIn>,
 }
 
 /// A fetch after its request was sent.
@@ -127,6 +130,11 @@ pub(super) struct Fetching {
     pub lease: Option<Lease>,
     /// The same request without our conditions, for an origin that answers them with nonsense.
     again: Option<Request<()>>,
+    pub let_in: Option<LetIn>,
+    /// The same request with the probe key, where there is one.
+    probe: Option<Request<()>>,
+    /// A miss on a shared route, to be asked again with another key.
+    plain: Option<Request<()>>,
 }
 
 impl Fetch {
@@ -144,13 +152,15 @@ impl Fetch {
             mut begun,
             leader,
             is_shared,
+            let_in,
         } = self;
+        let verifies = let_in.is_some_and(|let_in| let_in.verifies);
         let mut lease = None;
         let mut stamp = ticket.stamp();
         let second = proxy
             .second
             .as_ref()
-            .filter(|second| is_shared && second.is_usable());
+            .filter(|second| is_shared && !verifies && second.is_usable());
         if let Some(second) = second {
             let refreshed = validation
                 .as_ref()
@@ -189,6 +199,8 @@ impl Fetch {
         }
         let asks = begun.is_some() || validation.as_ref().is_some_and(Validation::asks);
         let again = asks.then(|| without_conditions(&request));
+        let probe = proxy.probe_of(let_in, &request);
+        let plain = (let_in.is_some() && leader.is_some()).then(|| without_conditions(&request));
         let mut exchange = Exchange {
             stamp,
             ..Exchange::begin(&proxy)
@@ -207,6 +219,9 @@ impl Fetch {
             is_background: leader.is_none(),
             leader,
             lease,
+            let_in,
+            probe,
+            plain,
         };
         match answer {
             Ok(response) => asked.headed(response, validation, begun).await,
@@ -225,7 +240,7 @@ fn found(proxy: &Proxy, ticket: Ticket, leader: Option<oneshot::Sender<Led>>, en
     ticket.finish(Ok(None));
 }
 
-fn without_conditions<B>(request: &Request<B>) -> Request<()> {
+pub(super) fn without_conditions<B>(request: &Request<B>) -> Request<()> {
     let mut again = Request::new(());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
@@ -237,7 +252,7 @@ fn without_conditions<B>(request: &Request<B>) -> Request<()> {
 impl Fetching {
     /// Headed: what may be done with the response?
     async fn headed(
-        self,
+        mut self,
         mut response: Response<OriginBody>,
         validation: Option<Validation>,
         begun: Option<Beginning>,
@@ -245,6 +260,24 @@ impl Fetching {
         if let Err(failure) = clean_response(&mut response, self.exchange.received) {
             self.proxy.metrics.upstream_failed(failure.kind);
             return self.failed(failure, validation.as_ref());
+        }
+        let status = response.status();
+        let asks = validation.as_ref().is_some_and(Validation::asks);
+        let is_proof = !asks && begun.is_none();
+        let probe = self.probe.take();
+        match self.proxy.rule(self.let_in, status, is_proof, probe).await {
+            Ruling::Passes => {}
+            Ruling::Refused => return self.own(response, Reason::Credential, validation.as_ref()),
+            Ruling::Outage => {
+                let mut failure = guarded::source_is_ill();
+                failure.status = Some(status);
+                return self.failed(failure, validation.as_ref());
+            }
+        }
+        let verifies = self.let_in.is_some_and(|let_in| let_in.verifies);
+        if verifies && !status.is_success() {
+            // A page that asks to log in, say: nothing for those whose keys are good.
+            return self.own(response, Reason::Credential, validation.as_ref());
         }
         if let Some(begun) = begun {
             match response.status() {
@@ -263,7 +296,6 @@ impl Fetching {
                 _ => {}
             }
         }
-        let asks = validation.as_ref().is_some_and(Validation::asks);
         if response.status() == StatusCode::NOT_MODIFIED && !asks {
             let message = "the upstream answered 304 although nobody had set a condition";
             let failure = Failure::new(FailureKind::ProtocolError, message);
@@ -300,7 +332,11 @@ impl Fetching {
             status: response.status(),
             headers: response.headers(),
         };
-        match policy::storable(self.view(), view, &self.options, self.exchange.received) {
+        let judged = policy::storable(self.view(), view, &self.options, self.exchange.received);
+        if let (Ok(_), Some(let_in), Some(plain)) = (&judged, self.let_in, self.plain.take()) {
+            self.proxy.sample(let_in, &plain);
+        }
+        match judged {
             Ok(lifetimes) => self.store(response, lifetimes, validation).await,
             Err(reason) => self.own(response, reason, validation.as_ref()),
         }
@@ -426,6 +462,8 @@ impl Fetching {
         self.release(match reason {
             Reason::TooLarge => LeaseOutcome::TooLarge,
             Reason::Budget => LeaseOutcome::Dropped,
+            // The leader's key was refused: that says nothing to those who wait.
+            Reason::Credential if self.let_in.is_some() => LeaseOutcome::Dropped,
             _ => LeaseOutcome::NotStorable,
         });
         self.not_stored(reason);
@@ -434,7 +472,8 @@ impl Fetching {
             .exchange
             .received
             .plus(self.proxy.config.cache.hit_for_miss);
-        self.leave_alone(validation.filter(|_| self.is_background), until);
+        let is_keys = reason == Reason::Credential && self.let_in.is_some();
+        self.leave_alone(validation.filter(|_| self.is_background && !is_keys), until);
         let memory = &self.proxy.memory;
         // An error says nothing about what was stored before it, nor does one client's own answer.
         let is_personal = self.client_headers.contains_key(COOKIE)
@@ -448,7 +487,7 @@ impl Fetching {
             if !keep_stored && reason != Reason::TooLarge {
                 self.proxy.forget_shared(&self.primary);
             }
-        } else if reason == Reason::Credential {
+        } else if reason == Reason::Credential && !is_keys {
             memory.mark_not_shared(self.ticket.key(), until, reason, true);
         }
         self.ticket.publish(Outcome::NotShared(reason));
@@ -467,6 +506,12 @@ impl Fetching {
 
     /// Failed: stale stands in where it may, and is left alone for a moment.
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
+        if let (Some(guard), Some(let_in)) = (&self.proxy.guard, self.let_in)
+            && failure.kind.is_origins()
+            && failure.kind != FailureKind::KeyUnverified
+        {
+            guard.failed(&let_in.caller);
+        }
         self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
         self.release(LeaseOutcome::Failed);
         self.refreshed(Refresh::Failed);

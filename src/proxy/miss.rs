@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Outcome, Reader, Ticket};
+use crate::guard::Standing;
 use crate::metrics::CacheResult;
 use crate::policy::vary::append_selecting;
 use crate::policy::{self, Cookies, Decision, Options, Reason, StoredView, range};
@@ -23,6 +24,7 @@ use super::asked::{Asked, flight_key};
 use super::body::{Body, Pieces};
 use super::deliver::{Note, Wanted};
 use super::fetch::{Led, Validation};
+use super::guarded;
 
 /// Elections of a leader that one request takes part in; after that it fetches alone.
 const ELECTIONS: u32 = 2;
@@ -56,6 +58,7 @@ impl Proxy {
             now,
         );
         let reason = match (&found, decision) {
+            _ if asked.verifies() => Reason::KeyUnverified,
             (Found::NotShared(_), _) => Reason::HitForMiss,
             (Found::NoVariant, _) => Reason::VaryMiss,
             (_, Decision::Miss { reason, .. }) => reason,
@@ -151,6 +154,12 @@ impl Proxy {
                                 return served;
                             }
                         }
+                        // The leader's key was refused: another one leads.
+                        Outcome::NotShared(Reason::Credential) if asked.let_in.is_some() => {
+                            if let Some(refused) = self.refused_meanwhile(&asked) {
+                                return refused;
+                            }
+                        }
                         Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
                         Outcome::Failed(failure) => {
                             return self.stale_or_failure(&asked, stored.as_ref(), &failure, note);
@@ -171,6 +180,9 @@ impl Proxy {
 
     /// What a flight stored between this request's look-up and its boarding.
     fn stored_meanwhile(&self, asked: &Asked, options: &Options) -> Option<(Response<Body>, Note)> {
+        if asked.verifies() {
+            return None;
+        }
         let now = self.clock.now();
         let mut key = asked.primary.clone();
         let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
@@ -178,6 +190,19 @@ impl Proxy {
         };
         let decision = policy::decide(asked.view(), Some(entry.view()), options, now);
         self.reuse(&entry, decision, &asked.parts, options, now)
+    }
+
+    /// The answer to a request whose own key was found bad while it waited.
+    fn refused_meanwhile(&self, asked: &Asked) -> Option<(Response<Body>, Note)> {
+        let (guard, let_in) = (self.guard.as_ref()?, asked.let_in?);
+        if guard.standing(&let_in.caller) != Standing::Bad {
+            return None;
+        }
+        let note = Note::new(CacheResult::Bypass, Reason::KeyRefused);
+        let failure = Failure::new(FailureKind::KeyRefused, "Invalid or inactive API key");
+        let index = asked.route.as_ref().map(|(index, _)| *index);
+        let response = self.failure_on(index, &asked.parts.method, &failure, note);
+        Some((response, note))
     }
 
     /// Whether a response that another request fetched answers this one too.
@@ -381,7 +406,7 @@ impl Proxy {
 
     /// What the second tier has brought since the request was looked up, if it answers that.
     fn stored_by_now(&self, asked: &Asked, now: Timestamp) -> Option<Arc<Entry>> {
-        self.second.as_ref()?;
+        self.second.as_ref().filter(|_| !asked.verifies())?;
         let mut key = asked.primary.clone();
         let Found::Entry(entry) = self.memory.get(&mut key, &asked.parts.headers, now) else {
             return None;
@@ -407,11 +432,14 @@ impl Proxy {
         note: Note,
     ) -> (Response<Body>, Note) {
         let now = self.clock.now();
-        let by_now = stored
-            .is_none()
-            .then(|| self.stored_by_now(asked, now))
-            .flatten();
-        let usable = stored.or(by_now.as_ref()).filter(|entry| {
+        let may_use_stored = self.may_use_stored(asked);
+        let by_now = match stored {
+            Some(_) => None,
+            None if asked.verifies() && may_use_stored => self.graced(asked),
+            None => self.stored_by_now(asked, now),
+        };
+        let stored = stored.or(by_now.as_ref()).filter(|_| may_use_stored);
+        let usable = stored.filter(|entry| {
             failure.kind.is_origins() && self.may_stand_in(&asked.primary, entry, now)
         });
         let Some(entry) = usable else {
@@ -420,6 +448,13 @@ impl Proxy {
                 ..note
             };
             let index = asked.route.as_ref().map(|(index, _)| *index);
+            // Whoever must prove a key is told that nobody can say.
+            let unverified = guarded::source_is_ill();
+            let failure = if asked.verifies() && failure.kind.is_origins() {
+                &unverified
+            } else {
+                failure
+            };
             return (
                 self.failure_on(index, &asked.parts.method, failure, note),
                 note,

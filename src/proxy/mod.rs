@@ -18,12 +18,15 @@
 mod asked;
 mod body;
 mod clean;
+mod compare;
 pub mod deliver;
 mod exchange;
+mod explain;
 mod fetch;
 mod fill;
 mod fleet;
 mod forward;
+mod guarded;
 mod hops;
 mod inspect;
 mod interim;
@@ -36,6 +39,7 @@ mod pass;
 mod ranges;
 mod received;
 pub mod request;
+mod sharing;
 mod tunnel;
 mod warm;
 
@@ -48,6 +52,8 @@ use http::StatusCode;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::flight::Flights;
+use crate::guard::credential::Credentials;
+use crate::guard::{Guard, Limits, Source};
 use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
 use crate::policy::Reason;
@@ -60,6 +66,7 @@ pub use body::Body;
 pub use fleet::Known;
 pub use interim::Interim;
 pub use request::Handled;
+use sharing::Sharing;
 
 /// Everything that answering a request needs. One per process, shared by all workers.
 pub struct Proxy {
@@ -74,6 +81,11 @@ pub struct Proxy {
     flights: Arc<Flights>,
     origin: Arc<dyn Origin>,
     forwarding: forward::Forwarding,
+    /// `None` where no route verifies keys.
+    pub guard: Option<Arc<Guard>>,
+    pub limits: Arc<Limits>,
+    credentials: Credentials,
+    sharing: Sharing,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
 }
@@ -83,6 +95,8 @@ pub struct Proxy {
 pub struct Shared {
     pub purges: Arc<PurgeLog>,
     pub second: Option<Arc<Second>>,
+    /// Who says whether keys are good.
+    pub source: Source,
 }
 
 /// Who is at the other end of a connection.
@@ -101,6 +115,34 @@ impl Proxy {
         clock: Clock,
         shared: Shared,
     ) -> Arc<Self> {
+        let credentials = || {
+            let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
+            Credentials::new(&cache.credential_fields, &cache.credential_cookies, secret)
+        };
+        let sharing = Sharing::new(&config.routes);
+        let guard = sharing.is_wanted().then(|| {
+            Arc::new(Guard::new(
+                config.auth.clone(),
+                credentials(),
+                shared.source,
+                Arc::clone(&shared.purges),
+                shared.second.clone(),
+                clock.clone(),
+                Arc::clone(&metrics),
+            ))
+        });
+        let route_of = |path: &str| {
+            let mut routes = config.routes.list().iter();
+            routes.position(|route| route.path == path)
+        };
+        let limits = Arc::new(Limits::new(
+            &config.rate_limits,
+            route_of,
+            shared.second.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+        ));
+        let credentials = credentials();
         let redis = config.cache.redis.as_ref();
         let warm_up = redis.filter(|redis| redis.warm_up > 0);
         Arc::new(Self {
@@ -110,6 +152,10 @@ impl Proxy {
             flights: Flights::new(config.cache.max_flights),
             forwarding: forward::Forwarding::new(&config),
             is_sweeping: AtomicBool::new(false),
+            guard,
+            limits,
+            credentials,
+            sharing,
             config,
             metrics,
             clock,
@@ -162,6 +208,10 @@ impl Proxy {
             upstream_connections,
             breaker_is_open,
             database_connections: self.origin.database_connections(),
+            verdicts: self
+                .guard
+                .as_ref()
+                .map_or((0, 0), |guard| guard.remembered()),
             second: self.second_readings(),
         }
     }

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{DATE, MAX_FORWARDS};
+use http::header::{
+    DATE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS,
+    RANGE,
+};
 use http::{Method, Response, StatusCode, request};
 
 use crate::error::{self, Failure, FailureKind};
+use crate::guard::Ruling;
 use crate::http::dates;
 use crate::metrics::CacheResult;
 use crate::policy::Reason;
@@ -19,6 +23,7 @@ use super::clean::clean_response;
 use super::deliver::Note;
 use super::exchange::Exchange;
 use super::forward::{self, Conditions};
+use super::guarded;
 use super::hops::{self, Hops};
 use super::invalidate::Write;
 use super::{Proxy, tunnel};
@@ -54,6 +59,10 @@ impl Proxy {
             body,
         );
         let mut exchange = Exchange::begin(&self);
+        let probe = match &request {
+            Ok(request) => self.probe_of(asked.let_in, request),
+            Err(_) => None,
+        };
         let answer = match request {
             Ok(mut request) => {
                 if let Some(ear) = &asked.ear {
@@ -94,8 +103,21 @@ impl Proxy {
                     );
                 }
                 exchange.received = self.clock.now();
-                self.learn(&asked, exchange, &response);
-                let mut response = self.keep_part(&asked, exchange, response);
+                let is_proof = is_plain_get(&asked.parts);
+                let ruling = self.rule(asked.let_in, response.status(), is_proof, probe);
+                if ruling.await == Ruling::Outage {
+                    let failure = guarded::source_is_ill();
+                    return (
+                        self.failure_on(index, &asked.parts.method, &failure, note),
+                        note,
+                    );
+                }
+                let mut response = if asked.may_teach() {
+                    self.learn(&asked, exchange, &response);
+                    self.keep_part(&asked, exchange, response)
+                } else {
+                    response
+                };
                 note.write(response.headers_mut());
                 (response.map(Body::Origin), note)
             }
@@ -103,6 +125,15 @@ impl Proxy {
                 let note = Note {
                     detail: Some(Reason::OriginFailed),
                     ..note
+                };
+                let is_origins = failure.kind.is_origins();
+                if let (Some(guard), Some(let_in), true) = (&self.guard, asked.let_in, is_origins) {
+                    guard.failed(&let_in.caller);
+                }
+                let failure = if asked.verifies() && is_origins {
+                    guarded::source_is_ill()
+                } else {
+                    failure
                 };
                 (
                     self.failure_on(index, &asked.parts.method, &failure, note),
@@ -165,4 +196,18 @@ impl Proxy {
         tracing::debug!(%failure, "a request failed");
         self.failure(failure, note)
     }
+}
+
+/// A GET without conditions, of the whole: a 2xx to it proves a key good.
+fn is_plain_get(parts: &request::Parts) -> bool {
+    let headers = &parts.headers;
+    let names = [
+        IF_MATCH,
+        IF_NONE_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_UNMODIFIED_SINCE,
+        IF_RANGE,
+        RANGE,
+    ];
+    parts.method == Method::GET && !names.iter().any(|name| headers.contains_key(name))
 }

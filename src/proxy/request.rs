@@ -19,6 +19,7 @@ use crate::clock::Timestamp;
 use crate::config::Route;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Ticket};
+use crate::guard::Standing;
 use crate::http::fields;
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
@@ -31,6 +32,7 @@ use super::body::Body;
 use super::deliver::{Note, Wanted};
 use super::fetch::{Fetch, Led, Validation};
 use super::forward::{self, Conditions, client_scheme, forwarded_host};
+use super::guarded::{self, Admission};
 use super::interim::{Ear, Interim};
 use super::part::Beginning;
 use super::{Client, Proxy, received};
@@ -71,6 +73,26 @@ impl Proxy {
         B::Error: std::fmt::Display,
     {
         let started = Instant::now();
+        if self.limits.concern(request.method()) {
+            return self.limited(request, client, interim, started);
+        }
+        self.admitted(request, client, interim, started, None)
+    }
+
+    /// Answers a request that no limit refuses. `asked` is what was found out about its key, where
+    /// somebody had to be asked.
+    pub(super) fn admitted<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        client: Client,
+        interim: Option<&Arc<Interim>>,
+        started: Instant,
+        standing: Option<Standing>,
+    ) -> Handled
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
         let (mut parts, body) = request.into_parts();
         // Before anything is selected by them: the origin will not see these fields.
         fields::strip_named(&mut parts.headers);
@@ -87,12 +109,41 @@ impl Proxy {
         };
         let path = normalise_path(parts.uri.path());
         let bare_host = received::without_port(host.as_deref().unwrap_or_default());
-        let routed = self.config.routes.find(&parts.method, bare_host, &path);
+        let routed = self.routed(&parts.method, bare_host, &path);
         let has_body = forward::has_body(&parts, body.is_end_stream());
-        let bypass = match routed {
+        let mut bypass = match routed {
             None => Some(Reason::NoRoute),
             Some((_, route)) => policy::bypass(view(&parts, has_body), &route.options),
         };
+        let mut key = KeyBytes::new();
+        if let Some((_, route)) = routed
+            && (bypass.is_none() || guarded::is_guarded(&parts, route))
+        {
+            self.write_key(&mut key, &parts, host.as_deref(), &path, route, client);
+        }
+        let mut let_in = None;
+        if let (Some(guard), Some((index, route))) = (&self.guard, routed)
+            && guarded::is_guarded(&parts, route)
+        {
+            match self.admit(guard, &parts.headers, (index, route), &key, standing) {
+                Admission::In(admitted) => let_in = Some(admitted),
+                Admission::Anonymous => bypass = bypass.or(Some(Reason::Credential)),
+                Admission::Refused(failure, reason) => {
+                    return self.refuse(Some(index), &parts.method, started, &failure, reason);
+                }
+                Admission::Ask(caller) => {
+                    let (proxy, guard) = (Arc::clone(self), Arc::clone(guard));
+                    drop((host, path));
+                    let (request, interim) = (Request::from_parts(parts, body), interim.cloned());
+                    return Handled::Later(Box::pin(async move {
+                        let standing = guard.ask(caller, request.headers()).await;
+                        let (interim, standing) = (interim.as_ref(), Some(standing));
+                        let handled = proxy.admitted(request, client, interim, started, standing);
+                        handled.response().await
+                    }));
+                }
+            }
+        }
         if let Some((index, route)) = routed.filter(|_| bypass.is_some())
             && matches!(parts.method, Method::GET | Method::HEAD)
             && policy::Wishes::of(&parts.headers, route.options.obey).only_if_cached
@@ -112,16 +163,20 @@ impl Proxy {
                 primary: KeyBytes::new(),
                 key: KeyBytes::new(),
                 started,
+                let_in,
             };
             let note = Note::new(CacheResult::Bypass, bypass.unwrap_or(Reason::NoRoute));
             return self.later(asked, |proxy, asked| proxy.pass(asked, body, note));
         };
 
-        let mut key = KeyBytes::new();
-        self.write_key(&mut key, &parts, host.as_deref(), &path, route, client);
         let primary_length = key.len();
         let now = self.clock.now();
-        let found = self.memory.get(&mut key, &parts.headers, now);
+        let verifies = let_in.is_some_and(|let_in| let_in.verifies);
+        let found = if verifies {
+            Found::Nothing
+        } else {
+            self.memory.get(&mut key, &parts.headers, now)
+        };
         if let Found::Entry(entry) = &found {
             let decision =
                 policy::decide(view(&parts, false), Some(entry.view()), &route.options, now);
@@ -140,6 +195,7 @@ impl Proxy {
                         key,
                         started,
                         arrived: self.purge_position(),
+                        let_in,
                         ear: None,
                     };
                     self.refresh(&asked, entry);
@@ -147,8 +203,9 @@ impl Proxy {
                 return self.ready(Some(index), &parts.method, started, note, response);
             }
         }
-        if let Some((response, note)) =
-            self.reuse_part(&key[..primary_length], &parts, &route.options, now)
+        if !verifies
+            && let Some((response, note)) =
+                self.reuse_part(&key[..primary_length], &parts, &route.options, now)
         {
             return self.ready(Some(index), &parts.method, started, note, response);
         }
@@ -169,6 +226,7 @@ impl Proxy {
             primary,
             key,
             started,
+            let_in,
         };
         self.later(asked, |proxy, asked| proxy.miss(asked, found))
     }
@@ -200,7 +258,7 @@ impl Proxy {
         }
     }
 
-    fn ready(
+    pub(super) fn ready(
         &self,
         route: Option<usize>,
         method: &Method,
@@ -262,7 +320,7 @@ impl Proxy {
     }
 
     /// Keyed: scheme, host, path, query and partition, as the origin sees them.
-    fn write_key(
+    pub(super) fn write_key(
         &self,
         key: &mut KeyBytes,
         parts: &request::Parts,
@@ -391,6 +449,7 @@ impl Proxy {
         leader: Option<oneshot::Sender<Led>>,
     ) -> Result<Fetch, Failure> {
         let begun = match &validation {
+            _ if asked.verifies() => None,
             Some(_) => None,
             None => Beginning::known(self, asked),
         };
@@ -413,6 +472,7 @@ impl Proxy {
             begun,
             leader,
             is_shared,
+            let_in: asked.let_in,
         })
     }
 }
@@ -443,17 +503,26 @@ fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
         return None;
     }
     let mut digest = Sha256::new();
+    let mut add = |name: &str, value: &[u8]| {
+        // Length first: no two lists of fields give the same bytes.
+        for part in [name.as_bytes(), value] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+    };
     let credentials = options
         .credential_fields
         .iter()
         .filter(|_| options.share == Share::PerKey);
     for name in credentials.chain(by_cookie.then_some(&http::header::COOKIE)) {
         for value in headers.get_all(name) {
-            // Length first: no two lists of fields give the same bytes.
-            for part in [name.as_str().as_bytes(), value.as_bytes()] {
-                digest.update((part.len() as u64).to_be_bytes());
-                digest.update(part);
-            }
+            add(name.as_str(), value.as_bytes());
+        }
+    }
+    // No field is named so.
+    for name in options.credential_cookies.iter() {
+        for value in fields::cookies(headers, name) {
+            add(&format!("cookie {name}"), value);
         }
     }
     Some(digest.finalize().into())

@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod fleet;
 pub mod golden;
+pub mod keys;
 pub mod origin;
 pub mod postgres;
 pub mod process;

@@ -130,7 +130,7 @@ impl Names {
             Target::All => Some(self.name(0, origin, b"")),
             Target::Url(target) => Some(self.name(1, origin, target)),
             Target::Group(name) => Some(self.name(2, origin, name.as_bytes())),
-            Target::Prefix(_) => None,
+            Target::Prefix(_) | Target::Key(_) => None,
         }
     }
 
@@ -175,6 +175,10 @@ impl Book {
     }
 
     pub fn add(&mut self, purge: Purge, mode: Mode, position: u64, at: Timestamp) {
+        // That reaches no response.
+        if matches!(purge.target, Target::Key(_)) {
+            return;
+        }
         if let Some(name) = self.names.of(&purge) {
             self.named.entry(name).or_default().add(mode, position, at);
             if self.named.len() > MOST_MARKS {

@@ -107,6 +107,8 @@ pub struct Fleet {
     cursor: Cursor,
     /// By the fleet's positions.
     book: Book,
+    /// What the log said up to here may be forgotten.
+    floor: u64,
     own: Vec<Own>,
     /// Positions of the log, and by which local position all up to there had taken effect here:
     /// both rising.
@@ -189,6 +191,11 @@ impl Fleet {
         }
     }
 
+    /// Whether a purge of this target is on its way: what the log says of it is older.
+    pub fn awaits(&self, target: &Target) -> bool {
+        self.own.iter().any(|own| own.entry.purge.target == *target)
+    }
+
     /// Own purges that were not read back yet.
     pub fn pending(&self) -> usize {
         self.own.len()
@@ -210,6 +217,11 @@ impl Fleet {
             epoch: self.cursor.stamp.epoch,
             position: *position,
         })
+    }
+
+    /// Whether this log tells of everything after that place.
+    pub fn reaches(&self, stamp: Stamp) -> bool {
+        stamp.epoch != 0 && stamp.epoch == self.cursor.stamp.epoch && stamp.position >= self.floor
     }
 
     /// What the fleet's purges, and those on their way there, make of a value with this stamp.
@@ -287,6 +299,7 @@ impl Fleet {
             token: 0,
         };
         self.book = Book::forgetting(floor);
+        self.floor = floor;
         self.stamps.clear();
     }
 

@@ -12,10 +12,11 @@
 mod book;
 pub mod fleet;
 mod named;
+mod revoked;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::policy::key::Place;
 
 use book::Book;
 use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
+use revoked::Revoked;
 
 pub use book::{Judgement, Seen};
 pub use named::{Purge, Reach, Target, short};
@@ -45,6 +47,8 @@ pub struct PurgeLog {
     /// How long what is stored is trusted without hearing the fleet's log.
     max_silence: Duration,
     state: RwLock<State>,
+    /// Whether the log has a word on any key.
+    names_keys: AtomicBool,
     /// Somebody has queued a purge for the fleet.
     queued: Notify,
 }
@@ -53,6 +57,7 @@ pub struct PurgeLog {
 struct State {
     book: Book,
     fleet: Option<Fleet>,
+    revoked: Revoked,
 }
 
 impl Default for PurgeLog {
@@ -63,6 +68,7 @@ impl Default for PurgeLog {
             heard: AtomicU64::new(ALONE),
             max_silence: Duration::MAX,
             state: RwLock::default(),
+            names_keys: AtomicBool::new(false),
             queued: Notify::new(),
         }
     }
@@ -101,11 +107,40 @@ impl PurgeLog {
     pub fn append(&self, purge: Purge, mode: Mode, now: Timestamp) -> u64 {
         let mut state = self.write();
         let position = self.add(&mut state.book, purge.clone(), mode, now);
+        if let Target::Key(key) = purge.target {
+            self.note_key(&mut state.revoked, key, mode, position, 0);
+        }
         if let Some(fleet) = &mut state.fleet {
             fleet.queue(purge, mode, now, position);
             self.queued.notify_one();
         }
         position
+    }
+
+    fn note_key(&self, revoked: &mut Revoked, key: [u8; 32], mode: Mode, local: u64, shared: u64) {
+        revoked.note(key, mode, local, shared);
+        self.names_keys.store(true, Ordering::Release);
+    }
+
+    /// Whether a key, by its digest, was revoked by hand.
+    pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
+        self.names_keys.load(Ordering::Acquire) && self.read().revoked.is_revoked(key)
+    }
+
+    /// Whether what was learned of a key at this position of the log here still counts.
+    pub fn allows(&self, key: &[u8; 32], stamp: u64) -> bool {
+        !self.names_keys.load(Ordering::Acquire) || self.read().revoked.allows(key, stamp)
+    }
+
+    /// As [`PurgeLog::allows`], of what another instance has learned.
+    pub fn allows_shared(&self, key: &[u8; 32], stamp: Stamp) -> bool {
+        let state = self.read();
+        let Some(fleet) = &state.fleet else {
+            return false;
+        };
+        // Of another log, or of before what this one remembers: nobody knows.
+        let is_known = fleet.reaches(stamp);
+        is_known && state.revoked.allows_shared(key, stamp.position)
     }
 
     fn add(&self, book: &mut Book, purge: Purge, mode: Mode, at: Timestamp) -> u64 {
@@ -217,14 +252,32 @@ impl PurgeLog {
     /// Applies a look at the fleet's log that was begun at `heard`.
     pub fn apply(&self, synced: Synced, heard: Timestamp) -> Applied {
         let mut state = self.write();
-        let State { book, fleet } = &mut *state;
+        let State {
+            book,
+            fleet,
+            revoked,
+        } = &mut *state;
         let Some(fleet) = fleet else {
             return Applied::default();
         };
+        let keys: Vec<_> = synced
+            .entries
+            .iter()
+            .filter_map(|logged| match logged.entry.purge.target {
+                Target::Key(key) => Some((key, logged.entry.mode, logged.position)),
+                _ => None,
+            })
+            .collect();
         let applied = fleet.apply(synced, |purge| match purge {
             Some(new) => self.add(book, new.purge.clone(), new.mode, new.at),
             None => self.position.load(Ordering::Relaxed),
         });
+        for (key, mode, shared) in keys {
+            if !fleet.awaits(&Target::Key(key)) {
+                let local = self.position.load(Ordering::Relaxed);
+                self.note_key(revoked, key, mode, local, shared);
+            }
+        }
         if !applied.is_behind {
             self.heard.store(heard.as_millis(), Ordering::Relaxed);
         }

@@ -17,6 +17,9 @@ pub enum Target {
     /// The beginning of a path, or a path and the beginning of its query after a `?`.
     Prefix(Box<str>),
     Group(Box<str>),
+    /// No response, but what is known of an API key, by its digest: hard, it is refused from now
+    /// on; soft, its source is asked anew.
+    Key([u8; 32]),
 }
 
 impl Target {
@@ -27,6 +30,7 @@ impl Target {
             Self::Url(_) => "url",
             Self::Prefix(_) => "prefix",
             Self::Group(_) => "group",
+            Self::Key(_) => "key",
         }
     }
 }
@@ -75,6 +79,7 @@ impl Purge {
             Target::Url(target) => **target == *short(place.target),
             Target::Prefix(prefix) => has_prefix(place, prefix),
             Target::Group(name) => groups.is_some_and(|groups| groups.contains(name)),
+            Target::Key(_) => false,
         };
         names && self.reach.covers(place)
     }

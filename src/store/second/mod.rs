@@ -9,6 +9,7 @@
 //! | `look_up`, `write` | look-ups within a deadline · writes behind a queue |
 //! | `lease` | one fetch per fleet: who leads, who waits, and how they hear of it |
 //! | `breaker` | when an ill tier is left alone, and how it is found well again |
+//! | `notes` | small values: verdicts on keys, windows of rate limits |
 //! | `used` | what is used most, for instances that start |
 //! | `follow` | the purge log followed, own purges appended |
 //! | `names`, `redis`, `lua/` | under which names, by which commands |
@@ -18,6 +19,7 @@ pub mod follow;
 pub mod lease;
 pub mod look_up;
 pub mod names;
+mod notes;
 pub mod redis;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,12 @@ pub trait SecondTier: Send + Sync + 'static {
     /// Keeps a lease whose fetch still runs for so long.
     fn renew<'a>(&'a self, lease: &'a str, token: u64, ttl: Duration) -> Asking<'a, ()>;
     fn delete<'a>(&'a self, value: &'a str) -> Asking<'a, ()>;
+    /// What was noted under a name.
+    fn noted(&self, name: String) -> Asking<'_, Option<Bytes>>;
+    /// Notes a small value.
+    fn note(&self, name: String, value: Bytes, ttl: Duration) -> Asking<'_, ()>;
+    /// Takes requests out of a window that the fleet shares.
+    fn take(&self, taking: Taking) -> Asking<'_, Taken>;
     /// Nothing was heard for a while although it answers: listens over a new connection.
     fn listen_anew(&self);
     /// Whether it answers at all.
@@ -128,6 +136,36 @@ pub struct Store {
     pub ttl: Duration,
 }
 
+/// What is taken out of a window of requests that the fleet shares, and given back to it.
+#[derive(Clone, Debug)]
+pub struct Taking {
+    pub name: String,
+    /// Requests within a window.
+    pub limit: u64,
+    pub window: Duration,
+    /// For this request, and for later ones as far as the last tenth of the limit is not touched;
+    /// 0 to give back only.
+    pub wanted: u64,
+    /// Taken before and not used, of the window that began then.
+    pub back: u64,
+    pub began: u64,
+}
+
+/// What was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// 0: this request is one too many.
+    pub granted: u64,
+    /// What is left now.
+    pub left: u64,
+    /// How long until one more is.
+    pub retry: Duration,
+    /// How long until nothing of what was taken counts any more.
+    pub reset: Duration,
+    /// When the window began, in milliseconds of the tier's clock.
+    pub began: u64,
+}
+
 /// So many bytes tell one value from another: its checksum is among them.
 pub const FINGERPRINT: usize = 24;
 
@@ -149,6 +187,8 @@ pub enum Event {
     Settled { lease: String, outcome: Outcome },
     /// The fleet's purge log has grown.
     LogGrew,
+    /// The last tenth of a limit is reached: what was taken and is not used goes back.
+    Recalled { name: String },
     /// What each look at the purge log sends to its own instance: listening works.
     Beat,
     /// From now on everything is told; before it something may have been missed.

@@ -74,6 +74,8 @@ pub struct FleetNames {
     used: String,
     /// Channel on which a longer log is announced.
     pub grown: String,
+    /// Channel on which what was taken of a limit is recalled.
+    pub recalled: String,
     /// Beginning of each instance's own channel.
     pub channels: String,
 }
@@ -88,6 +90,7 @@ impl FleetNames {
             instances: log("instances"),
             used: format!("{prefix}{{used}}"),
             grown: log("grown"),
+            recalled: format!("{prefix}recalled"),
             channels: format!("{prefix}instance:"),
         }
     }

@@ -120,6 +120,26 @@ impl SecondTier for Fake {
         self.answer(())
     }
 
+    fn noted(&self, name: String) -> Asking<'_, Option<Bytes>> {
+        let found = self.values.lock().unwrap().get(&name).cloned();
+        self.answer(found)
+    }
+
+    fn note(&self, name: String, value: Bytes, _: Duration) -> Asking<'_, ()> {
+        self.values.lock().unwrap().insert(name, value);
+        self.answer(())
+    }
+
+    fn take(&self, taking: Taking) -> Asking<'_, Taken> {
+        self.answer(Taken {
+            granted: taking.wanted,
+            left: taking.limit,
+            retry: Duration::ZERO,
+            reset: taking.window,
+            began: 0,
+        })
+    }
+
     fn listen_anew(&self) {}
 
     fn ping(&self) -> Asking<'_, ()> {

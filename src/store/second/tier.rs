@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio::time::{Instant, interval, timeout};
 
 use crate::metrics::Metrics;
@@ -20,6 +20,9 @@ use super::{Event, Patience, SecondTier, TierError};
 
 /// Look-ups that are under way at one time.
 const READS_AT_ONCE: usize = 256;
+
+/// Recalls that may wait to be heard.
+const RECALLS: usize = 1024;
 
 /// Every instance that lives has shown up in a new log after this.
 const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
@@ -63,6 +66,10 @@ pub struct Second {
     judged_until: AtomicU64,
     /// The purge log has grown, or may have.
     pub(super) grown: Notify,
+    /// Names of limits of which nothing may be held any more.
+    /// Small values that are being written.
+    pub(super) notes: Arc<Semaphore>,
+    pub(super) recalls: broadcast::Sender<String>,
     /// Counts looks at the purge log.
     pub(super) looks: watch::Sender<u64>,
     pub(super) background: Handle,
@@ -97,6 +104,8 @@ impl Second {
             listening: AtomicU64::new(0),
             judged_until: AtomicU64::new(0),
             grown: Notify::new(),
+            notes: Self::notes_at_once(),
+            recalls: broadcast::Sender::new(RECALLS),
             looks: watch::Sender::new(0),
             background: background.clone(),
         });
@@ -215,6 +224,7 @@ impl Second {
             match event {
                 Event::Settled { lease, outcome } => self.leases.ended(&lease, outcome),
                 Event::LogGrew => self.grown.notify_one(),
+                Event::Recalled { name } => drop(self.recalls.send(name)),
                 Event::Beat => {
                     let now = self.started.elapsed().as_micros() as u64;
                     self.beat.store(now, Ordering::Relaxed);

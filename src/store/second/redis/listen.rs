@@ -17,7 +17,7 @@ use super::RECONNECT_MILLIS;
 /// something, and is told.
 pub(super) async fn listen(
     client: Client,
-    channels: [String; 2],
+    channels: [String; 3],
     events: mpsc::UnboundedSender<Event>,
     anew: Arc<Notify>,
 ) {
@@ -48,6 +48,10 @@ pub(super) async fn listen(
             }
             message = messages.recv() => match message {
                 Ok(message) if message.channel == channels[0] => Event::LogGrew,
+                Ok(message) if message.channel == channels[1] => match message.value.as_string() {
+                    Some(name) => Event::Recalled { name },
+                    None => continue,
+                },
                 Ok(message) => match settled(&message.value) {
                     Some(event) => event,
                     None => continue,
@@ -69,7 +73,7 @@ pub(super) async fn listen(
 }
 
 /// Subscribes, or waits a while before the next attempt.
-async fn subscribe(client: &Client, channels: &[String; 2]) -> bool {
+async fn subscribe(client: &Client, channels: &[String; 3]) -> bool {
     match client.subscribe(channels.to_vec()).await {
         Ok(()) => true,
         Err(error) => {

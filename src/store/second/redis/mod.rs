@@ -17,7 +17,7 @@ use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
     UnresponsiveConfig,
 };
-use fred::types::{Builder, Key, Value};
+use fred::types::{Builder, Expiration, Key, Value};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
@@ -25,7 +25,10 @@ use tokio::sync::{Notify, mpsc};
 use crate::store::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
 
 use super::names::FleetNames;
-use super::{Answer, Asking, Event, Instances, Question, SecondTier, Settlement, TierError, Wants};
+use super::{
+    Answer, Asking, Event, Instances, Question, SecondTier, Settlement, Taken, Taking, TierError,
+    Wants,
+};
 use listen::listen;
 use values::{millis, number, read_answer, read_synced, to_bytes, to_number, write_purge};
 
@@ -105,6 +108,7 @@ struct Scripts {
     instances: Script,
     used: Script,
     most_used: Script,
+    take: Script,
 }
 
 /// A pool of pipelined connections, and one that listens.
@@ -131,7 +135,11 @@ impl Redis {
         let listener = builder.build().map_err(|error| failed(&error))?;
         let names = FleetNames::new(&settings.prefix);
         let instance = uuid::Uuid::new_v4().simple().to_string();
-        let channels = [names.grown.clone(), format!("{}{instance}", names.channels)];
+        let channels = [
+            names.grown.clone(),
+            names.recalled.clone(),
+            format!("{}{instance}", names.channels),
+        ];
         let anew = Arc::new(Notify::new());
         let redis = Self {
             pool,
@@ -147,6 +155,7 @@ impl Redis {
                 instances: Script::new(include_str!("../lua/instances.lua")),
                 used: Script::new(include_str!("../lua/used.lua")),
                 most_used: Script::new(include_str!("../lua/most_used.lua")),
+                take: Script::new(include_str!("../lua/take.lua")),
             },
         };
         drop(redis.pool.connect());
@@ -332,6 +341,48 @@ impl SecondTier for Redis {
         Box::pin(async move {
             let done: Result<(), _> = self.pool.del(value).await;
             done.map_err(|error| failed(&error))
+        })
+    }
+
+    fn noted(&self, name: String) -> Asking<'_, Option<Bytes>> {
+        Box::pin(async move {
+            let found: Result<Option<Bytes>, _> = self.pool.get(name).await;
+            found.map_err(|error| failed(&error))
+        })
+    }
+
+    fn note(&self, name: String, value: Bytes, ttl: Duration) -> Asking<'_, ()> {
+        Box::pin(async move {
+            let expires = Some(Expiration::PX(millis(ttl)));
+            let done: Result<(), _> = self.pool.set(name, value, expires, None, false).await;
+            done.map_err(|error| failed(&error))
+        })
+    }
+
+    fn take(&self, taking: Taking) -> Asking<'_, Taken> {
+        Box::pin(async move {
+            let arguments = vec![
+                number(taking.limit),
+                millis(taking.window).into(),
+                number(taking.wanted),
+                number(taking.back),
+                number(taking.began),
+                self.names.recalled.as_str().into(),
+            ];
+            let keys = vec![taking.name.into()];
+            let taken = self.run(&self.scripts.take, keys, arguments).await?;
+            let numbers = taken.into_array();
+            let numbers: Option<Vec<u64>> = numbers.iter().map(to_number).collect();
+            match numbers.as_deref() {
+                Some([granted, left, retry, reset, began]) => Ok(Taken {
+                    granted: *granted,
+                    left: *left,
+                    retry: Duration::from_millis(*retry),
+                    reset: Duration::from_millis(*reset),
+                    began: *began,
+                }),
+                _ => Err(unexpected("take")),
+            }
         })
     }
 

@@ -95,6 +95,7 @@ pub(super) fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
         Target::All => "".into(),
         Target::Url(target) => bytes(target),
         Target::Prefix(text) | Target::Group(text) => bytes(text.as_bytes()),
+        Target::Key(digest) => bytes(digest),
     });
     let (reach, of) = match &purge.reach {
         Reach::Any => ("any", Value::from("")),
@@ -129,6 +130,7 @@ fn read_logged(entry: Value) -> Option<Logged> {
             "url" => Target::Url(value.into()),
             "prefix" => Target::Prefix(word()?),
             "group" => Target::Group(word()?),
+            "key" => Target::Key(value.try_into().ok()?),
             _ => return None,
         };
         let reach = match text("reach")? {

@@ -1,0 +1,57 @@
+//! `GET /explain?url=/path&method=GET&header=name:value`: why a request would be answered as it
+//! would.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{HeaderName, HeaderValue, Method, Request, Version};
+use serde_json::Value;
+use url::form_urlencoded;
+
+use crate::proxy::{Client, Proxy};
+
+const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it method=GET and header=name:value as often as needed";
+
+/// What the request that the query describes would meet, from a client at this address. An error
+/// says what is wrong with the query.
+pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<Value, String> {
+    let mut request = Request::new(());
+    let mut url = None;
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let wrong = || format!("{name}={value:?}: {EXPECTED}");
+        match &*name {
+            "url" => url = Some(value.into_owned()),
+            "method" => {
+                let method = Method::from_bytes(value.as_bytes());
+                *request.method_mut() = method.map_err(|_| wrong())?;
+            }
+            "header" => {
+                let (name, text) = value.split_once(':').ok_or_else(wrong)?;
+                let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong())?;
+                let text = HeaderValue::from_str(text.trim()).map_err(|_| wrong())?;
+                request.headers_mut().append(name, text);
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    let url = url.ok_or_else(|| format!("no url: {EXPECTED}"))?;
+    *request.uri_mut() = url
+        .parse()
+        .map_err(|error| format!("url={url:?}: {error}"))?;
+    *request.version_mut() = Version::HTTP_10;
+    if let Some(host) = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().to_owned())
+    {
+        let host = HeaderValue::from_str(&host).map_err(|error| format!("url={url:?}: {error}"))?;
+        request.headers_mut().entry(HOST).or_insert(host);
+    }
+    let (parts, ()) = request.into_parts();
+    let client = Client {
+        address: peer,
+        is_trusted: false,
+    };
+    Ok(proxy.explain(&parts, client))
+}

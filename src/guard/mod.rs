@@ -1,0 +1,464 @@
+//! Who is let in, and how often: guard first, look-up second.
+//!
+//! On a route with `share = "verified"` one stored response is handed to all whose key has a good
+//! verdict. [`Guard::standing`] says from memory what is known of a caller; [`Guard::ask`] asks the
+//! fleet, and a source that is not the origin; where the origin is the source, the proxy sends the
+//! request there with the caller's key and tells by [`Guard::answered`] what came of it. Rate
+//! limits are in [`limits`].
+//!
+//! A key is nowhere but in the request: here it is a digest.
+
+pub mod address;
+pub mod credential;
+pub mod limits;
+pub mod outage;
+mod source;
+pub mod verdicts;
+mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tracing::{info, warn};
+
+use crate::clock::{Clock, Timestamp};
+use crate::config::Auth;
+use crate::metrics::Metrics;
+use crate::metrics::guard::Outcome;
+use crate::store::PurgeLog;
+use crate::store::purge::fleet::Stamp;
+use crate::store::second::Second;
+
+use credential::{Credential, Credentials};
+use outage::{Met, Outage, Probed};
+use verdicts::{Good, VerdictId, Verdicts};
+
+pub use limits::{Limits, Measured};
+pub use source::Source;
+
+/// Within so long one probe speaks for all refusals.
+const PROBE_HOLDS: Duration = Duration::from_secs(1);
+
+/// A caller whose key counts on the route that was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub credential: Credential,
+    pub id: VerdictId,
+    /// Refusals, and the purge log's position, when the question began.
+    asked: u64,
+    stamp: u64,
+}
+
+/// What is known of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// What is stored may be used.
+    Good,
+    /// It is not known now. `known`: it was good before.
+    Unknown { known: bool },
+    /// It was refused a moment ago, or revoked.
+    Bad,
+}
+
+/// What an origin's answer says of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// Nothing against it.
+    Passes,
+    /// It is refused.
+    Refused,
+    /// It is refused, and that says nothing: the origin refuses good keys.
+    Outage,
+}
+
+pub struct Guard {
+    pub credentials: Credentials,
+    settings: Auth,
+    verdicts: Verdicts,
+    outage: Outage,
+    source: Source,
+    purges: Arc<PurgeLog>,
+    second: Option<Arc<Second>>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    /// Nanoseconds since the epoch at which the next unknown key may be asked about.
+    unknown: AtomicU64,
+    probing: tokio::sync::Mutex<()>,
+    asking: source::Asking,
+}
+
+impl Guard {
+    pub fn new(
+        settings: Auth,
+        credentials: Credentials,
+        source: Source,
+        purges: Arc<PurgeLog>,
+        second: Option<Arc<Second>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            verdicts: Verdicts::new(settings.verdicts),
+            outage: Outage::new(settings.lone_key_has_grace),
+            credentials,
+            source,
+            purges,
+            second,
+            clock,
+            metrics,
+            unknown: AtomicU64::new(0),
+            probing: tokio::sync::Mutex::default(),
+            asking: source::Asking::default(),
+            settings,
+        }
+    }
+
+    /// A caller, and what a verdict on it reaches.
+    pub fn caller(&self, credential: Credential, scope: &[u8]) -> Caller {
+        Caller {
+            credential,
+            id: VerdictId::of(&credential, scope),
+            asked: self.verdicts.order(),
+            stamp: self.purges.position(),
+        }
+    }
+
+    /// What is known of a caller here and now.
+    pub fn standing(&self, caller: &Caller) -> Standing {
+        let now = self.clock.now();
+        let key = &caller.credential.key;
+        if self.purges.is_revoked(&key.0) {
+            return Standing::Bad;
+        }
+        let found = self.verdicts.of(key, &caller.id, now);
+        let good = found
+            .good
+            .filter(|good| self.purges.allows(&key.0, good.stamp));
+        if let Some(bad) = found.bad {
+            // While the origin refuses good keys, its refusals say nothing.
+            return match bad.was_good {
+                Some(last) if self.outage.is_on(now) && good.is_some() => {
+                    if self.is_graced(last, now) {
+                        Standing::Good
+                    } else {
+                        Standing::Unknown { known: true }
+                    }
+                }
+                _ => Standing::Bad,
+            };
+        }
+        match good {
+            Some(good) if now < good.until => Standing::Good,
+            good => Standing::Unknown {
+                known: good.is_some(),
+            },
+        }
+    }
+
+    fn is_graced(&self, last: Timestamp, now: Timestamp) -> bool {
+        now.since(last) <= self.settings.grace
+    }
+
+    /// Whether a caller may be served what is stored, now that its source has failed: it is good, or
+    /// was a moment ago.
+    pub fn may_use_stored(&self, caller: &Caller) -> bool {
+        match self.standing(caller) {
+            Standing::Good => true,
+            Standing::Bad => false,
+            Standing::Unknown { .. } => {
+                let now = self.clock.now();
+                let key = &caller.credential.key;
+                let good = self.verdicts.of(key, &caller.id, now).good;
+                good.is_some_and(|good| {
+                    self.is_graced(good.last, now) && self.purges.allows(&key.0, good.stamp)
+                })
+            }
+        }
+    }
+
+    /// Whether one more unknown key may be asked about now: so many a second.
+    pub fn may_ask_about_unknown(&self) -> bool {
+        let now = self.clock.now().as_millis() * 1_000_000;
+        let step = 1_000_000_000 / self.settings.unknown_per_second;
+        let ahead = 1_000_000_000 - step;
+        self.unknown
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |next| {
+                (next <= now + ahead).then(|| next.max(now) + step)
+            })
+            .is_ok()
+    }
+
+    /// Whether there is somebody but the origin to ask about an unknown caller.
+    pub fn has_others_to_ask(&self) -> bool {
+        self.second.is_some() || !matches!(self.source, Source::Origin)
+    }
+
+    /// Whether the origin's answers are what verdicts come from.
+    pub fn learns_from_origin(&self) -> bool {
+        matches!(self.source, Source::Origin)
+    }
+
+    /// Asks the fleet, and the source where that is not the origin. What is still unknown after
+    /// that is the origin's to say, or nobody's.
+    pub async fn ask(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Standing {
+        if let Some(standing) = self.ask_the_fleet(&caller).await {
+            return standing;
+        }
+        match self.asking.verdict(self, caller, headers).await {
+            None => self.standing(&caller),
+            Some(Met::Accepted) => Standing::Good,
+            Some(Met::Refused) => Standing::Bad,
+            Some(Met::Failed) if self.may_use_stored(&caller) => Standing::Good,
+            Some(Met::Failed) => Standing::Unknown { known: false },
+        }
+    }
+
+    /// The source, asked by this instance, has answered.
+    fn source_answered(&self, caller: &Caller, met: Met) {
+        let outcome = match met {
+            Met::Accepted => {
+                self.accept(caller);
+                Outcome::Good
+            }
+            Met::Refused => {
+                self.refuse(caller, true);
+                Outcome::Bad
+            }
+            Met::Failed => Outcome::Failed,
+        };
+        self.metrics.guard.verdict(self.source.name(), outcome);
+    }
+
+    /// What the origin answered to a caller's request. `is_proof`: to a GET without conditions, so
+    /// that a 2xx proves the key good. `probe` asks the same with the probe key.
+    pub async fn answered(
+        &self,
+        caller: &Caller,
+        status: StatusCode,
+        is_proof: bool,
+        probe: Option<impl Future<Output = Option<StatusCode>>>,
+    ) -> Ruling {
+        if !self.learns_from_origin() {
+            return Ruling::Passes;
+        }
+        let verdict = |outcome| self.metrics.guard.verdict("origin", outcome);
+        let now = self.clock.now();
+        let key = caller.credential.key;
+        if is_refusal(status) {
+            let was_good = self.verdicts.of(&key, &caller.id, now).good.is_some();
+            if was_good {
+                self.outage.note(key, Met::Refused, now);
+                if let Some(probe) = probe {
+                    self.probe(probe).await;
+                }
+            }
+            let now = self.clock.now();
+            let is_outage = self.outage.is_on(now);
+            // A stranger's refusal in an outage is not held against it either.
+            if was_good || !is_outage {
+                self.refuse(caller, status == StatusCode::UNAUTHORIZED);
+            }
+            if is_outage && !self.purges.is_revoked(&key.0) {
+                verdict(Outcome::Outage);
+                warn!(
+                    ?key,
+                    "the origin refuses keys that were good a moment ago: taken for an outage of its key table"
+                );
+                return Ruling::Outage;
+            }
+            if was_good {
+                info!(
+                    ?key,
+                    "the origin refuses a key that was good: taken for revoked"
+                );
+            }
+            verdict(Outcome::Bad);
+            return Ruling::Refused;
+        }
+        if is_proof && status.is_success() {
+            self.accept(caller);
+            self.outage.note(key, Met::Accepted, now);
+            verdict(Outcome::Good);
+        } else if status.is_server_error() {
+            self.failed(caller);
+        }
+        Ruling::Passes
+    }
+
+    /// The source gave a caller no answer.
+    pub fn failed(&self, caller: &Caller) {
+        let now = self.clock.now();
+        let key = caller.credential.key;
+        if self.learns_from_origin() {
+            self.metrics.guard.verdict("origin", Outcome::Failed);
+            if self.verdicts.of(&key, &caller.id, now).good.is_some() {
+                self.outage.note(key, Met::Failed, now);
+            }
+        }
+    }
+
+    pub fn probe_key(&self) -> Option<&str> {
+        self.settings.probe_key.as_deref()
+    }
+
+    /// One probe at a time, and none where one was made a moment ago.
+    async fn probe(&self, probe: impl Future<Output = Option<StatusCode>>) {
+        let _one = self.probing.lock().await;
+        let last = self.outage.last_probe(self.clock.now());
+        if last.is_some_and(|(at, _)| self.clock.now().since(at) < PROBE_HOLDS) {
+            return;
+        }
+        let probed = match probe.await {
+            Some(status) if status.is_success() || status == StatusCode::NOT_MODIFIED => {
+                Probed::Revocation
+            }
+            // Refused too, or no answer about keys at all.
+            _ => Probed::Outage,
+        };
+        self.outage.probed(probed, self.clock.now());
+    }
+
+    fn accept(&self, caller: &Caller) {
+        let now = self.clock.now();
+        let key = &caller.credential.key;
+        let good = Good {
+            until: now.plus(jittered(self.settings.good_ttl)),
+            last: now,
+            stamp: caller.stamp,
+        };
+        self.verdicts.accept(key, caller.id, good, caller.asked);
+        self.note(caller, Noted::Good(good));
+    }
+
+    fn refuse(&self, caller: &Caller, everywhere: bool) {
+        let ttl = jittered(self.settings.bad_ttl);
+        let now = self.clock.now();
+        let key = &caller.credential.key;
+        self.verdicts.refuse(key, caller.id, ttl, everywhere, now);
+        self.note(caller, Noted::Bad(now.plus(ttl)));
+    }
+
+    /// Tells the fleet.
+    fn note(&self, caller: &Caller, noted: Noted) {
+        let Some(second) = &self.second else { return };
+        let Some(stamp) = self.purges.stamp_of(caller.stamp) else {
+            return;
+        };
+        let now = self.clock.now();
+        let until = match noted {
+            Noted::Good(good) => good.until,
+            Noted::Bad(until) => until,
+        };
+        let ttl = until.since(now).max(Duration::from_millis(1));
+        second.note(&name(&caller.id), noted.write(stamp), ttl);
+    }
+
+    async fn ask_the_fleet(&self, caller: &Caller) -> Option<Standing> {
+        let second = self.second.as_ref().filter(|second| second.is_usable())?;
+        let bytes = second.noted(&name(&caller.id)).await.ok()??;
+        let (noted, stamp) = Noted::read(&bytes)?;
+        let now = self.clock.now();
+        let key = &caller.credential.key;
+        if !self.purges.allows_shared(&key.0, stamp) {
+            return None;
+        }
+        let verdict = |outcome| self.metrics.guard.verdict("fleet", outcome);
+        match noted {
+            Noted::Good(good) if now < good.until => {
+                let good = Good {
+                    stamp: caller.stamp,
+                    ..good
+                };
+                self.verdicts.accept(key, caller.id, good, caller.asked);
+                verdict(Outcome::Good);
+            }
+            Noted::Bad(until) if now < until => {
+                let ttl = until.since(now);
+                self.verdicts.refuse(key, caller.id, ttl, false, now);
+                verdict(Outcome::Bad);
+            }
+            _ => return None,
+        }
+        Some(self.standing(caller)).filter(|standing| !matches!(standing, Standing::Unknown { .. }))
+    }
+
+    /// Verdicts that are remembered: good and bad ones.
+    pub fn remembered(&self) -> (u64, u64) {
+        self.verdicts.len()
+    }
+}
+
+/// 401 and 403 are about the caller; nothing else is.
+fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// Up to a tenth shorter, so that what was learned at one time is not asked again at one time.
+fn jittered(ttl: Duration) -> Duration {
+    let chance = uuid::Uuid::new_v4().as_u64_pair().1 % 1000;
+    ttl - ttl.mul_f64(chance as f64 / 10_000.0)
+}
+
+fn name(id: &VerdictId) -> String {
+    let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("verdict:{hex}")
+}
+
+/// A verdict as the fleet shares it.
+enum Noted {
+    Good(Good),
+    Bad(Timestamp),
+}
+
+/// Version, kind, epoch and position of the purge log, until, last good answer.
+const NOTED: usize = 2 + 4 * 8;
+
+const VERSION: u8 = 1;
+
+impl Noted {
+    fn write(&self, stamp: Stamp) -> Bytes {
+        let (kind, until, last) = match self {
+            Self::Good(good) => (b'G', good.until, good.last),
+            Self::Bad(until) => (b'B', *until, Timestamp::EPOCH),
+        };
+        let mut bytes = vec![VERSION, kind];
+        for number in [
+            stamp.epoch,
+            stamp.position,
+            until.as_millis(),
+            last.as_millis(),
+        ] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
+        bytes.into()
+    }
+
+    /// `None` for what is not one.
+    fn read(bytes: &[u8]) -> Option<(Self, Stamp)> {
+        if bytes.len() != NOTED || bytes[0] != VERSION {
+            return None;
+        }
+        let mut numbers = bytes[2..]
+            .chunks_exact(8)
+            .filter_map(|chunk| Some(u64::from_be_bytes(chunk.try_into().ok()?)));
+        let stamp = Stamp {
+            epoch: numbers.next()?,
+            position: numbers.next()?,
+        };
+        let mut time = || Some(Timestamp::from_millis(numbers.next()?));
+        let (until, last) = (time()?, time()?);
+        let noted = match bytes[1] {
+            b'G' => Self::Good(Good {
+                until,
+                last,
+                stamp: 0,
+            }),
+            b'B' => Self::Bad(until),
+            _ => return None,
+        };
+        Some((noted, stamp))
+    }
+}

@@ -1,0 +1,224 @@
+//! Verdicts in memory: bounded, and good ones apart from bad ones, so that a flood of random keys
+//! drives out no good one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+
+use crate::clock::Timestamp;
+
+use super::credential::{Credential, KeyId};
+
+/// Of a key where it stood, for what a verdict reaches: the name of a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VerdictId(pub [u8; 32]);
+
+impl VerdictId {
+    /// `scope` says what it reaches: no two scopes are written the same.
+    pub fn of(credential: &Credential, scope: &[u8]) -> Self {
+        let mut digest = Sha256::new();
+        digest.update(credential.key.0);
+        digest.update([credential.carrier]);
+        digest.update(scope);
+        Self(digest.finalize().into())
+    }
+}
+
+/// A good answer to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Good {
+    pub until: Timestamp,
+    /// When the last good answer came.
+    pub last: Timestamp,
+    /// The purge log's position when the source was asked: a later revocation counts.
+    pub stamp: u64,
+}
+
+/// A refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bad {
+    pub until: Timestamp,
+    /// Its last good answer, where there was one.
+    pub was_good: Option<Timestamp>,
+    order: u64,
+}
+
+/// What is remembered of one key for one scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    pub good: Option<Good>,
+    pub bad: Option<Bad>,
+}
+
+pub struct Verdicts {
+    good: Cache<VerdictId, (Good, u64)>,
+    bad: Cache<VerdictId, Bad>,
+    /// Keys that were refused somewhere, and when in the order of refusals: older good verdicts on
+    /// them, elsewhere, count no more.
+    refused: Cache<[u8; 32], u64>,
+    /// Counts refusals.
+    order: AtomicU64,
+}
+
+impl Verdicts {
+    pub fn new(most: usize) -> Self {
+        Self {
+            good: Cache::new(most),
+            bad: Cache::new(most),
+            refused: Cache::new(most),
+            order: AtomicU64::new(1),
+        }
+    }
+
+    /// Refusals so far: a good answer to a question older than a refusal does not undo it.
+    pub fn order(&self) -> u64 {
+        self.order.load(Ordering::Acquire)
+    }
+
+    pub fn of(&self, key: &KeyId, id: &VerdictId, now: Timestamp) -> Remembered {
+        let bad = self.bad.get(id).filter(|bad| now < bad.until);
+        let Some((mut good, order)) = self.good.get(id) else {
+            return Remembered { good: None, bad };
+        };
+        let is_void = !self.refused.is_empty()
+            && self
+                .refused
+                .get(&key.0)
+                .is_some_and(|refused| refused > order);
+        if is_void {
+            good.until = good.until.min(now);
+        }
+        Remembered {
+            good: Some(good),
+            bad,
+        }
+    }
+
+    /// The source accepted it, asked when so many had been refused.
+    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64) {
+        let refused = self.refused.get(&key.0).unwrap_or(0);
+        let here = self.bad.get(&id).map_or(0, |bad| bad.order);
+        if refused.max(here) > asked {
+            return;
+        }
+        self.good.insert(id, (good, asked));
+        self.bad.remove(&id);
+    }
+
+    /// The source refused it; `everywhere`, where that is about the key and not the place.
+    pub fn refuse(
+        &self,
+        key: &KeyId,
+        id: VerdictId,
+        ttl: Duration,
+        everywhere: bool,
+        now: Timestamp,
+    ) {
+        let order = self.order.fetch_add(1, Ordering::AcqRel) + 1;
+        let was_good = self.good.get(&id).map(|(good, _)| good.last);
+        let until = now.plus(ttl);
+        self.bad.insert(
+            id,
+            Bad {
+                until,
+                was_good,
+                order,
+            },
+        );
+        if let Some((good, learned)) = self.good.get(&id) {
+            let good = Good {
+                until: good.until.min(now),
+                ..good
+            };
+            self.good.insert(id, (good, learned));
+            if everywhere {
+                self.refused.insert(key.0, order);
+            }
+        }
+    }
+
+    /// Verdicts that are remembered: good and bad ones.
+    pub fn len(&self) -> (u64, u64) {
+        (self.good.len() as u64, self.bad.len() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(number: u8) -> Credential {
+        Credential {
+            key: KeyId([number; 32]),
+            carrier: 1,
+        }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    fn good(last: u64) -> Good {
+        Good {
+            until: at(last + 300),
+            last: at(last),
+            stamp: 0,
+        }
+    }
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_refusal_ends_a_good_verdict_and_older_answers_do_not_bring_it_back() {
+        let verdicts = Verdicts::new(100);
+        let (one, here, there) = (credential(1), b"here", b"there");
+        let (here, there) = (VerdictId::of(&one, here), VerdictId::of(&one, there));
+        verdicts.accept(&one.key, here, good(0), verdicts.order());
+        verdicts.accept(&one.key, there, good(0), verdicts.order());
+        let asked = verdicts.order();
+        verdicts.refuse(&one.key, here, TTL, true, at(5));
+        let found = verdicts.of(&one.key, &here, at(6));
+        assert_eq!(found.bad.unwrap().was_good, Some(at(0)));
+        // Elsewhere it must be asked again; and a question that is older proves nothing.
+        assert!(verdicts.of(&one.key, &there, at(6)).good.unwrap().until <= at(6));
+        verdicts.accept(&one.key, there, good(6), asked);
+        assert!(verdicts.of(&one.key, &there, at(7)).good.unwrap().until <= at(7));
+        verdicts.accept(&one.key, here, good(7), verdicts.order());
+        let found = verdicts.of(&one.key, &here, at(8));
+        assert!(found.bad.is_none() && found.good.unwrap().until > at(8));
+        // A refusal is forgotten.
+        verdicts.refuse(&one.key, here, TTL, false, at(20));
+        assert!(verdicts.of(&one.key, &here, at(31)).bad.is_none());
+    }
+
+    #[test]
+    fn a_flood_of_bad_keys_drives_out_no_good_one_and_memory_is_bounded() {
+        let verdicts = Verdicts::new(100);
+        let good_one = credential(1);
+        let id = VerdictId::of(&good_one, b"here");
+        verdicts.accept(&good_one.key, id, good(0), 1);
+        for number in 0..10_000_u32 {
+            let mut key = [2; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            let stranger = Credential {
+                key: KeyId(key),
+                carrier: 1,
+            };
+            let id = VerdictId::of(&stranger, b"here");
+            verdicts.refuse(&stranger.key, id, TTL, true, at(1));
+        }
+        assert!(verdicts.of(&good_one.key, &id, at(1)).good.is_some());
+        let (good, bad) = verdicts.len();
+        assert!(good == 1 && bad <= 110, "{good} {bad}");
+    }
+
+    #[test]
+    fn what_is_learned_in_one_field_or_place_says_nothing_of_another() {
+        let one = credential(1);
+        let elsewhere = Credential { carrier: 2, ..one };
+        assert_ne!(VerdictId::of(&one, b"x"), VerdictId::of(&elsewhere, b"x"));
+        assert_ne!(VerdictId::of(&one, b"x"), VerdictId::of(&one, b"y"));
+    }
+}

@@ -1,0 +1,143 @@
+//! Who was let in: verdicts on keys, rate limits, and routes that may not be shared.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::families::{CacheLabels, DemotionLabels, LimitLabels, VerdictLabels, touch};
+
+/// What a source said of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Good,
+    Bad,
+    /// Neither: it gave no answer.
+    Failed,
+    /// It refused a good key.
+    Outage,
+}
+
+const OUTCOMES: [&str; 4] = ["good", "bad", "failed", "outage"];
+
+const SOURCES: [&str; 4] = ["origin", "url", "table", "fleet"];
+
+/// Kinds of limits.
+const LIMITS: [&str; 2] = ["ip", "apikey"];
+
+#[derive(Debug, Default)]
+pub struct GuardMetrics {
+    auth: [Counter; 2],
+    rate_limit: [Counter; 2],
+    /// By kind of limit: let through, and refused.
+    requests: [[Counter; 2]; 2],
+    verdicts: Family<VerdictLabels, Counter>,
+    demotions: Family<DemotionLabels, Counter>,
+    comparisons: Family<VerdictLabels, Counter>,
+    good: Gauge,
+    bad: Gauge,
+}
+
+impl GuardMetrics {
+    /// `caches` is the family of look-ups by cache.
+    pub(super) fn register(
+        &mut self,
+        registry: &mut Registry,
+        caches: &Family<CacheLabels, Counter>,
+        paths: impl Iterator<Item = String>,
+    ) {
+        let pair = |cache| {
+            ["hit", "miss"].map(|result| caches.get_or_create_owned(&CacheLabels { cache, result }))
+        };
+        (self.auth, self.rate_limit) = (pair("auth"), pair("rateLimit"));
+        let requests = Family::<LimitLabels, Counter>::default();
+        registry.register(
+            "rate_limit_requests",
+            "Requests by the kind of limit that judged them",
+            requests.clone(),
+        );
+        self.requests = LIMITS.map(|key| {
+            ["allowed", "blocked"]
+                .map(|result| requests.get_or_create_owned(&LimitLabels { key, result }))
+        });
+        registry.register(
+            "auth_verdicts",
+            "Answers about keys, by who gave them and what they said",
+            self.verdicts.clone(),
+        );
+        for source in SOURCES {
+            for outcome in OUTCOMES {
+                touch(&self.verdicts, &VerdictLabels { source, outcome });
+            }
+        }
+        registry.register(
+            "auth_demotions",
+            "Routes whose answers were found to differ by key, and that are not shared any more",
+            self.demotions.clone(),
+        );
+        for path in paths {
+            touch(&self.demotions, &DemotionLabels { path });
+        }
+        registry.register(
+            "auth_comparisons",
+            "Answers that were fetched with a second key, by how they compared",
+            self.comparisons.clone(),
+        );
+        for outcome in ["same", "differs", "unclear"] {
+            let source = "origin";
+            touch(&self.comparisons, &VerdictLabels { source, outcome });
+        }
+        registry.register(
+            "auth_good_keys",
+            "Good verdicts that are remembered, expired ones included",
+            self.good.clone(),
+        );
+        registry.register(
+            "auth_bad_keys",
+            "Bad verdicts that are remembered, expired ones included",
+            self.bad.clone(),
+        );
+    }
+
+    pub fn verdict(&self, source: &'static str, outcome: Outcome) {
+        let outcome = OUTCOMES[outcome as usize];
+        self.verdicts
+            .get_or_create(&VerdictLabels { source, outcome })
+            .inc();
+    }
+
+    /// Whether a caller's standing was known from memory.
+    pub fn known(&self, is_known: bool) {
+        self.auth[usize::from(!is_known)].inc();
+    }
+
+    /// One request counted by one kind of limit: without asking Redis, and let through.
+    pub fn counted(&self, key: &'static str, is_at_hand: bool, is_allowed: bool) {
+        self.rate_limit[usize::from(!is_at_hand)].inc();
+        let kind = usize::from(key == LIMITS[1]);
+        self.requests[kind][usize::from(!is_allowed)].inc();
+    }
+
+    pub fn demoted(&self, path: &str) {
+        let path = path.to_owned();
+        self.demotions.get_or_create(&DemotionLabels { path }).inc();
+    }
+
+    pub fn compared(&self, outcome: &'static str) {
+        let source = "origin";
+        self.comparisons
+            .get_or_create(&VerdictLabels { source, outcome })
+            .inc();
+    }
+
+    pub(super) fn show(&self, (good, bad): (u64, u64)) {
+        self.good.set(good as i64);
+        self.bad.set(bad as i64);
+    }
+
+    /// Requests that limits let through, and refused.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let sum = |at: usize| self.requests.iter().map(|pair| pair[at].get()).sum();
+        (sum(0), sum(1))
+    }
+}

@@ -1,0 +1,94 @@
+//! Keys that were revoked by hand, as the purge log has it: bounded, the latest word counts.
+
+use std::collections::HashMap;
+
+use crate::policy::Mode;
+
+/// Keys of which the log's word is remembered; past it the older half is forgotten, and what their
+/// sources say counts again.
+const MOST: usize = 32_768;
+
+/// The log's latest word on a key.
+#[derive(Clone, Copy, Debug)]
+struct Word {
+    mode: Mode,
+    /// Its position here.
+    local: u64,
+    /// Its position in the fleet's log; 0 as long as it is not known to stand there.
+    shared: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Revoked {
+    words: HashMap<[u8; 32], Word>,
+}
+
+impl Revoked {
+    pub fn note(&mut self, key: [u8; 32], mode: Mode, local: u64, shared: u64) {
+        let word = Word {
+            mode,
+            local,
+            shared,
+        };
+        self.words.insert(key, word);
+        if self.words.len() > MOST {
+            let mut positions: Vec<u64> = self.words.values().map(|word| word.local).collect();
+            let at = positions.len() / 2;
+            let (_, middle, _) = positions.select_nth_unstable(at);
+            let middle = *middle;
+            self.words.retain(|_, word| word.local > middle);
+        }
+    }
+
+    /// Refused from now on, until the log says otherwise.
+    pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
+        self.words
+            .get(key)
+            .is_some_and(|word| word.mode == Mode::Hard)
+    }
+
+    /// Whether what was learned of a key at this local position still counts.
+    pub fn allows(&self, key: &[u8; 32], stamp: u64) -> bool {
+        self.words
+            .get(key)
+            .is_none_or(|word| word.mode != Mode::Hard && stamp >= word.local)
+    }
+
+    /// As [`Revoked::allows`], by a position of the fleet's log.
+    pub fn allows_shared(&self, key: &[u8; 32], position: u64) -> bool {
+        self.words.get(key).is_none_or(|word| {
+            word.mode != Mode::Hard && word.shared > 0 && position >= word.shared
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_word_counts_and_older_verdicts_do_not() {
+        let mut revoked = Revoked::default();
+        let key = [1; 32];
+        assert!(revoked.allows(&key, 0) && revoked.allows_shared(&key, 0));
+        revoked.note(key, Mode::Hard, 5, 0);
+        assert!(revoked.is_revoked(&key) && !revoked.allows(&key, 9));
+        revoked.note(key, Mode::Soft, 7, 0);
+        assert!(!revoked.is_revoked(&key));
+        assert!(!revoked.allows(&key, 6) && revoked.allows(&key, 7));
+        assert!(!revoked.allows_shared(&key, 100));
+        revoked.note(key, Mode::Soft, 7, 12);
+        assert!(!revoked.allows_shared(&key, 11) && revoked.allows_shared(&key, 12));
+    }
+
+    #[test]
+    fn there_are_never_too_many() {
+        let mut revoked = Revoked::default();
+        for number in 0..100_000_u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            revoked.note(key, Mode::Hard, number, 0);
+        }
+        assert!(revoked.words.len() <= MOST);
+    }
+}
