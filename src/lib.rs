@@ -20,7 +20,7 @@
 //! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
 //! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics, health, purges |
 //! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
-//! | 5 | [`origin`] | the built-in origin |
+//! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
 //! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |

@@ -124,7 +124,7 @@ fn the_readmes_purges_are_taken() {
 #[test]
 fn the_shipped_configurations_are_valid() {
     let path = |name: &str| format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
-    for name in ["default.toml", "reference.toml"] {
+    for name in ["default.toml", "reference.toml", "iris.toml"] {
         let (status, _, error) = run(&["check", &path(name)]);
         assert_eq!(status, Some(0), "{error}");
     }

@@ -2,10 +2,8 @@
 
 mod support;
 
-use std::time::Duration;
-
 use serde_json::json;
-use support::keys::{Keys, guarded, verified};
+use support::keys::{Keys, guarded, verified, verified_by};
 use support::{Client, Fixture, Gate, Origin, after, all, numbered, ok, reply, route};
 
 const A: &str = "sk_live_aaaaaaaaaaaaaaaaaaaaaaaa";
@@ -275,20 +273,20 @@ async fn nothing_but_a_plain_get_proves_a_key_good_and_only_for_its_url() {
     for target in ["/a", "/login", "/open"] {
         assert_eq!(fixture.get_as(A, target).await.status, 200);
     }
-    let tries: [(&str, &str, &[(&str, &str)]); 6] = [
-        ("OPTIONS", "/a", &[]),
-        ("HEAD", "/a", &[]),
-        ("GET", "/login", &[]),
-        ("GET", "/open", &[]),
-        ("POST", "/a", &[("content-length", "0")]),
-        ("GET", "/a?x=1", &[]),
-    ];
-    for (method, target, fields) in tries {
+    for (method, target) in [
+        ("OPTIONS", "/a"),
+        ("HEAD", "/a"),
+        ("GET", "/login"),
+        ("GET", "/open"),
+        ("POST", "/a"),
+        ("GET", "/a?x=1"),
+    ] {
+        let fields = [("content-length", "0")];
         let authorization = format!("Bearer {BAD}");
         let own = [("authorization", authorization.as_str())];
         let mut client = fixture.connect().await;
         client
-            .request(method, target, &[&own, fields].concat())
+            .request(method, target, &[own, fields].concat())
             .await;
         match method {
             "HEAD" => client.head().await,
@@ -485,9 +483,9 @@ async fn an_outage_of_the_key_table_locks_nobody_out_who_was_good_a_moment_ago()
 async fn a_lone_keys_refusal_is_a_revocation_unless_it_is_given_grace() {
     for (lone, expected) in [("revoke", 401), ("grace", 200)] {
         let keys = Keys::of(&[A]);
-        let config = format!(
-            "[auth]\nlone_key = \"{lone}\"\n{}",
-            verified("stale_if_error = \"1h\"\nmax_ttl = \"20s\"")
+        let config = verified_by(
+            &format!("lone_key = \"{lone}\""),
+            "stale_if_error = \"1h\"\nmax_ttl = \"20s\"",
         );
         let fixture = guarded(&config, &keys).await;
         fixture.get_as(A, "/a").await;
@@ -505,9 +503,9 @@ async fn the_probe_key_tells_an_outage_from_a_revocation() {
     let probe = "sk_live_pppppppppppppppppppppppp";
     for is_outage in [true, false] {
         let keys = Keys::of(&[A, B, probe]);
-        let config = format!(
-            "[auth]\nprobe_key = \"{probe}\"\n{}",
-            verified("stale_if_error = \"1h\"\nmax_ttl = \"20s\"")
+        let config = verified_by(
+            &format!("probe_key = \"{probe}\""),
+            "stale_if_error = \"1h\"\nmax_ttl = \"20s\"",
         );
         let fixture = guarded(&config, &keys).await;
         for key in [A, B] {
@@ -569,10 +567,7 @@ async fn an_origin_that_is_gone_is_503_for_unknown_keys_and_stale_for_good_ones(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_unknown_keys_reaches_the_origin_so_often_a_second_and_harms_nobody() {
     let keys = Keys::of(&[A]);
-    let config = format!(
-        "[auth]\nunknown_per_second = 20\nverdicts = 200\n{}",
-        verified("")
-    );
+    let config = verified_by("unknown_per_second = 20\nverdicts = 200", "");
     let fixture = std::sync::Arc::new(guarded(&config, &keys).await);
     fixture.get_as(A, "/a").await;
     let before = fixture.origin.count();
@@ -595,7 +590,8 @@ async fn a_flood_of_unknown_keys_reaches_the_origin_so_often_a_second_and_harms_
         fixture.advance(1);
     }
     let asked = fixture.origin.count() - before;
-    assert!((100..=101).contains(&asked), "{asked}");
+    // One of the first second was for A.
+    assert_eq!(asked, 99);
     assert_eq!(turned_away, 1000 - asked);
     assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "HIT"));
 }
@@ -723,5 +719,4 @@ async fn good_verdicts_end_and_are_renewed_by_the_request_that_finds_them_ended(
     fixture.advance(32);
     assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "MISS"));
     assert_eq!(fixture.origin.count(), 2);
-    let _ = Duration::ZERO;
 }

@@ -1,5 +1,5 @@
 //! `GET /explain?url=/path&method=GET&header=name:value`: why a request would be answered as it
-//! would.
+//! would. Without a host in the URL it is asked for as on this machine.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -40,18 +40,22 @@ pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<
         .parse()
         .map_err(|error| format!("url={url:?}: {error}"))?;
     *request.version_mut() = Version::HTTP_10;
-    if let Some(host) = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str().to_owned())
-    {
-        let host = HeaderValue::from_str(&host).map_err(|error| format!("url={url:?}: {error}"))?;
-        request.headers_mut().entry(HOST).or_insert(host);
-    }
+    // The host is part of what is asked for: as clients name it, or as one on this machine would.
+    let named = request.uri().authority();
+    let host = named.map_or_else(
+        || proxy.config.listen.address.to_string(),
+        |authority| authority.as_str().to_owned(),
+    );
+    let value = HeaderValue::from_str(&host).map_err(|error| format!("url={url:?}: {error}"))?;
+    request.headers_mut().entry(HOST).or_insert(value);
     let (parts, ()) = request.into_parts();
     let client = Client {
         address: peer,
         is_trusted: false,
     };
-    Ok(proxy.explain(&parts, client))
+    let mut told = proxy.explain(&parts, client);
+    told["host"] = parts.headers.get(HOST).map_or(Value::Null, |host| {
+        String::from_utf8_lossy(host.as_bytes()).into()
+    });
+    Ok(told)
 }

@@ -311,7 +311,7 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
         section.list("credential_fields", FIELD, field_name),
     );
     let cookie = |text: &str| {
-        let is_token = !text.is_empty() && text.bytes().all(|byte| field_name_byte(byte));
+        let is_token = !text.is_empty() && text.bytes().all(is_token_byte);
         is_token.then(|| text.into())
     };
     let expected = "the name of a cookie, such as \"session\"";
@@ -337,7 +337,7 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
 }
 
 /// Of a token (RFC 9110 §5.6.2).
-fn field_name_byte(byte: u8) -> bool {
+fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -87,7 +87,7 @@ ttl = "1s"
         ),
         (
             "iris.toml:15:9: ",
-            "route.share = \"everyone\": expected \"standard\" or \"per-key\"",
+            "route.share = \"everyone\": expected \"standard\", \"per-key\" or \"verified\"",
         ),
         ("iris.toml:16:1: ", "[[route]] has no path"),
     ];
@@ -214,6 +214,9 @@ fn the_reference_shows_every_key_with_its_default() {
     };
     assert_eq!(alone, bare.cache);
     assert_eq!(reference.limits, bare.limits);
+    assert_eq!(format!("{:?}", reference.auth), format!("{:?}", bare.auth));
+    let limit = &reference.rate_limits[0];
+    assert_eq!(limit.when_redis_fails, WithoutRedis::default());
     assert_eq!(reference.error_headers, bare.error_headers);
     let route = |config: &Config| {
         format!(

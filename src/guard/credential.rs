@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use crate::http::fields;
 
 /// SHA-256 of a key, or its HMAC where a secret is configured.
-#[derive(Clone, Copy, Eq, Hash)]
+#[derive(Clone, Copy, Eq)]
 pub struct KeyId(pub [u8; 32]);
 
 // What is found by a part of it could be guessed byte by byte, by how long that takes.

@@ -3,7 +3,7 @@
 //! Alone, an instance counts by itself. In a fleet Redis counts, in one script and one round trip;
 //! so that a hit need not wait for that, an instance takes a few requests in advance, a hundredth of
 //! the limit, and takes more behind the answers before they are used up. The last tenth of a limit,
-//! and all of one below [`LEASED_FROM`], is asked for one by one; when it is reached, all instances
+//! and all of one below a thousand, is asked for one by one; when it is reached, all instances
 //! give back what they hold and have not used. So no more than the limit is ever let through, and
 //! less only by what an instance holds that dies, or hears nothing, at that moment.
 

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Request};
+use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 use tracing::{error, warn};
 
@@ -14,10 +16,9 @@ use crate::upstream::empty;
 
 use super::Proxy;
 use super::guarded::LetIn;
-use super::inspect::collect;
 
 /// Larger answers are not compared.
-const LARGEST: u64 = 1 << 20;
+const LARGEST: usize = 1 << 20;
 
 /// How two answers compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +117,8 @@ impl Proxy {
             let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
             text.contains("json")
         });
-        let body = collect(answer.into_body(), LARGEST).await.ok()?.concat();
+        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
+        let body = body.ok()?.to_bytes();
         let json = is_json
             .then(|| serde_json::from_slice(&body).ok())
             .flatten();
@@ -151,7 +153,7 @@ impl Proxy {
 #[derive(Debug, PartialEq)]
 enum Answer {
     Json(Value),
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
 }
 
 fn copied(request: &Request<()>) -> Request<()> {

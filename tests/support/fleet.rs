@@ -99,18 +99,29 @@ impl Fleet {
         Client::connect(address).await.ask("GET", target, &[]).await
     }
 
+    pub async fn get_as(&self, at: usize, key: &str, target: &str) -> Received {
+        let authorization = format!("Bearer {key}");
+        let fields = [("authorization", authorization.as_str())];
+        self.get_with(at, target, &fields).await
+    }
+
     /// `POST /purge` on one instance.
     pub async fn purge(&self, at: usize, order: &str) -> serde_json::Value {
+        let received = self.order(at, "/purge", order).await;
+        assert_eq!(received.status, 200, "{}", received.text());
+        received.json()
+    }
+
+    /// An order to the admin port of one instance.
+    pub async fn order(&self, at: usize, path: &str, order: &str) -> Received {
         let address = self.instance(at).admin_address;
         let length = order.len();
         let request = format!(
-            "POST /purge HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{order}"
+            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{order}"
         );
         let mut client = Client::connect(address).await;
         client.send(request.as_bytes()).await;
-        let received = client.response().await;
-        assert_eq!(received.status, 200, "{}", received.text());
-        received.json()
+        client.response().await
     }
 
     pub async fn metric(&self, at: usize, sample: &str) -> f64 {

@@ -72,9 +72,15 @@ impl Keys {
 
 /// A route for everything that is shared among verified keys.
 pub fn verified(keys: &str) -> String {
-    super::route(&format!(
+    verified_by("", keys)
+}
+
+/// The same, with keys of `[auth]`. No answers are compared, so that questions can be counted.
+pub fn verified_by(auth: &str, keys: &str) -> String {
+    let route = super::route(&format!(
         "share = \"verified\"\nforce_ttl = \"60s\"\n{keys}"
-    ))
+    ));
+    format!("[auth]\non_difference = \"off\"\n{auth}\n{route}")
 }
 
 /// A sidecar before an origin that answers `{"n":number}` to keys that it knows.
@@ -82,7 +88,7 @@ pub async fn guarded(extra: &str, keys: &Keys) -> Fixture {
     let known = keys.clone();
     let origin = Origin::start(move |seen| {
         known.check(seen, || {
-            reply(200, &format!("{{\"n\":{}}}", seen.number), &[])
+            reply(200, format!("{{\"n\":{}}}", seen.number), &[])
         })
     });
     Fixture::in_front_of(origin.await, extra)
