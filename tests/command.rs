@@ -89,7 +89,7 @@ fn readme_configurations() -> Vec<String> {
 #[test]
 fn the_readmes_configurations_are_short_and_valid() {
     let all = readme_configurations();
-    assert_eq!(all.len(), 3);
+    assert_eq!(all.len(), 4);
     assert!(all[0].lines().count() <= 10, "{}", all[0]);
     for text in all {
         let folder = tempfile::tempdir().unwrap();
@@ -100,25 +100,36 @@ fn the_readmes_configurations_are_short_and_valid() {
 }
 
 #[test]
-fn the_readmes_purges_are_taken() {
+fn the_readmes_orders_to_the_admin_port_are_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let text = format!("{FREE_PORTS}{}", readme_configurations()[1]);
-    let running = Running::start(&file(folder.path(), &text));
+    let blocks = readme_configurations();
+    let running = |text: &str| {
+        let text = format!("{FREE_PORTS}{text}");
+        Running::start(&file(folder.path(), &text))
+    };
+    let (writes, shared) = (running(&blocks[1]), running(&blocks[3]));
     let readme = readme();
-    let commands: Vec<&str> = readme
-        .lines()
-        .filter(|line| line.contains("/purge") && line.contains("curl"))
-        .collect();
-    assert_eq!(commands.len(), 4);
-    for command in commands {
-        let command = command.replace("127.0.0.1:9180", &running.admin.to_string());
-        let curl = std::process::Command::new("sh")
-            .args(["-c", &format!("{} -s --noproxy '*'", command.trim())])
-            .output()
-            .unwrap();
-        let answer: serde_json::Value = serde_json::from_slice(&curl.stdout).unwrap();
-        assert_eq!(answer["instances"], 1, "{command}: {answer}");
+    let mut told = 0;
+    for (path, running, key, expected) in [
+        ("/purge", &writes, "instances", 1.into()),
+        ("/revoke", &shared, "state", serde_json::json!("done")),
+        ("/explain", &shared, "result", "BYPASS".into()),
+    ] {
+        let commands = readme
+            .lines()
+            .filter(|line| line.contains(path) && line.contains("curl"));
+        for command in commands {
+            let command = command.replace("127.0.0.1:9180", &running.admin.to_string());
+            let curl = std::process::Command::new("sh")
+                .args(["-c", &format!("{} -s --noproxy '*'", command.trim())])
+                .output()
+                .unwrap();
+            let answer: serde_json::Value = serde_json::from_slice(&curl.stdout).unwrap();
+            assert_eq!(answer[key], expected, "{command}: {answer}");
+            told += 1;
+        }
     }
+    assert_eq!(told, 7);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde_json::json;
 use support::fleet::Fleet;
 use support::golden;
 use support::keys::{Keys, guarded, verified, verified_by};
+use support::process::{binary, file};
 use support::redis::RedisServer;
 use support::{Fixture, Gate, Origin, after, numbered, reply, route};
 
@@ -205,6 +206,20 @@ async fn a_route_whose_answers_differ_by_key_is_shared_no_more() {
         assert_eq!(told["share"]["configured"], "verified");
         assert_eq!(told["share"]["demoted"].is_string(), demoted, "{told}");
         if demoted {
+            // Whoever checks the configuration while it runs is told.
+            let folder = tempfile::tempdir().unwrap();
+            let admin = fixture.sidecar().admin_address;
+            let text = format!(
+                "[admin]\naddress = \"{admin}\"\n{}",
+                route("share = \"verified\"")
+            );
+            let mut checking = binary();
+            checking.args(["check", &file(folder.path(), &text)]);
+            let checked = tokio::task::spawn_blocking(move || checking.output().unwrap());
+            let checked = checked.await.unwrap();
+            let error = String::from_utf8(checked.stderr).unwrap();
+            assert!(checked.status.success());
+            assert!(error.contains("differ by key, and demoted it"), "{error}");
             let demotions = "auth_demotions_total{path=\"/{*rest}\"}";
             assert_eq!(fixture.metric(demotions).await, 1.0);
             // What was shared is not given to anybody.

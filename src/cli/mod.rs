@@ -1,21 +1,19 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
+mod check;
 mod origin;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use comfy_table::{ContentArrangement, Table, TableStyle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Mistake, Route, units};
-use crate::policy::Cookies;
-use crate::policy::key::QueryRule;
+use crate::config::{Config, Mistake, units};
 use crate::process::{Sidecar, settings};
 use crate::server::cores;
 
@@ -93,7 +91,7 @@ pub fn main() -> ExitCode {
     let ending = match arguments.command {
         None => serve(&arguments.serve),
         Some(Command::Serve(arguments)) => serve(&arguments),
-        Some(Command::Check { file }) => check(&file),
+        Some(Command::Check { file }) => check::check(&file),
         Some(Command::Origin(arguments)) => carry_out(arguments),
     };
     match ending {
@@ -234,125 +232,6 @@ fn wait_for_signal() -> anyhow::Result<&'static str> {
     })
 }
 
-fn check(file: &Path) -> Ending {
-    let config = match load(file) {
-        Ok(config) => config,
-        Err(ending) => return ending,
-    };
-    let upstream = config.upstream.as_ref();
-    let upstream = upstream.map_or("the built-in origin".to_owned(), |upstream| {
-        format!("{}://{}", upstream.scheme, upstream.authority())
-    });
-    let text = format!(
-        "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n",
-        file.display(),
-        config.listen.address,
-        config.admin.address,
-        upstream,
-        units::show_size(config.cache.memory),
-        routes_table(&config),
-    );
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A pager that was closed early has seen enough.
-        Ok(()) | Err(_) => Ending::Done,
-    }
-}
-
-/// The routes as they take effect: in the order in which they are tried.
-fn routes_table(config: &Config) -> Table {
-    let mut routes: Vec<&Route> = config.routes.list().iter().map(|route| &**route).collect();
-    routes.sort_by_key(|route| specificity(route));
-    let mut table = Table::new();
-    table
-        .load_style(TableStyle::new())
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header([
-        "path", "host", "methods", "lifetime", "stale", "share", "query", "cookies",
-    ]);
-    for route in routes {
-        let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
-        table.add_row([
-            route.path.clone(),
-            route.host.clone().unwrap_or_else(|| "any".to_owned()),
-            methods.join(" "),
-            lifetime(route),
-            stale(route),
-            route.options.share.as_str().to_owned(),
-            match &route.query {
-                QueryRule::All => "all".to_owned(),
-                QueryRule::None => "none".to_owned(),
-                QueryRule::Names(names) => names.join(" "),
-            },
-            match route.options.cookies {
-                Cookies::Bypass => "bypass",
-                Cookies::Ignore => "ignore",
-                Cookies::Key => "key",
-                Cookies::Store => "store",
-            }
-            .to_owned(),
-        ]);
-    }
-    table
-}
-
-/// Hosts before none, named before wildcard; then literal path segments before patterns.
-fn specificity(route: &Route) -> (u8, Vec<(u8, &str)>) {
-    let host = match &route.host {
-        Some(host) if host.starts_with("*.") => 1,
-        Some(_) => 0,
-        None => 2,
-    };
-    let segments = route.path.split('/').map(|segment| match segment {
-        segment if segment.contains("{*") => (2, segment),
-        segment if segment.contains('{') => (1, segment),
-        segment => (0, segment),
-    });
-    (host, segments.collect())
-}
-
-fn lifetime(route: &Route) -> String {
-    let options = &route.options;
-    let parts = [
-        options
-            .force_ttl
-            .map(|ttl| format!("{} forced", units::show_duration(ttl))),
-        options
-            .ttl
-            .filter(|_| options.force_ttl.is_none())
-            .map(|ttl| format!("origin's, else {}", units::show_duration(ttl))),
-        options
-            .max_ttl
-            .map(|ttl| format!("at most {}", units::show_duration(ttl))),
-        options
-            .error_ttl
-            .map(|ttl| format!("errors {}", units::show_duration(ttl))),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() {
-        "origin's".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
-fn stale(route: &Route) -> String {
-    let options = &route.options;
-    let parts = [
-        options
-            .stale_while_revalidate
-            .map(|window| format!("{} refreshing", units::show_duration(window))),
-        options
-            .stale_if_error
-            .map(|window| format!("{} on error", units::show_duration(window))),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() {
-        "origin's".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,19 +240,5 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn the_table_lists_routes_in_the_order_in_which_they_are_tried() {
-        let text = "[[route]]\npath = \"/{*rest}\"\n[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/b\"\nttl = \"30s\"\n[[route]]\npath = \"/{*rest}\"\nhost = \"h.example\"\n";
-        let config = Config::parse("t", text, &|_| None).unwrap();
-        let table = routes_table(&config).to_string();
-        let first: Vec<&str> = table
-            .lines()
-            .skip(1)
-            .filter_map(|line| line.split_whitespace().next())
-            .collect();
-        assert_eq!(first, ["/{*rest}", "/a/b", "/a/{x}", "/{*rest}"], "{table}");
-        assert!(table.contains("origin's, else 30s"), "{table}");
     }
 }
