@@ -321,3 +321,30 @@ async fn explain_says_what_would_come_of_a_request_and_changes_nothing() {
         assert!(told.text().contains(says), "{}", told.text());
     }
 }
+
+#[tokio::test]
+async fn what_one_instance_finds_of_a_route_holds_for_the_fleet() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let config = route("share = \"verified\"\nforce_ttl = \"60s\"");
+    let mut fleet = Fleet::start(&[&url, &url], &config, by_key).await;
+    fleet.get_as(0, A, "/a").await;
+    fleet.get_as(0, B, "/a").await;
+    for at in [0, 1] {
+        let demoted = async {
+            loop {
+                let told = fleet.admin(at, "/explain?url=/a").await.json();
+                if told["share"]["in_effect"] == "per-key" {
+                    return told;
+                }
+            }
+        };
+        let told = tokio::time::timeout(support::PATIENCE, demoted)
+            .await
+            .unwrap();
+        assert!(told["share"]["demoted"].is_string(), "{told}");
+    }
+    let later = fleet.join(&url).await;
+    let told = fleet.admin(later, "/explain?url=/a").await.json();
+    assert_eq!(told["share"]["in_effect"], "per-key", "{told}");
+}

@@ -12,6 +12,7 @@ use tracing::{error, warn};
 
 use crate::config::OnDifference;
 use crate::guard::Caller;
+use crate::policy::Mode;
 use crate::upstream::empty;
 
 use super::Proxy;
@@ -128,7 +129,7 @@ impl Proxy {
         })
     }
 
-    fn differs(&self, index: usize, path: &str) {
+    fn differs(self: &Arc<Self>, index: usize, path: &str) {
         let routes = self.config.routes.list();
         let route = routes.get(index).map_or("", |route| &route.path);
         if self.config.auth.on_difference == OnDifference::Warn {
@@ -139,12 +140,14 @@ impl Proxy {
             );
             return;
         }
-        if self.sharing.demote(index, path, self.clock.now()) {
+        let (purges, now) = (self.memory.purges(), self.clock.now());
+        if let Some(purge) = self.sharing.demote(index, path, purges, now) {
+            self.purge(purge, Mode::Hard);
             self.metrics.guard.demoted(route);
             error!(
                 route,
                 path,
-                "answers differ by key on a route with share = \"verified\": it is demoted to per-key now, until the next start; set share = \"per-key\", or name what differs by itself in auth.volatile"
+                "answers differ by key on a route with share = \"verified\": it is demoted to per-key now, on all instances; set share = \"per-key\", or name what differs by itself in auth.volatile"
             );
         }
     }

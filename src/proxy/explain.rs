@@ -51,7 +51,7 @@ impl Proxy {
             "share": {
                 "configured": configured.as_str(),
                 "in_effect": route.options.share.as_str(),
-                "demoted": self.sharing.why_demoted(index),
+                "demoted": self.sharing.why_demoted(index, self.memory.purges()),
             },
         });
         let mut key = KeyBytes::new();

@@ -76,7 +76,12 @@ impl Proxy {
         path: &str,
     ) -> Option<(usize, &Arc<Route>)> {
         let (index, route) = self.config.routes.find(method, host, path)?;
-        Some((index, self.sharing.in_effect(index).unwrap_or(route)))
+        Some((
+            index,
+            self.sharing
+                .in_effect(index, self.memory.purges())
+                .unwrap_or(route),
+        ))
     }
 
     /// Lets a request in on a guarded route, or not. `key` is what it asks for; `asked` is what the

@@ -119,7 +119,7 @@ impl Proxy {
             let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
             Credentials::new(&cache.credential_fields, &cache.credential_cookies, secret)
         };
-        let sharing = Sharing::new(&config.routes);
+        let sharing = Sharing::new(&config.routes, &config.auth.volatile);
         let guard = sharing.is_wanted().then(|| {
             Arc::new(Guard::new(
                 config.auth.clone(),

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
+use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
 use crate::config::{Route, Routes};
 use crate::error::rfc3339;
 use crate::guard::Caller;
 use crate::policy::Share;
+use crate::store::{Purge, PurgeLog, Reach, Target};
 
 use super::compare::Lent;
 
@@ -20,7 +22,9 @@ pub struct Sharing {
 
 /// A route with `share = "verified"`.
 struct Shared {
-    is_demoted: AtomicBool,
+    /// Under this digest the purge log, and so the fleet, knows that it was demoted: as of a key
+    /// that is revoked. With other volatile members it is another route.
+    digest: [u8; 32],
     /// The same route, not shared.
     per_key: Arc<Route>,
     /// When and by which path that was found, for who asks why.
@@ -33,13 +37,13 @@ struct Shared {
 }
 
 impl Sharing {
-    pub fn new(routes: &Routes) -> Self {
+    pub fn new(routes: &Routes, volatile: &[String]) -> Self {
         let shared = |route: &Arc<Route>| {
             (route.options.share == Share::Verified).then(|| {
                 let mut per_key = Route::clone(route);
                 per_key.options.share = Share::PerKey;
                 Shared {
-                    is_demoted: AtomicBool::new(false),
+                    digest: digest(route, volatile),
                     per_key: Arc::new(per_key),
                     why: Mutex::default(),
                     misses: AtomicU64::new(0),
@@ -62,28 +66,48 @@ impl Sharing {
         self.routes.get(index)?.as_ref()
     }
 
-    /// What stands in for a route that was demoted.
-    pub fn in_effect(&self, index: usize) -> Option<&Arc<Route>> {
+    /// What stands in for a route that was demoted, by this instance or another.
+    pub fn in_effect(&self, index: usize, purges: &PurgeLog) -> Option<&Arc<Route>> {
         let shared = self.of(index)?;
-        let is_demoted = shared.is_demoted.load(Ordering::Acquire);
+        let is_demoted = purges.is_revoked(&shared.digest);
         is_demoted.then_some(&shared.per_key)
     }
 
-    /// From now on each key has its own answers there; whether that is new.
-    pub fn demote(&self, index: usize, path: &str, now: Timestamp) -> bool {
-        let Some(shared) = self.of(index) else {
-            return false;
-        };
+    /// What is to be purged so that from now on each key has its own answers there; `None` where
+    /// that was done before.
+    pub fn demote(
+        &self,
+        index: usize,
+        path: &str,
+        purges: &PurgeLog,
+        now: Timestamp,
+    ) -> Option<Purge> {
+        let shared = self.of(index)?;
+        if purges.is_revoked(&shared.digest) {
+            return None;
+        }
         *lock(&shared.why) = Some((now, path.to_owned()));
-        !shared.is_demoted.swap(true, Ordering::AcqRel)
+        Some(Purge {
+            target: Target::Key(shared.digest),
+            reach: Reach::Any,
+        })
     }
 
     /// Why a route is not shared any more.
-    pub fn why_demoted(&self, index: usize) -> Option<String> {
+    pub fn why_demoted(&self, index: usize, purges: &PurgeLog) -> Option<String> {
+        self.in_effect(index, purges)?;
         let why = lock(&self.of(index)?.why).clone();
-        why.map(|(at, path)| {
+        let Some((at, path)) = why else {
+            return Some(
+                "another instance has found that answers differ by key: its log says by which path"
+                    .to_owned(),
+            );
+        };
+        Some({
             let at = rfc3339(at);
-            format!("answers for {path} were found to differ by key at {at}: set share = \"per-key\", or name what differs by itself in auth.volatile")
+            format!(
+                "answers for {path} were found to differ by key at {at}: set share = \"per-key\", or name what differs by itself in auth.volatile"
+            )
         })
     }
 
@@ -128,4 +152,16 @@ impl Sharing {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn digest(route: &Route, volatile: &[String]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let parts = ["a route whose answers differ by key", &route.path];
+    let host = route.host.as_deref().unwrap_or_default();
+    let parts = parts.into_iter().chain([host]);
+    for part in parts.chain(volatile.iter().map(String::as_str)) {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
 }
