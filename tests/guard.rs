@@ -600,19 +600,19 @@ async fn a_flood_of_unknown_keys_reaches_the_origin_so_often_a_second_and_harms_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_with_one_unknown_key_are_one_question() {
-    let keys = Keys::of(&[A, B]);
-    let (known, gate) = (keys.clone(), Gate::new());
-    let held = gate.clone();
-    let origin = Origin::start(move |seen| {
-        let reply = known.check(seen, || numbered(seen, &[]));
-        match seen.number {
-            1 => reply,
-            _ => after(&held, reply),
-        }
-    });
-    let fixture = std::sync::Arc::new(Fixture::in_front_of(origin.await, &verified("")));
-    fixture.get_as(A, "/a").await;
     for (key, expected) in [(B, 200), (BAD, 401)] {
+        let keys = Keys::of(&[A, B]);
+        let (known, gate) = (keys.clone(), Gate::new());
+        let held = gate.clone();
+        let origin = Origin::start(move |seen| {
+            let reply = known.check(seen, || numbered(seen, &[]));
+            match seen.number {
+                1 => reply,
+                _ => after(&held, reply),
+            }
+        });
+        let fixture = std::sync::Arc::new(Fixture::in_front_of(origin.await, &verified("")));
+        fixture.get_as(A, "/a").await;
         let before = fixture.origin.count();
         let asking: Vec<_> = (0..20)
             .map(|_| {
