@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 use support::keys::{Keys, guarded, verified, verified_by};
-use support::{Client, Fixture, Gate, Origin, after, all, numbered, ok, reply, route};
+use support::{Fixture, Gate, Origin, after, all, numbered, ok, reply, route};
 
 const A: &str = "sk_live_aaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "sk_live_bbbbbbbbbbbbbbbbbbbbbbbb";
@@ -242,13 +242,7 @@ async fn every_path_with_every_credential_under_every_way_to_share() {
 }
 
 async fn revoke(fixture: &Fixture, order: serde_json::Value) -> support::Received {
-    let body = order.to_string();
-    let length = body.len().to_string();
-    let mut admin = Client::connect(fixture.sidecar().admin_address).await;
-    let fields = [("content-length", length.as_str())];
-    admin.request("POST", "/revoke", &fields).await;
-    admin.send(&body).await;
-    admin.response().await
+    fixture.order("/revoke", &order).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -542,8 +536,9 @@ async fn an_origin_that_fails_is_neither_good_nor_bad() {
         keys.fail(true);
         fixture.get_as(B, "/a").await
     };
-    // It is the origin's own answer to that key.
-    assert_eq!(origin_error.status, 500);
+    // Nobody can say whether that key is good.
+    assert_eq!(origin_error.status, 503);
+    assert_eq!(origin_error.json()["error"]["code"], "KEY_NOT_VERIFIED");
     fixture.advance(61);
     assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "STALE"));
     keys.fail(false);

@@ -99,7 +99,7 @@ async fn keys_and_routes_have_limits_of_their_own() {
     let both = with("c", "/narrow").await;
     assert_eq!(
         both.header("ratelimit-policy"),
-        Some("\"apikey\";q=2;w=60, \"ip\";q=1;w=60")
+        Some("\"ip\";q=1;w=60, \"apikey\";q=2;w=60")
     );
     assert_eq!(with("c", "/narrow").await.status, 429);
     for _ in 0..4 {

@@ -178,7 +178,8 @@ async fn what_one_instance_learns_of_a_key_the_others_know_and_so_a_revocation()
 
 fn by_key(seen: &support::Seen) -> support::Reply {
     let project = seen.header("authorization").unwrap_or_default();
-    let body = json!({"project": project, "timestamp": seen.number});
+    // What nobody has named differs by time too.
+    let body = json!({"project": project, "timestamp": seen.number, "lastSeen": seen.number});
     reply(
         200,
         body.to_string(),
@@ -244,7 +245,11 @@ async fn answers_that_differ_by_time_or_changed_meanwhile_are_still_shared() {
                 1 => seen.number / 4,
                 _ => seen.number,
             };
-            let body = json!({"value": value, "deep": [{"timestamp": seen.number}]});
+            let mut body =
+                json!({"value": value, "deep": [{"timestamp": seen.number, "seen": seen.number}]});
+            if kind < 2 {
+                body["fixed"] = json!(1);
+            }
             reply(
                 200,
                 body.to_string(),

@@ -159,6 +159,14 @@ fn doubts(config: &Config) -> Vec<String> {
                     "{at}: share = \"verified\" is for GET and HEAD, and the route takes neither"
                 ));
             }
+            if let Some(forwarded) = &route.forward_headers
+                && !options
+                    .credential_fields
+                    .iter()
+                    .any(|name| forwarded.contains(name))
+            {
+                doubts.push(format!("{at}: forward_headers keeps every credential from the API, which cannot verify keys then"));
+            }
             if options.cookies == Cookies::Key {
                 doubts.push(format!("{at}: share = \"verified\" with cookies = \"key\": each cookie has answers of its own, so nothing is shared by those who have one"));
             }

@@ -15,7 +15,10 @@ pub fn auth(mut section: Section<'_, '_>) -> Auth {
     set(&mut auth.source, source(&mut section));
     set(&mut auth.good_ttl, section.duration("good_ttl"));
     set(&mut auth.bad_ttl, section.duration("bad_ttl"));
-    set(&mut auth.grace, section.duration("grace"));
+    let grace = section.parsed("grace", "a duration of at most \"60s\"", |text| {
+        units::duration(text).filter(|grace| *grace <= Duration::from_secs(60))
+    });
+    set(&mut auth.grace, grace.map(|at| at.value));
     let secret = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let key = |text: &str| {
         let is_token = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -96,9 +96,22 @@ impl Credentials {
         }))
     }
 
+    /// What a rate limit counts: the one key, or a text in its place that is none; `None` without
+    /// any.
+    pub fn counted(&self, headers: &HeaderMap) -> Result<Option<KeyId>, Malformed> {
+        match self.of(headers) {
+            Ok(credential) => Ok(credential.map(|credential| credential.key)),
+            Err(Malformed::More) => Err(Malformed::More),
+            Err(Malformed::Form) => {
+                let values = self.fields.iter().flat_map(|name| headers.get_all(name));
+                let text: Vec<&[u8]> = values.map(|value| value.as_bytes()).collect();
+                Ok(Some(self.digest(&text.concat())))
+            }
+        }
+    }
+
     /// The key itself, and where it stands.
     pub fn text<'a>(&self, headers: &'a HeaderMap) -> Result<Option<(&'a [u8], u8)>, Malformed> {
-        let mut found = None;
         let in_fields = self.fields.iter().enumerate().flat_map(|(at, name)| {
             let values = headers.get_all(name).into_iter();
             values.map(move |value| {
@@ -117,15 +130,19 @@ impl Credentials {
         let in_cookies = self.cookies.iter().enumerate().flat_map(|(at, name)| {
             fields::cookies(headers, name).map(move |value| (value, first + at))
         });
-        for (key, carrier) in in_fields.chain(in_cookies) {
-            if found.is_some() {
-                return Err(Malformed::More);
-            }
-            let is_whole = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
-            let carrier = u8::try_from(carrier).map_err(|_| Malformed::Form)?;
-            found = Some((is_whole.then_some(key).ok_or(Malformed::Form)?, carrier));
+        let mut all = in_fields.chain(in_cookies);
+        let (Some((key, carrier)), second) = (all.next(), all.next()) else {
+            return Ok(None);
+        };
+        if second.is_some() {
+            return Err(Malformed::More);
         }
-        Ok(found)
+        let is_whole = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
+        let carrier = u8::try_from(carrier).map_err(|_| Malformed::Form)?;
+        if !is_whole {
+            return Err(Malformed::Form);
+        }
+        Ok(Some((key, carrier)))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::store::second::{Second, Taken, Taking, TierError};
 
 use super::address;
-use super::credential::Credential;
+use super::credential::KeyId;
 use super::window::Window;
 
 /// Limits from here on are taken in advance.
@@ -60,9 +60,11 @@ struct State {
 }
 
 struct Limit {
+    /// Among the limits.
+    place: usize,
     settings: RateLimit,
-    /// The place of the only route that counts.
-    route: Option<usize>,
+    /// The places of the routes that count; `None`: all requests do.
+    routes: Option<Vec<usize>>,
     /// What every name of it in Redis begins with.
     name: String,
     callers: Cache<[u8; 16], Arc<Mutex<State>>>,
@@ -72,7 +74,7 @@ struct Limit {
 #[derive(Clone, Copy, Debug)]
 pub struct Who {
     pub address: IpAddr,
-    pub credential: Option<Credential>,
+    pub key: Option<KeyId>,
     pub route: Option<usize>,
 }
 
@@ -97,6 +99,9 @@ impl Measured {
     /// Adds `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10 §3, §4).
     pub fn write(&self, headers: &mut HeaderMap) {
         for (name, text) in [(RATELIMIT_POLICY, &self.policy), (RATELIMIT, &self.state)] {
+            if text.is_empty() {
+                continue;
+            }
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.insert(name, value);
             }
@@ -112,16 +117,17 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// `route_of` gives the place of a route by its path.
+    /// `routes_of` gives the places of the routes with a path.
     pub fn new(
         settings: &[RateLimit],
-        route_of: impl Fn(&str) -> Option<usize>,
+        routes_of: impl Fn(&str) -> Vec<usize>,
         second: Option<Arc<Second>>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         let limit = |settings: &RateLimit| Limit {
-            route: settings.path.as_deref().and_then(&route_of),
+            place: 0,
+            routes: settings.path.as_deref().map(&routes_of),
             name: format!(
                 "rate:{}:{}:{}:{}:",
                 settings.by.as_str(),
@@ -134,8 +140,14 @@ impl Limits {
             callers: Cache::new(MOST_CALLERS),
             settings: settings.clone(),
         };
+        let mut limits: Vec<Limit> = settings.iter().map(limit).collect();
+        // An address that is refused makes no more names in Redis by inventing keys.
+        limits.sort_by_key(|limit| limit.settings.by == LimitBy::Key);
+        for (place, limit) in limits.iter_mut().enumerate() {
+            limit.place = place;
+        }
         Self {
-            limits: settings.iter().map(limit).collect(),
+            limits,
             second,
             clock,
             metrics,
@@ -153,17 +165,23 @@ impl Limits {
         self.limits.iter().any(by_key)
     }
 
+    pub fn counts_routes(&self) -> bool {
+        self.limits.iter().any(|limit| limit.routes.is_some())
+    }
+
     /// The limits that count this request, each with whom it counts.
     fn concerning(&self, who: Who) -> impl Iterator<Item = (&Limit, [u8; 16])> {
         self.limits.iter().filter_map(move |limit| {
-            if limit.route.is_some() && limit.route != who.route {
+            if let Some(routes) = &limit.routes
+                && !who.route.is_some_and(|route| routes.contains(&route))
+            {
                 return None;
             }
             let caller = match limit.settings.by {
                 LimitBy::Address => address::counted(who.address),
                 LimitBy::Key => {
                     let mut half = [0; 16];
-                    half.copy_from_slice(&who.credential?.key.0[..16]);
+                    half.copy_from_slice(&who.key?.0[..16]);
                     half
                 }
             };
@@ -171,25 +189,28 @@ impl Limits {
         })
     }
 
-    /// Counts a request without waiting; `None` where Redis must be asked, and then nothing was
-    /// counted.
+    /// Counts a request without waiting; `None` where Redis must be asked about any of it, and
+    /// then nothing was counted.
     pub fn check(self: &Arc<Self>, who: Who) -> Option<Measured> {
         let now = self.clock.now();
-        if self.shared().is_some() {
-            let at_hand = |(limit, caller): (&Limit, [u8; 16])| {
+        let is_shared = self.shared().is_some();
+        if is_shared {
+            let has_some = |(limit, caller): (&Limit, [u8; 16])| {
                 let state = limit.state(caller);
                 let state = lock(&state);
                 state.held > 0 && now < state.held_until
             };
-            if !self.concerning(who).all(at_hand) {
+            if !self.concerning(who).all(has_some) {
                 return None;
             }
         }
         let mut measured = Measured::default();
         for (limit, caller) in self.concerning(who) {
-            let said = match self.shared() {
-                Some(_) => self.use_held(limit, caller, now),
-                None => self.alone(limit, caller, now),
+            let said = if is_shared {
+                // Another request may have used the last one meanwhile.
+                self.use_held(limit, caller, now)?
+            } else {
+                self.alone(limit, caller, now)
             };
             self.metrics
                 .guard
@@ -207,30 +228,27 @@ impl Limits {
         let mut measured = Measured::default();
         let concerning: Vec<(usize, [u8; 16])> = self
             .concerning(who)
-            .filter_map(|(limit, caller)| {
-                let same = |known: &Limit| std::ptr::eq(known, limit);
-                Some((self.limits.iter().position(same)?, caller))
-            })
+            .map(|(limit, caller)| (limit.place, caller))
             .collect();
         for (at, caller) in concerning {
             let limit = &self.limits[at];
             let now = self.clock.now();
-            let is_at_hand = {
-                let state = limit.state(caller);
-                let state = lock(&state);
-                state.held > 0 && now < state.held_until
-            };
-            let said = if is_at_hand {
-                self.use_held(limit, caller, now)
-            } else {
-                match self.take(at, caller, 1).await {
-                    Ok(said) => said,
-                    Err(_) => self.alone(limit, caller, now),
+            let held = self.use_held(limit, caller, now);
+            let is_at_hand = held.is_some();
+            let said = match held {
+                Some(said) => said,
+                None => {
+                    // In a task: who leaves meanwhile must not take along what was taken.
+                    let limits = Arc::clone(&self);
+                    let taking = async move { limits.take(at, caller, 1).await };
+                    match tokio::spawn(taking).await {
+                        Ok(Ok(said)) => said,
+                        _ => self.alone(limit, caller, now),
+                    }
                 }
             };
-            self.metrics
-                .guard
-                .counted(limit.settings.by.as_str(), is_at_hand, said.is_allowed);
+            let by = limit.settings.by.as_str();
+            self.metrics.guard.counted(by, is_at_hand, said.is_allowed);
             measured.add(limit, said, self.clock.now());
             if measured.refusal.is_some() {
                 break;
@@ -274,29 +292,30 @@ impl Limits {
         }
     }
 
-    /// Uses one that was taken in advance, and takes more behind the answer where few are left.
-    fn use_held(self: &Arc<Self>, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Said {
+    /// Uses one that was taken in advance, and takes more behind the answer where few are left;
+    /// `None` where none is.
+    fn use_held(self: &Arc<Self>, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Option<Said> {
         let state = limit.state(caller);
         let mut state = lock(&state);
-        state.held = state.held.saturating_sub(1);
+        if now >= state.held_until {
+            return None;
+        }
+        state.held = state.held.checked_sub(1)?;
         let lease = limit.lease();
         let is_low = state.held <= lease / 2 && now >= state.asking_until && state.left > lease;
         if is_low {
             state.asking_until = now.plus(ASKING);
-            let same = |known: &Limit| std::ptr::eq(known, limit);
-            if let Some(at) = self.limits.iter().position(same) {
-                let limits = Arc::clone(self);
-                tokio::spawn(async move {
-                    let _ = limits.take(at, caller, 0).await;
-                });
-            }
+            let (limits, at) = (Arc::clone(self), limit.place);
+            tokio::spawn(async move {
+                let _ = limits.take(at, caller, 0).await;
+            });
         }
-        Said {
+        Some(Said {
             is_allowed: true,
             left: state.left + state.held,
             retry: Duration::ZERO,
             reset: state.reset_at.since(now),
-        }
+        })
     }
 
     /// Takes out of the window in Redis: `now_used` of it for the request at hand, and some in
@@ -326,14 +345,7 @@ impl Limits {
         // Of many that ask at once, one takes in advance.
         let wanted = if is_first { limit.lease() } else { 1 };
         let taken = second
-            .take(Taking {
-                name: limit.name_of(caller),
-                limit: limit.settings.requests,
-                window: limit.settings.window,
-                wanted: wanted.max(now_used),
-                back,
-                began,
-            })
+            .take(limit.taking(caller, wanted.max(now_used), back, began))
             .await;
         let mut state = lock(&state);
         if is_first {
@@ -341,6 +353,12 @@ impl Limits {
         }
         let taken: Taken = taken?;
         let now = self.clock.now();
+        if taken.began != state.began && state.held > 0 {
+            // Of the window before: it goes back there.
+            let (back, began) = (std::mem::take(&mut state.held), state.began);
+            let second = Arc::clone(second);
+            tokio::spawn(second.take_back(limit.taking(caller, 0, back, began)));
+        }
         if taken.granted > 0 {
             state.held += taken.granted - now_used.min(taken.granted);
             state.held_until = now.plus(HELD_FOR.min(limit.settings.window / 10));
@@ -371,8 +389,11 @@ impl Limits {
     }
 
     fn give_back(&self, second: &Arc<Second>, name: &str) {
-        let named = |limit: &Limit| Some((limit.clone_settings(), limit.find(name)?));
-        let Some((settings, state)) = self.limits.iter().find_map(named) else {
+        let named = |limit: &Limit| {
+            let caller = limit.caller_of(name)?;
+            Some((limit.callers.get(&caller)?, limit.place, caller))
+        };
+        let Some((state, at, caller)) = self.limits.iter().find_map(named) else {
             return;
         };
         let (back, began) = {
@@ -380,21 +401,10 @@ impl Limits {
             state.left = 0;
             (std::mem::take(&mut state.held), state.began)
         };
-        if back == 0 {
-            return;
+        if back > 0 {
+            let taking = self.limits[at].taking(caller, 0, back, began);
+            tokio::spawn(Arc::clone(second).take_back(taking));
         }
-        let (second, name) = (Arc::clone(second), name.to_owned());
-        tokio::spawn(async move {
-            let taking = Taking {
-                name,
-                limit: settings.requests,
-                window: settings.window,
-                wanted: 0,
-                back,
-                began,
-            };
-            let _ = second.take(taking).await;
-        });
     }
 }
 
@@ -415,19 +425,22 @@ impl Limit {
         }
     }
 
-    fn name_of(&self, caller: [u8; 16]) -> String {
-        // An address is nobody's business there either; the caller's bytes follow for recalls.
-        format!("{}{}", self.name, hex(&caller))
+    fn taking(&self, caller: [u8; 16], wanted: u64, back: u64, began: u64) -> Taking {
+        Taking {
+            // The caller's bytes, so that a recall can be told whose it is.
+            name: format!("{}{}", self.name, hex(&caller)),
+            limit: self.settings.requests,
+            window: self.settings.window,
+            wanted,
+            back,
+            began,
+        }
     }
 
-    fn find(&self, name: &str) -> Option<Arc<Mutex<State>>> {
+    fn caller_of(&self, name: &str) -> Option<[u8; 16]> {
         let caller = name.strip_prefix(&self.name)?;
         let number = u128::from_str_radix(caller, 16).ok()?;
-        self.callers.get(&number.to_be_bytes())
-    }
-
-    fn clone_settings(&self) -> RateLimit {
-        self.settings.clone()
+        Some(number.to_be_bytes())
     }
 }
 

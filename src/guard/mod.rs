@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
@@ -32,7 +32,7 @@ use crate::store::PurgeLog;
 use crate::store::purge::fleet::Stamp;
 use crate::store::second::Second;
 
-use credential::{Credential, Credentials};
+use credential::{Credential, Credentials, KeyId};
 use outage::{Met, Outage, Probed};
 use verdicts::{Good, VerdictId, Verdicts};
 
@@ -88,6 +88,8 @@ pub struct Guard {
     unknown: AtomicU64,
     probing: tokio::sync::Mutex<()>,
     asking: source::Asking,
+    /// When the log last heard of an ill source, in Unix milliseconds.
+    complained: AtomicU64,
 }
 
 impl Guard {
@@ -112,6 +114,7 @@ impl Guard {
             unknown: AtomicU64::new(0),
             probing: tokio::sync::Mutex::default(),
             asking: source::Asking::default(),
+            complained: AtomicU64::new(0),
             settings,
         }
     }
@@ -137,23 +140,25 @@ impl Guard {
         let good = found
             .good
             .filter(|good| self.purges.allows(&key.0, good.stamp));
-        if let Some(bad) = found.bad {
-            // While the origin refuses good keys, its refusals say nothing.
-            return match bad.was_good {
-                Some(last) if self.outage.is_on(now) && good.is_some() => {
-                    if self.is_graced(last, now) {
-                        Standing::Good
-                    } else {
-                        Standing::Unknown { known: true }
-                    }
-                }
-                _ => Standing::Bad,
-            };
+        if let Some(good) = good
+            && found.bad.is_none()
+            && now < good.until
+        {
+            return Standing::Good;
         }
+        // While the origin refuses good keys, its refusals say nothing.
+        let is_explained = good
+            .and_then(|good| good.refused)
+            .is_some_and(|refused| self.outage.explains(refused, now));
         match good {
-            Some(good) if now < good.until => Standing::Good,
-            good => Standing::Unknown {
-                known: good.is_some(),
+            Some(good)
+                if is_explained && self.outage.is_on(now) && self.is_graced(good.last, now) =>
+            {
+                Standing::Good
+            }
+            _ if found.bad.is_some() && !is_explained => Standing::Bad,
+            _ => Standing::Unknown {
+                known: self.was_good_lately(key, now),
             },
         }
     }
@@ -162,21 +167,41 @@ impl Guard {
         now.since(last) <= self.settings.grace
     }
 
+    /// Whether a key was good anywhere within the time for which that is of use.
+    fn was_good_lately(&self, key: &KeyId, now: Timestamp) -> bool {
+        let lasts = self.settings.good_ttl + self.settings.grace;
+        let last = self.verdicts.last_good(key);
+        last.is_some_and(|last| now.since(last) <= lasts)
+    }
+
+    /// What is known to have been good here, lately, and was not refused since but by an outage.
+    fn known(&self, caller: &Caller, now: Timestamp) -> Option<Good> {
+        let key = &caller.credential.key;
+        let good = self.verdicts.of(key, &caller.id, now).good?;
+        let lasts = self.settings.good_ttl + self.settings.grace;
+        let is_refused = good
+            .refused
+            .is_some_and(|refused| !self.outage.explains(refused, now));
+        let counts = now.since(good.last) <= lasts && self.purges.allows(&key.0, good.stamp);
+        (counts && !is_refused).then_some(good)
+    }
+
     /// Whether a caller may be served what is stored, now that its source has failed: it is good, or
     /// was a moment ago.
     pub fn may_use_stored(&self, caller: &Caller) -> bool {
+        let now = self.clock.now();
         match self.standing(caller) {
             Standing::Good => true,
             Standing::Bad => false,
-            Standing::Unknown { .. } => {
-                let now = self.clock.now();
-                let key = &caller.credential.key;
-                let good = self.verdicts.of(key, &caller.id, now).good;
-                good.is_some_and(|good| {
-                    self.is_graced(good.last, now) && self.purges.allows(&key.0, good.stamp)
-                })
-            }
+            Standing::Unknown { .. } => self
+                .known(caller, now)
+                .is_some_and(|good| self.is_graced(good.last, now)),
         }
+    }
+
+    /// Whether refusals of known keys are taken for an outage now.
+    pub fn is_in_outage(&self) -> bool {
+        self.outage.is_on(self.clock.now())
     }
 
     /// Whether one more unknown key may be asked about now: so many a second.
@@ -186,6 +211,12 @@ impl Guard {
         let ahead = 1_000_000_000 - step;
         self.unknown
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |next| {
+                // A clock that was set back must not keep everybody waiting for it.
+                let next = if next > now + 2_000_000_000 {
+                    now
+                } else {
+                    next
+                };
                 (next <= now + ahead).then(|| next.max(now) + step)
             })
             .is_ok()
@@ -209,6 +240,10 @@ impl Guard {
         }
         match self.asking.verdict(self, caller, headers).await {
             None => self.standing(&caller),
+            // Revoked by hand while it was asked about.
+            Some(Met::Accepted) if !self.purges.allows(&caller.credential.key.0, caller.stamp) => {
+                Standing::Bad
+            }
             Some(Met::Accepted) => Standing::Good,
             Some(Met::Refused) => Standing::Bad,
             Some(Met::Failed) if self.may_use_stored(&caller) => Standing::Good,
@@ -224,7 +259,7 @@ impl Guard {
                 Outcome::Good
             }
             Met::Refused => {
-                self.refuse(caller, true);
+                self.refuse(caller, true, false, true);
                 Outcome::Bad
             }
             Met::Failed => Outcome::Failed,
@@ -232,7 +267,8 @@ impl Guard {
         self.metrics.guard.verdict(self.source.name(), outcome);
     }
 
-    /// What the origin answered to a caller's request. `is_proof`: to a GET without conditions, so
+    /// What the origin answered to a caller's request, but for a 2xx whose body means failure.
+    /// `is_proof`: to a GET without conditions, so
     /// that a 2xx proves the key good. `probe` asks the same with the probe key.
     pub async fn answered(
         &self,
@@ -248,7 +284,7 @@ impl Guard {
         let now = self.clock.now();
         let key = caller.credential.key;
         if is_refusal(status) {
-            let was_good = self.verdicts.of(&key, &caller.id, now).good.is_some();
+            let was_good = self.known(caller, now).is_some();
             if was_good {
                 self.outage.note(key, Met::Refused, now);
                 if let Some(probe) = probe {
@@ -256,17 +292,14 @@ impl Guard {
                 }
             }
             let now = self.clock.now();
-            let is_outage = self.outage.is_on(now);
+            let is_outage = self.outage.is_on(now) && !self.purges.is_revoked(&key.0);
             // A stranger's refusal in an outage is not held against it either.
             if was_good || !is_outage {
-                self.refuse(caller, status == StatusCode::UNAUTHORIZED);
+                let everywhere = status == StatusCode::UNAUTHORIZED;
+                self.refuse(caller, everywhere, was_good, !is_outage);
             }
-            if is_outage && !self.purges.is_revoked(&key.0) {
+            if is_outage {
                 verdict(Outcome::Outage);
-                warn!(
-                    ?key,
-                    "the origin refuses keys that were good a moment ago: taken for an outage of its key table"
-                );
                 return Ruling::Outage;
             }
             if was_good {
@@ -294,7 +327,7 @@ impl Guard {
         let key = caller.credential.key;
         if self.learns_from_origin() {
             self.metrics.guard.verdict("origin", Outcome::Failed);
-            if self.verdicts.of(&key, &caller.id, now).good.is_some() {
+            if self.known(caller, now).is_some() {
                 self.outage.note(key, Met::Failed, now);
             }
         }
@@ -312,11 +345,10 @@ impl Guard {
             return;
         }
         let probed = match probe.await {
-            Some(status) if status.is_success() || status == StatusCode::NOT_MODIFIED => {
-                Probed::Revocation
-            }
-            // Refused too, or no answer about keys at all.
-            _ => Probed::Outage,
+            Some(status) if status.is_success() => Probed::Revocation,
+            Some(status) if is_refusal(status) => Probed::Outage,
+            // No answer about keys: what other keys meet decides.
+            _ => return,
         };
         self.outage.probed(probed, self.clock.now());
     }
@@ -328,17 +360,26 @@ impl Guard {
             until: now.plus(jittered(self.settings.good_ttl)),
             last: now,
             stamp: caller.stamp,
+            refused: None,
         };
-        self.verdicts.accept(key, caller.id, good, caller.asked);
-        self.note(caller, Noted::Good(good));
+        if self.verdicts.accept(key, caller.id, good, caller.asked) {
+            self.note(caller, Noted::Good(good));
+        }
     }
 
-    fn refuse(&self, caller: &Caller, everywhere: bool) {
-        let ttl = jittered(self.settings.bad_ttl);
+    /// `was_good`: it was known here; then nothing is remembered for longer than an outage takes to
+    /// be found out. `tells`: the fleet is told.
+    fn refuse(&self, caller: &Caller, everywhere: bool, was_good: bool, tells: bool) {
+        let mut ttl = jittered(self.settings.bad_ttl);
+        if was_good {
+            ttl = ttl.min(outage::WINDOW);
+        }
         let now = self.clock.now();
         let key = &caller.credential.key;
         self.verdicts.refuse(key, caller.id, ttl, everywhere, now);
-        self.note(caller, Noted::Bad(now.plus(ttl)));
+        if tells {
+            self.note(caller, Noted::Bad(now.plus(ttl)));
+        }
     }
 
     /// Tells the fleet.
@@ -365,9 +406,11 @@ impl Guard {
         if !self.purges.allows_shared(&key.0, stamp) {
             return None;
         }
+        let refused = self.verdicts.last_refused(key, &caller.id);
         let verdict = |outcome| self.metrics.guard.verdict("fleet", outcome);
         match noted {
-            Noted::Good(good) if now < good.until => {
+            // What this instance saw refused after that is asked about again.
+            Noted::Good(good) if now < good.until && refused < Some(good.last) => {
                 let good = Good {
                     stamp: caller.stamp,
                     ..good
@@ -375,7 +418,8 @@ impl Guard {
                 self.verdicts.accept(key, caller.id, good, caller.asked);
                 verdict(Outcome::Good);
             }
-            Noted::Bad(until) if now < until => {
+            // A key that was good here is refused by its source alone: it may be an outage.
+            Noted::Bad(until) if now < until && self.known(caller, now).is_none() => {
                 let ttl = until.since(now);
                 self.verdicts.refuse(key, caller.id, ttl, false, now);
                 verdict(Outcome::Bad);
@@ -392,7 +436,7 @@ impl Guard {
 }
 
 /// 401 and 403 are about the caller; nothing else is.
-fn is_refusal(status: StatusCode) -> bool {
+pub fn is_refusal(status: StatusCode) -> bool {
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
@@ -455,6 +499,7 @@ impl Noted {
                 until,
                 last,
                 stamp: 0,
+                refused: None,
             }),
             b'B' => Self::Bad(until),
             _ => return None,

@@ -12,12 +12,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tracing::{info, warn};
+
 use crate::clock::Timestamp;
 
 use super::credential::KeyId;
 
 /// How long what a key met counts.
-const WINDOW: Duration = Duration::from_secs(10);
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// Outages that have ended and are remembered.
+const MOST_ENDED: usize = 64;
 
 /// What is remembered of one window.
 const MOST: usize = 1024;
@@ -48,6 +53,10 @@ pub struct Outage {
 struct State {
     met: VecDeque<(Timestamp, KeyId, Met)>,
     probed: Option<(Timestamp, Probed)>,
+    /// When it was found, and when it was still on, while it is.
+    current: Option<(Timestamp, Timestamp)>,
+    /// Those that have ended, the latest last.
+    ended: VecDeque<(Timestamp, Timestamp)>,
 }
 
 impl Outage {
@@ -92,21 +101,59 @@ impl Outage {
 
     /// Whether refusals of known keys are the source's fault now.
     pub fn is_on(&self, now: Timestamp) -> bool {
+        let lone_key_has_grace = self.lone_key_has_grace;
+        self.with(now, |state| state.look(lone_key_has_grace, now))
+    }
+
+    /// Whether a refusal at this time is the fault of an outage, this one or one before.
+    pub fn explains(&self, refused: Timestamp, now: Timestamp) -> bool {
+        let lone_key_has_grace = self.lone_key_has_grace;
         self.with(now, |state| {
-            if let Some((_, probed)) = state.probed {
-                return probed == Probed::Outage;
-            }
-            // The last that each met.
-            let last: HashMap<[u8; 32], Met> = state
-                .met
-                .iter()
-                .map(|(_, key, met)| (key.0, *met))
-                .collect();
-            let refused = last.values().filter(|met| **met == Met::Refused).count();
-            let none_accepted = state.met.iter().all(|(_, _, met)| *met != Met::Accepted);
-            let enough = refused >= 2 || self.lone_key_has_grace && refused == 1 && last.len() == 1;
-            enough && refused * 2 > last.len() && none_accepted
+            state.look(lone_key_has_grace, now);
+            let known = state.ended.iter().chain(&state.current);
+            let mut covering =
+                known.filter(|(since, until)| refused >= since.minus(WINDOW) && refused <= *until);
+            covering.next().is_some()
         })
+    }
+}
+
+impl State {
+    /// Looks whether there is one now, and notes where one begins and ends.
+    fn look(&mut self, lone_key_has_grace: bool, now: Timestamp) -> bool {
+        let is_on = self.is_on(lone_key_has_grace);
+        match (is_on, self.current) {
+            (true, None) => {
+                warn!(
+                    "the origin refuses keys that were good a moment ago: taken for an outage of its key table; they are served what is stored until their grace ends, unknown keys get 503"
+                );
+                self.current = Some((now, now));
+            }
+            (true, Some((since, _))) => self.current = Some((since, now)),
+            (false, Some(ended)) => {
+                info!("the origin's key table is taken for well again");
+                self.ended.push_back(ended);
+                if self.ended.len() > MOST_ENDED {
+                    self.ended.pop_front();
+                }
+                self.current = None;
+            }
+            (false, None) => {}
+        }
+        is_on
+    }
+
+    fn is_on(&self, lone_key_has_grace: bool) -> bool {
+        if let Some((_, probed)) = self.probed {
+            return probed == Probed::Outage;
+        }
+        // The last that each met.
+        let met = self.met.iter();
+        let last: HashMap<[u8; 32], Met> = met.map(|(_, key, met)| (key.0, *met)).collect();
+        let refused = last.values().filter(|met| **met == Met::Refused).count();
+        let none_accepted = self.met.iter().all(|(_, _, met)| *met != Met::Accepted);
+        let is_lone = lone_key_has_grace && refused == 1 && last.len() == 1;
+        (refused >= 2 || is_lone) && refused * 2 > last.len() && none_accepted
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whom verdicts come from, and how one question is asked once, however many wait for its answer.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use super::{Caller, Guard};
 
 /// How long a source is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Milliseconds between two complaints.
+const COMPLAINS_EVERY: u64 = 10_000;
 
 /// Questions that are under way at one time: an unknown key more is answered 503.
 const MOST_ASKED: usize = 1024;
@@ -117,10 +121,10 @@ impl Asking {
                     let guard = Arc::clone(guard);
                     // Whoever leaves does not take the answer along.
                     let task = tokio::spawn(async move {
-                        let met = timeout(PATIENCE, guard.answer(question)).await;
+                        let open = Open { guard, id };
+                        let met = timeout(PATIENCE, open.guard.answer(question)).await;
                         let met = met.unwrap_or(Met::Failed);
-                        guard.source_answered(&caller, met);
-                        guard.asking.close(&id);
+                        open.guard.source_answered(&caller, met);
                         met
                     });
                     let answering = task.map(|met| met.unwrap_or(Met::Failed)).boxed().shared();
@@ -135,6 +139,18 @@ impl Asking {
     fn close(&self, id: &[u8; 32]) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(id);
+    }
+}
+
+/// A question that is under way; closed whichever way it ends.
+struct Open {
+    guard: Arc<Guard>,
+    id: [u8; 32],
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.guard.asking.close(&self.id);
     }
 }
 
@@ -158,6 +174,16 @@ impl Guard {
         }
     }
 
+    /// Once in a while: every unknown key meets it.
+    fn complain(&self, cause: &dyn std::fmt::Display) {
+        let now = self.clock.now().as_millis();
+        let last = self.complained.load(Ordering::Relaxed);
+        if now.abs_diff(last) >= COMPLAINS_EVERY {
+            self.complained.store(now, Ordering::Relaxed);
+            warn!(%cause, "auth.source says neither good nor bad: unknown keys get 503");
+        }
+    }
+
     async fn answer(&self, question: Question) -> Met {
         match &self.source {
             Source::Origin => Met::Failed,
@@ -169,7 +195,7 @@ impl Guard {
                     Ok(Some(_)) => Met::Accepted,
                     Ok(None) => Met::Refused,
                     Err(error) => {
-                        warn!(%error, "the key table did not answer: unknown keys get 503");
+                        self.complain(&error);
                         Met::Failed
                     }
                 }
@@ -189,12 +215,11 @@ impl Guard {
                     Ok(response) if response.status().is_success() => Met::Accepted,
                     Ok(response) if super::is_refusal(response.status()) => Met::Refused,
                     Ok(response) => {
-                        let status = response.status();
-                        warn!(%status, "auth.source says neither good nor bad: unknown keys get 503");
+                        self.complain(&response.status());
                         Met::Failed
                     }
                     Err(failure) => {
-                        warn!(%failure, "auth.source did not answer: unknown keys get 503");
+                        self.complain(&failure);
                         Met::Failed
                     }
                 }

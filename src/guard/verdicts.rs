@@ -2,6 +2,7 @@
 //! drives out no good one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -34,14 +35,15 @@ pub struct Good {
     pub last: Timestamp,
     /// The purge log's position when the source was asked: a later revocation counts.
     pub stamp: u64,
+    /// A refusal that came after it.
+    pub refused: Option<Timestamp>,
 }
 
 /// A refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bad {
+    pub at: Timestamp,
     pub until: Timestamp,
-    /// Its last good answer, where there was one.
-    pub was_good: Option<Timestamp>,
     order: u64,
 }
 
@@ -49,17 +51,22 @@ pub struct Bad {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
     pub good: Option<Good>,
+    /// One that still holds.
     pub bad: Option<Bad>,
 }
 
 pub struct Verdicts {
     good: Cache<VerdictId, (Good, u64)>,
     bad: Cache<VerdictId, Bad>,
-    /// Keys that were refused somewhere, and when in the order of refusals: older good verdicts on
-    /// them, elsewhere, count no more.
-    refused: Cache<[u8; 32], u64>,
+    /// Keys that were refused where they had been good, when, and their place in the order of
+    /// refusals: older good verdicts on them, elsewhere, count no more.
+    refused: Cache<[u8; 32], (Timestamp, u64)>,
+    /// Keys that were good anywhere, and when last.
+    known: Cache<[u8; 32], Timestamp>,
     /// Counts refusals.
     order: AtomicU64,
+    /// One change at a time: each looks before it writes.
+    changing: Mutex<()>,
 }
 
 impl Verdicts {
@@ -68,8 +75,14 @@ impl Verdicts {
             good: Cache::new(most),
             bad: Cache::new(most),
             refused: Cache::new(most),
+            known: Cache::new(most),
             order: AtomicU64::new(1),
+            changing: Mutex::default(),
         }
+    }
+
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refusals so far: a good answer to a question older than a refusal does not undo it.
@@ -82,12 +95,10 @@ impl Verdicts {
         let Some((mut good, order)) = self.good.get(id) else {
             return Remembered { good: None, bad };
         };
-        let is_void = !self.refused.is_empty()
-            && self
-                .refused
-                .get(&key.0)
-                .is_some_and(|refused| refused > order);
-        if is_void {
+        let elsewhere = (!self.refused.is_empty())
+            .then(|| self.refused.get(&key.0))
+            .flatten();
+        if elsewhere.is_some_and(|(_, refused)| refused > order) {
             good.until = good.until.min(now);
         }
         Remembered {
@@ -96,15 +107,30 @@ impl Verdicts {
         }
     }
 
-    /// The source accepted it, asked when so many had been refused.
-    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64) {
-        let refused = self.refused.get(&key.0).unwrap_or(0);
+    /// When a key was good last, wherever that was.
+    pub fn last_good(&self, key: &KeyId) -> Option<Timestamp> {
+        self.known.get(&key.0)
+    }
+
+    /// When this was refused last, as far as that is remembered: older good answers say nothing.
+    pub fn last_refused(&self, key: &KeyId, id: &VerdictId) -> Option<Timestamp> {
+        let here = self.bad.get(id).map(|bad| bad.at);
+        let anywhere = self.refused.get(&key.0).map(|(at, _)| at);
+        here.max(anywhere)
+    }
+
+    /// The source accepted it, asked when so many had been refused; whether that counts.
+    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64) -> bool {
+        let _one = self.change();
+        let refused = self.refused.get(&key.0).map_or(0, |(_, order)| order);
         let here = self.bad.get(&id).map_or(0, |bad| bad.order);
         if refused.max(here) > asked {
-            return;
+            return false;
         }
         self.good.insert(id, (good, asked));
+        self.known.insert(key.0, good.last);
         self.bad.remove(&id);
+        true
     }
 
     /// The source refused it; `everywhere`, where that is about the key and not the place.
@@ -116,25 +142,23 @@ impl Verdicts {
         everywhere: bool,
         now: Timestamp,
     ) {
+        let _one = self.change();
         let order = self.order.fetch_add(1, Ordering::AcqRel) + 1;
-        let was_good = self.good.get(&id).map(|(good, _)| good.last);
-        let until = now.plus(ttl);
-        self.bad.insert(
-            id,
-            Bad {
-                until,
-                was_good,
-                order,
-            },
-        );
+        let bad = Bad {
+            at: now,
+            until: now.plus(ttl),
+            order,
+        };
+        self.bad.insert(id, bad);
         if let Some((good, learned)) = self.good.get(&id) {
             let good = Good {
                 until: good.until.min(now),
+                refused: Some(now),
                 ..good
             };
             self.good.insert(id, (good, learned));
             if everywhere {
-                self.refused.insert(key.0, order);
+                self.refused.insert(key.0, (now, order));
             }
         }
     }
@@ -165,6 +189,7 @@ mod tests {
             until: at(last + 300),
             last: at(last),
             stamp: 0,
+            refused: None,
         }
     }
 
@@ -180,12 +205,14 @@ mod tests {
         let asked = verdicts.order();
         verdicts.refuse(&one.key, here, TTL, true, at(5));
         let found = verdicts.of(&one.key, &here, at(6));
-        assert_eq!(found.bad.unwrap().was_good, Some(at(0)));
+        assert_eq!(found.good.unwrap().refused, Some(at(5)));
+        assert!(found.bad.is_some());
+        assert_eq!(verdicts.last_refused(&one.key, &there), Some(at(5)));
         // Elsewhere it must be asked again; and a question that is older proves nothing.
         assert!(verdicts.of(&one.key, &there, at(6)).good.unwrap().until <= at(6));
-        verdicts.accept(&one.key, there, good(6), asked);
+        assert!(!verdicts.accept(&one.key, there, good(6), asked));
         assert!(verdicts.of(&one.key, &there, at(7)).good.unwrap().until <= at(7));
-        verdicts.accept(&one.key, here, good(7), verdicts.order());
+        assert!(verdicts.accept(&one.key, here, good(7), verdicts.order()));
         let found = verdicts.of(&one.key, &here, at(8));
         assert!(found.bad.is_none() && found.good.unwrap().until > at(8));
         // A refusal is forgotten.

@@ -37,8 +37,10 @@ pub fn cookies<'h, 'n>(
         .into_iter()
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
     pairs.filter_map(move |pair| {
-        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
-        rest.strip_prefix(b"=")
+        // Servers take blanks about a name, or before a value, for nothing.
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (found, value) = pair.split_at(equals);
+        (found.trim_ascii() == name.as_bytes()).then(|| value[1..].trim_ascii())
     })
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use serde_json::Value;
-use tracing::{error, warn};
+use serde_json::{Map, Value};
+use tracing::{debug, error, warn};
 
 use crate::config::OnDifference;
-use crate::guard::Caller;
+use crate::guard::{Caller, Standing};
 use crate::policy::Mode;
 use crate::upstream::empty;
 
@@ -62,8 +62,16 @@ impl Proxy {
         tokio::spawn(async move {
             let compared = proxy.compare(&request, &own, &other).await;
             proxy.metrics.guard.compared(compared.as_str());
-            if compared == Compared::Differs {
-                proxy.differs(let_in.route, request.uri().path());
+            let path = request.uri().path();
+            match compared {
+                Compared::Same => {}
+                Compared::Differs => proxy.differs(let_in.route, path),
+                Compared::Unclear => {
+                    debug!(
+                        path,
+                        "answers to two keys could not be compared: one failed, or nothing in them stays the same"
+                    );
+                }
             }
             proxy.sharing.compared(let_in.route);
         });
@@ -81,21 +89,21 @@ impl Proxy {
             .collect()
     }
 
-    /// Asks with the other key, and with the own; where the answers differ once more with the
-    /// other, for the data may have changed between the two.
-    async fn compare(&self, request: &Request<()>, own: &HeaderMap, other: &HeaderMap) -> Compared {
+    /// Asks with the other key and with the own in turn, each once more where the two differ: what
+    /// one key is answered in two ways differs by time, and is left out.
+    async fn compare(&self, request: &Request<()>, own: &HeaderMap, other: &Lent) -> Compared {
         let answers = async {
-            let theirs = self.answer_to(request, other).await?;
+            let theirs = self.answer_to(request, &other.credential).await?;
             let ours = self.answer_to(request, own).await?;
             if theirs == ours {
                 return Some(Compared::Same);
             }
-            let again = self.answer_to(request, other).await?;
-            Some(match again {
-                again if again == ours => Compared::Same,
-                again if again == theirs => Compared::Differs,
-                _ => Compared::Unclear,
-            })
+            let theirs = [theirs, self.answer_to(request, &other.credential).await?];
+            let ours = [ours, self.answer_to(request, own).await?];
+            let guard = self.guard.as_ref()?;
+            // One that was revoked meanwhile says nothing of the others.
+            let is_good = guard.standing(&other.caller) == Standing::Good;
+            is_good.then(|| judge(&ours, &theirs))
         };
         answers.await.unwrap_or(Compared::Unclear)
     }
@@ -111,8 +119,13 @@ impl Proxy {
         headers.extend(credential.clone());
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let answer = self.origin.answer(request.map(|()| empty())).await.ok()?;
-        if !answer.status().is_success() {
-            return None;
+        match answer.status() {
+            status if status.is_success() => {}
+            // About the key, or about what it may see.
+            status @ (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE) => {
+                return Some(Answer::Status(status));
+            }
+            _ => return None,
         }
         let is_json = answer.headers().get(CONTENT_TYPE).is_some_and(|value| {
             let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
@@ -157,6 +170,73 @@ impl Proxy {
 enum Answer {
     Json(Value),
     Bytes(Bytes),
+    Status(StatusCode),
+}
+
+/// Two answers to each of two keys.
+fn judge(ours: &[Answer; 2], theirs: &[Answer; 2]) -> Compared {
+    match (ours, theirs) {
+        ([Answer::Json(one), Answer::Json(other)], [Answer::Json(their), Answer::Json(again)]) => {
+            same_but([one, other], [their, again])
+        }
+        ([one, other], [their, again]) if one == other && their == again => {
+            if one == their {
+                Compared::Same
+            } else {
+                Compared::Differs
+            }
+        }
+        _ => Compared::Unclear,
+    }
+}
+
+/// Compares by the parts that are the same in both answers to one key.
+fn same_but(ours: [&Value; 2], theirs: [&Value; 2]) -> Compared {
+    if ours[0] == ours[1] && theirs[0] == theirs[1] {
+        return if ours[0] == theirs[0] {
+            Compared::Same
+        } else {
+            Compared::Differs
+        };
+    }
+    let parts: Vec<Compared> = match (ours, theirs) {
+        (
+            [Value::Object(one), Value::Object(other)],
+            [Value::Object(their), Value::Object(again)],
+        ) => {
+            let mut names: Vec<&String> = [one, other, their, again]
+                .iter()
+                .flat_map(|members| members.keys())
+                .collect();
+            names.sort_unstable();
+            names.dedup();
+            let at = |members: &'_ Map<String, Value>, name: &String| members.get(name).cloned();
+            names
+                .into_iter()
+                .map(|name| {
+                    let part = |members| at(members, name).unwrap_or(Value::Null);
+                    same_but([&part(one), &part(other)], [&part(their), &part(again)])
+                })
+                .collect()
+        }
+        ([Value::Array(one), Value::Array(other)], [Value::Array(their), Value::Array(again)])
+            if [other, their, again]
+                .iter()
+                .all(|items| items.len() == one.len()) =>
+        {
+            (0..one.len())
+                .map(|at| same_but([&one[at], &other[at]], [&their[at], &again[at]]))
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    if parts.contains(&Compared::Differs) {
+        Compared::Differs
+    } else if parts.contains(&Compared::Same) {
+        Compared::Same
+    } else {
+        Compared::Unclear
+    }
 }
 
 fn copied(request: &Request<()>) -> Request<()> {
@@ -196,6 +276,34 @@ pub(super) struct Lent {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_differs_by_time_is_told_from_what_differs_by_key() {
+        let answer = |project: &str, seen: u64| {
+            Answer::Json(json!({"data": [{"project": project, "lastSeen": seen}], "count": 1}))
+        };
+        let judged = |ours: [Answer; 2], theirs: [Answer; 2]| judge(&ours, &theirs);
+        let same = [answer("a", 3), answer("a", 4)];
+        assert_eq!(
+            judged([answer("a", 1), answer("a", 2)], same),
+            Compared::Same
+        );
+        let other = [answer("b", 3), answer("b", 4)];
+        assert_eq!(
+            judged([answer("a", 1), answer("a", 2)], other),
+            Compared::Differs
+        );
+        let bytes = |text: &'static str| Answer::Bytes(Bytes::from_static(text.as_bytes()));
+        let never = [bytes("3"), bytes("4")];
+        assert_eq!(judged([bytes("1"), bytes("2")], never), Compared::Unclear);
+        let hidden = || Answer::Status(StatusCode::NOT_FOUND);
+        let found = [answer("a", 1), answer("a", 1)];
+        assert_eq!(judged(found, [hidden(), hidden()]), Compared::Differs);
+        // Changed between two questions: nothing about keys.
+        let changed = [Answer::Json(json!({"n": 1})), Answer::Json(json!({"n": 2}))];
+        let after = [Answer::Json(json!({"n": 1})), Answer::Json(json!({"n": 2}))];
+        assert_eq!(judged(changed, after), Compared::Unclear);
+    }
 
     #[test]
     fn what_is_volatile_is_left_out_however_deep() {

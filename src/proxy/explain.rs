@@ -79,6 +79,11 @@ impl Proxy {
                 let caller = guard.caller(credential, &guarded::scope(route, &key));
                 guard.standing(&caller)
             });
+            if matches!(standing, Some(Standing::Unknown { .. })) && guard.has_others_to_ask() {
+                told["result"] = json!("MISS");
+                told["reason"] = json!(Reason::KeyUnverified.as_str());
+                return told;
+            }
             let admission = self.admit(guard, &parts.headers, (index, route), &key, standing);
             let (result, reason) = match admission {
                 Admission::In(let_in) if !let_in.verifies => (None, Reason::Fresh),

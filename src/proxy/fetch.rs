@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Outcome, Reader, Ticket};
-use crate::guard::Ruling;
+use crate::guard::{Ruling, is_refusal};
 use crate::metrics::Refresh;
 use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
@@ -264,20 +264,24 @@ impl Fetching {
         let status = response.status();
         let asks = validation.as_ref().is_some_and(Validation::asks);
         let is_proof = !asks && begun.is_none();
-        let probe = self.probe.take();
-        match self.proxy.rule(self.let_in, status, is_proof, probe).await {
-            Ruling::Passes => {}
-            Ruling::Refused => return self.own(response, Reason::Credential, validation.as_ref()),
-            Ruling::Outage => {
-                let mut failure = guarded::source_is_ill();
-                failure.status = Some(status);
-                return self.failed(failure, validation.as_ref());
-            }
-        }
         let verifies = self.let_in.is_some_and(|let_in| let_in.verifies);
-        if verifies && !status.is_success() {
-            // A page that asks to log in, say: nothing for those whose keys are good.
-            return self.own(response, Reason::Credential, validation.as_ref());
+        if !status.is_success() && self.let_in.is_some() {
+            let probe = self.probe.take();
+            match self.proxy.rule(self.let_in, status, is_proof, probe).await {
+                Ruling::Passes => {}
+                Ruling::Refused => {
+                    return self.own(response, Reason::Credential, validation.as_ref());
+                }
+                Ruling::Outage => return self.refused_in_outage(status),
+            }
+            if verifies && status.is_server_error() {
+                return self.failed(origin_failure(&response), None);
+            }
+            // A page that asks to log in, say, or a refusal that its source has no word in: nothing
+            // for those whose keys are good.
+            if verifies || is_refusal(status) {
+                return self.own(response, Reason::Credential, validation.as_ref());
+            }
         }
         if let Some(begun) = begun {
             match response.status() {
@@ -327,6 +331,12 @@ impl Fetching {
                     return self.failed(failure, validation.as_ref());
                 }
             };
+        }
+        if status.is_success() {
+            let none = None::<Request<()>>;
+            let ruling = self.proxy.rule(self.let_in, status, is_proof, none);
+            // A 2xx is never held against a key.
+            let _ = ruling.await;
         }
         let view = ResponseView {
             status: response.status(),
@@ -508,7 +518,6 @@ impl Fetching {
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
         if let (Some(guard), Some(let_in)) = (&self.proxy.guard, self.let_in)
             && failure.kind.is_origins()
-            && failure.kind != FailureKind::KeyUnverified
         {
             guard.failed(&let_in.caller);
         }
@@ -516,6 +525,18 @@ impl Fetching {
         self.release(LeaseOutcome::Failed);
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
+        self.tell(Led::Failed(failure));
+        self.ticket.finish(Ok(None));
+    }
+
+    /// The origin refuses good keys: its leader is answered as if the origin had failed, and of those
+    /// who wait each sees for itself.
+    fn refused_in_outage(mut self, status: StatusCode) {
+        let mut failure = guarded::source_is_ill();
+        failure.status = Some(status);
+        self.release(LeaseOutcome::Dropped);
+        self.refreshed(Refresh::Failed);
+        self.ticket.publish(Outcome::NotShared(Reason::Credential));
         self.tell(Led::Failed(failure));
         self.ticket.finish(Ok(None));
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::{ACCEPT, AUTHORIZATION, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
 
 use crate::config::{Route, Scope};
@@ -28,6 +28,7 @@ use crate::upstream::{OriginBody, empty};
 use super::asked::Asked;
 use super::body::Body;
 use super::deliver::Note;
+use super::forward::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use super::interim::Interim;
 use super::request::Handled;
 use super::{Client, Proxy, received};
@@ -157,7 +158,13 @@ impl Proxy {
         B::Error: std::fmt::Display,
     {
         fields::strip_named(request.headers_mut());
-        let who = self.who(&request, client);
+        let who = match self.who(&request, client) {
+            Ok(who) => who,
+            Err(failure) => {
+                let (route, method) = (self.place_of(&request), request.method());
+                return self.refuse(route, method, started, &failure, Reason::KeyRefused);
+            }
+        };
         if let Some(measured) = self.limits.check(who) {
             return self.measured(request, client, interim, started, measured);
         }
@@ -169,28 +176,38 @@ impl Proxy {
         }))
     }
 
-    fn who<B>(&self, request: &Request<B>, client: Client) -> Who {
+    /// An error for a request with two keys, where keys are counted: nobody can say which one to
+    /// count, and a second one that the origin ignores must not hide the first.
+    fn who<B>(&self, request: &Request<B>, client: Client) -> Result<Who, Failure> {
         let headers = request.headers();
         let trusted = &self.config.listen.trusted_proxies;
-        let credential = self.limits.counts_keys().then(|| {
-            let found = self.credentials.of(headers);
-            found.ok().flatten()
-        });
-        let path = normalise_path(request.uri().path());
-        let host = request.uri().host().map(str::to_owned).or_else(|| {
-            let host = headers.get(http::header::HOST)?.to_str().ok()?;
-            Some(received::without_port(host).to_ascii_lowercase())
-        });
-        let route = self
-            .config
-            .routes
-            .find(request.method(), host.as_deref().unwrap_or_default(), &path)
-            .map(|(index, _)| index);
-        Who {
+        let key = if self.limits.counts_keys() {
+            match self.credentials.counted(headers) {
+                Ok(key) => key,
+                Err(_) => {
+                    let message = "More than one API key";
+                    return Err(Failure::new(FailureKind::KeyRefused, message));
+                }
+            }
+        } else {
+            None
+        };
+        let counts_routes = self.limits.counts_routes();
+        Ok(Who {
             address: address::of(headers, client.address, trusted),
-            credential: credential.flatten(),
-            route,
-        }
+            key,
+            route: counts_routes.then(|| self.place_of(request)).flatten(),
+        })
+    }
+
+    /// The place of the route that a request takes.
+    fn place_of<B>(&self, request: &Request<B>) -> Option<usize> {
+        let path = normalise_path(request.uri().path());
+        let named = request.uri().host();
+        let host = named.or_else(|| request.headers().get(HOST)?.to_str().ok());
+        let host = received::without_port(host.unwrap_or_default()).to_ascii_lowercase();
+        let found = self.config.routes.find(request.method(), &host, &path);
+        found.map(|(index, _)| index)
     }
 
     /// Answers a request that was counted, or refuses it; says what is left either way.
@@ -208,14 +225,8 @@ impl Proxy {
     {
         let handled = match &measured.refusal {
             Some(refusal) => {
-                let route = self.who(&request, client).route;
-                self.refuse(
-                    route,
-                    request.method(),
-                    started,
-                    refusal,
-                    Reason::RateLimited,
-                )
+                let (route, method) = (self.place_of(&request), request.method());
+                self.refuse(route, method, started, refusal, Reason::RateLimited)
             }
             None => self.admitted(request, client, interim, started, None),
         };
@@ -269,7 +280,8 @@ impl Proxy {
             .await
     }
 
-    /// The request with the probe key in the place of the caller's, without conditions.
+    /// A plain GET of the same with the probe key, and nothing else that the caller sent: what it
+    /// sent could make the answer one about anything.
     pub(super) fn probe_of(
         &self,
         let_in: Option<LetIn>,
@@ -277,14 +289,16 @@ impl Proxy {
     ) -> Option<Request<()>> {
         let guard = self.guard.as_ref().filter(|_| let_in.is_some())?;
         let key = guard.probe_key()?;
-        let mut probe = super::fetch::without_conditions(request);
+        let mut probe = Request::new(());
+        *probe.uri_mut() = request.uri().clone();
         let headers = probe.headers_mut();
-        for name in &self.config.cache.credential_fields {
-            headers.remove(name);
+        for name in [HOST, X_FORWARDED_HOST, X_FORWARDED_PROTO] {
+            fields::set(headers, name.clone(), request.headers().get(name).cloned());
         }
         let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
         Some(probe)
     }
 

@@ -159,6 +159,20 @@ impl Proxy {
                             if let Some(refused) = self.refused_meanwhile(&asked) {
                                 return refused;
                             }
+                            // Whoever led would be refused too.
+                            if self
+                                .guard
+                                .as_ref()
+                                .is_some_and(|guard| guard.is_in_outage())
+                            {
+                                let failure = guarded::source_is_ill();
+                                return self.stale_or_failure(
+                                    &asked,
+                                    stored.as_ref(),
+                                    &failure,
+                                    note,
+                                );
+                            }
                         }
                         Outcome::NotShared(_) => alone = Some(Reason::HitForMiss),
                         Outcome::Failed(failure) => {

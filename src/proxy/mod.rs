@@ -131,13 +131,14 @@ impl Proxy {
                 Arc::clone(&metrics),
             ))
         });
-        let route_of = |path: &str| {
-            let mut routes = config.routes.list().iter();
-            routes.position(|route| route.path == path)
+        let routes_of = |path: &str| {
+            let routes = config.routes.list().iter().enumerate();
+            let same = routes.filter(|(_, route)| route.path == path);
+            same.map(|(index, _)| index).collect()
         };
         let limits = Arc::new(Limits::new(
             &config.rate_limits,
-            route_of,
+            routes_of,
             shared.second.clone(),
             clock.clone(),
             Arc::clone(&metrics),

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
 
 use crate::clock::Timestamp;
 use crate::error::Failure;
+use crate::guard::is_refusal;
 use crate::metrics::CacheResult;
 use crate::policy::range::{self, Selected, Span};
 use crate::policy::{self, Decision, Options, Reason, RequestView, update};
@@ -209,6 +210,10 @@ impl Proxy {
             && brought == Some((plan.missing, plan.length))
             && is_same(&plan.part.head.fields.unpack(0), response.headers());
         if !fits {
+            // It goes by, where what that says of the key is heard.
+            if asked.let_in.is_some() && is_refusal(response.status()) {
+                return Ok(None);
+            }
             let is_of_ours = matches!(
                 response.status(),
                 StatusCode::NOT_MODIFIED

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    DATE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS,
-    RANGE,
+    CONTENT_LENGTH, DATE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Response, StatusCode, request};
 
@@ -105,7 +105,8 @@ impl Proxy {
                 exchange.received = self.clock.now();
                 let is_proof = is_plain_get(&asked.parts);
                 let ruling = self.rule(asked.let_in, response.status(), is_proof, probe);
-                if ruling.await == Ruling::Outage {
+                let is_unsaid = asked.verifies() && response.status().is_server_error();
+                if ruling.await == Ruling::Outage || is_unsaid {
                     let failure = guarded::source_is_ill();
                     return (
                         self.failure_on(index, &asked.parts.method, &failure, note),
@@ -208,6 +209,9 @@ fn is_plain_get(parts: &request::Parts) -> bool {
         IF_UNMODIFIED_SINCE,
         IF_RANGE,
         RANGE,
+        UPGRADE,
+        TRANSFER_ENCODING,
+        CONTENT_LENGTH,
     ];
     parts.method == Method::GET && !names.iter().any(|name| headers.contains_key(name))
 }

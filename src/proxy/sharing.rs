@@ -117,11 +117,11 @@ impl Sharing {
         index: usize,
         caller: Caller,
         credential: &HeaderMap,
-    ) -> Option<HeaderMap> {
+    ) -> Option<Lent> {
         let mut lent = lock(&self.of(index)?.lent);
         let is_own = |lent: &Lent| lent.caller.credential.key == caller.credential.key;
         let other = lent.iter().rev().find(|lent| !is_own(lent));
-        let other = other.map(|lent| lent.credential.clone());
+        let other = other.cloned();
         lent.retain(|lent| !is_own(lent));
         lent.push(Lent {
             caller,

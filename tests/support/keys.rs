@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use super::{Fixture, Origin, Received, Reply, Seen, reply};
+use super::{Client, Fixture, Origin, Received, Reply, Seen, reply};
 
 #[derive(Debug, Default)]
 struct State {
@@ -97,6 +97,17 @@ pub async fn guarded(extra: &str, keys: &Keys) -> Fixture {
 impl Fixture {
     pub async fn get_as(&self, key: &str, target: &str) -> Received {
         self.send_as(key, "GET", target, &[]).await
+    }
+
+    /// An order to the admin port.
+    pub async fn order(&self, path: &str, order: &serde_json::Value) -> Received {
+        let body = order.to_string();
+        let length = body.len().to_string();
+        let mut admin = Client::connect(self.sidecar().admin_address).await;
+        let fields = [("content-length", length.as_str())];
+        admin.request("POST", path, &fields).await;
+        admin.send(&body).await;
+        admin.response().await
     }
 
     pub async fn send_as(

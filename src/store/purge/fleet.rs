@@ -124,6 +124,12 @@ impl Fleet {
     /// will come late enough for both.
     pub fn queue(&mut self, purge: Purge, mode: Mode, at: Timestamp, local: u64) {
         let waits = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
+        if matches!(purge.target, Target::Key(_)) {
+            // Of a key the last word counts, so an older one that waits must not come after it.
+            self.own.retain(|own| {
+                own.whereabouts != Whereabouts::Queued || own.entry.purge.target != purge.target
+            });
+        }
         let mut waiting = self.own.iter_mut().filter(waits);
         if let Some(known) = waiting.find(|own| own.entry.purge == purge && own.entry.mode == mode)
         {
@@ -148,7 +154,11 @@ impl Fleet {
 
     /// One purge of everything in the place of too many.
     fn merge_queued(&mut self) {
-        let is_queued = |own: &mut Own| own.whereabouts == Whereabouts::Queued;
+        // A word on a key says nothing of responses, nor they of it.
+        let is_queued = |own: &mut Own| {
+            own.whereabouts == Whereabouts::Queued
+                && !matches!(own.entry.purge.target, Target::Key(_))
+        };
         let merged: Vec<Own> = self.own.extract_if(.., is_queued).collect();
         let is_hard = merged.iter().any(|own| own.entry.mode == Mode::Hard);
         let Some(first) = merged.iter().map(|own| own.entry.at).min() else {

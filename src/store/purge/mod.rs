@@ -260,6 +260,9 @@ impl PurgeLog {
         let Some(fleet) = fleet else {
             return Applied::default();
         };
+        if synced.epoch != fleet.cursor().stamp.epoch {
+            revoked.forget_positions();
+        }
         let keys: Vec<_> = synced
             .entries
             .iter()

@@ -24,7 +24,13 @@ pub struct Revoked {
 }
 
 impl Revoked {
+    /// `shared` is its position in the fleet's log, 0 where it is not known to stand there. A word
+    /// that stands there before a known one is an old one that is read again.
     pub fn note(&mut self, key: [u8; 32], mode: Mode, local: u64, shared: u64) {
+        let known = self.words.get(&key).map_or(0, |word| word.shared);
+        if shared > 0 && known > shared {
+            return;
+        }
         let word = Word {
             mode,
             local,
@@ -37,6 +43,13 @@ impl Revoked {
             let (_, middle, _) = positions.select_nth_unstable(at);
             let middle = *middle;
             self.words.retain(|_, word| word.local > middle);
+        }
+    }
+
+    /// The fleet's log is another one: positions of the old one mean nothing.
+    pub fn forget_positions(&mut self) {
+        for word in self.words.values_mut() {
+            word.shared = 0;
         }
     }
 

@@ -53,6 +53,11 @@ impl Second {
             .await
     }
 
+    /// Gives back what was taken, and forgets it where that fails.
+    pub async fn take_back(self: Arc<Self>, taking: Taking) {
+        let _ = self.take(taking).await;
+    }
+
     /// Hears of limits of which nothing may be held any more, by the names they were taken under.
     pub fn recalls(&self) -> broadcast::Receiver<String> {
         self.recalls.subscribe()

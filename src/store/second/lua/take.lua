@@ -17,7 +17,14 @@ if began < 0 or now < began or now >= began + 2 * length then
 elseif now >= began + length then
   began, before, count, recalled = began + length, count, 0, false
 end
-if back > 0 and tonumber(ARGV[5]) == began then count = math.max(count - back, 0) end
+if back > 0 then
+  local of = tonumber(ARGV[5])
+  if of == began then
+    count = math.max(count - back, 0)
+  elseif of == began - length then
+    before = math.max(before - back, 0)
+  end
+end
 
 local function used(at) return before * (1 - (at - began) / length) + count end
 local free = math.floor(limit - used(now) + 1e-9)
