@@ -275,3 +275,31 @@ async fn the_last_word_on_a_key_counts_however_the_log_comes_by_it() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_revocation_outlives_what_else_the_log_forgets_and_the_log_itself() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let keys = Keys::of(&[A]);
+    let known = keys.clone();
+    let mut fleet = Fleet::start(&[&url], &verified(""), move |seen| {
+        known.check(seen, || numbered(seen, &[]))
+    })
+    .await;
+    fleet.order(0, "/revoke", &json!({"key": A}).to_string()).await;
+    // As if it had been trimmed: the stream has no word of it any more.
+    redis.ask("XDEL iris:{purges}log 1-0").await;
+    fleet.purge(0, r#"{"group": "later"}"#).await;
+    let later = fleet.join(&url).await;
+    assert_eq!(fleet.get_as(later, A, "/a").await.status, 401);
+    // Everything is lost: those who know tell the new log.
+    redis.ask("FLUSHALL").await;
+    let told = async {
+        while redis.ask("HLEN iris:{purges}revoked").await.unwrap().trim() != ":1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, told).await.unwrap();
+    let latest = fleet.join(&url).await;
+    assert_eq!(fleet.get_as(latest, A, "/a").await.status, 401);
+}

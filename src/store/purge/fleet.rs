@@ -69,6 +69,8 @@ pub struct Synced {
     /// at its beginning.
     pub restarts: bool,
     pub entries: Vec<Logged>,
+    /// Keys that are revoked, where the reader begins anew.
+    pub revoked: Vec<[u8; 32]>,
 }
 
 /// What applying a look at the log did.

@@ -260,8 +260,21 @@ impl PurgeLog {
         let Some(fleet) = fleet else {
             return Applied::default();
         };
-        if synced.epoch != fleet.cursor().stamp.epoch {
+        let before = fleet.cursor().stamp.epoch;
+        if synced.epoch != before {
             revoked.forget_positions();
+            // Another log has begun, and may know nothing of what was revoked: it is told.
+            for key in revoked.keys().filter(|_| before != 0) {
+                let position = self.position.load(Ordering::Relaxed);
+                fleet.queue(revocation(key), Mode::Hard, heard, position);
+                self.queued.notify_one();
+            }
+        }
+        for key in &synced.revoked {
+            if !fleet.awaits(&Target::Key(*key)) {
+                let local = self.position.load(Ordering::Relaxed);
+                self.note_key(revoked, *key, Mode::Hard, local, synced.latest);
+            }
         }
         let keys: Vec<_> = synced
             .entries
@@ -285,5 +298,13 @@ impl PurgeLog {
             self.heard.store(heard.as_millis(), Ordering::Relaxed);
         }
         applied
+    }
+}
+
+/// What makes a key refused.
+fn revocation(key: [u8; 32]) -> Purge {
+    Purge {
+        target: Target::Key(key),
+        reach: Reach::Any,
     }
 }

@@ -53,6 +53,12 @@ impl Revoked {
         }
     }
 
+    /// The keys that are revoked.
+    pub fn keys(&self) -> impl Iterator<Item = [u8; 32]> {
+        let hard = |(key, word): (&[u8; 32], &Word)| (word.mode == Mode::Hard).then_some(*key);
+        self.words.iter().filter_map(hard)
+    }
+
     /// Refused from now on, until the log says otherwise.
     pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
         self.words

@@ -69,6 +69,7 @@ pub struct FleetNames {
     pub meta: String,
     pub stream: String,
     pub compacted: String,
+    pub revoked: String,
     pub instances: String,
     /// What was used most, for instances that start.
     used: String,
@@ -87,6 +88,7 @@ impl FleetNames {
             meta: log("meta"),
             stream: log("log"),
             compacted: log("names"),
+            revoked: log("revoked"),
             instances: log("instances"),
             used: format!("{prefix}{{used}}"),
             grown: log("grown"),
@@ -125,6 +127,7 @@ mod tests {
         let fleet = FleetNames::new("iris:");
         assert_eq!(tag(&fleet.meta), tag(&fleet.stream));
         assert_eq!(tag(&fleet.compacted), tag(&fleet.instances));
+        assert_eq!(tag(&fleet.compacted), tag(&fleet.revoked));
     }
 
     #[test]

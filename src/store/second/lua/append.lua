@@ -1,7 +1,8 @@
 -- Appends purges to the log and tells the fleet. The last WINDOW entries stand as they came; what
 -- leaves the window is compacted: of each name the latest stays, and of soft ones the first too, by
 -- which grace is reckoned. Past MOST the oldest go, and the floor says up to where.
--- KEYS: meta, stream, names. ARGV: epoch for a new log, channel, window, most, milliseconds the log
+-- Words on keys stand in a hash beside it too: those that are revoked must not be trimmed away.
+-- KEYS: meta, stream, names, revoked keys. ARGV: epoch for a new log, channel, window, most, milliseconds the log
 -- lives, then for each purge: token, mode, at, kind, value, reach, reach's value.
 local meta, stream, names = KEYS[1], KEYS[2], KEYS[3]
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -63,6 +64,13 @@ for i = 6, #ARGV, 7 do
   redis.call('XADD', stream, position .. '-0', 'token', ARGV[i], 'mode', ARGV[i + 1],
     'at', ARGV[i + 2], 'kind', ARGV[i + 3], 'value', ARGV[i + 4], 'reach', ARGV[i + 5],
     'of', ARGV[i + 6])
+  if ARGV[i + 3] == 'key' then
+    if ARGV[i + 1] == 'hard' then
+      redis.call('HSET', KEYS[4], ARGV[i + 4], 1)
+    else
+      redis.call('HDEL', KEYS[4], ARGV[i + 4])
+    end
+  end
   if position > window then compact(string.format('%d', position - window)) end
   if redis.call('XLEN', stream) > most then trim() end
 end

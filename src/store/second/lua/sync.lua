@@ -1,5 +1,5 @@
 -- What the log has after a reader's place, and whether the reader's place is in this log at all.
--- KEYS: meta, stream, names, instances. ARGV: epoch for a new log, the reader's epoch, position and
+-- KEYS: meta, stream, names, instances, revoked keys. ARGV: epoch for a new log, the reader's epoch, position and
 -- token, instance, most entries, milliseconds the log lives, the instance's own channel.
 local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch, at = redis.call('HGET', meta, 'epoch'), tonumber(ARGV[3])
@@ -35,9 +35,13 @@ if restarts then at = 0 end
 if position > at then
   entries = redis.call('XRANGE', stream, (at + 1) .. '-0', '+', 'COUNT', ARGV[6])
 end
+-- Who begins anew learns which keys are revoked now, whatever was trimmed.
+local revoked = {}
+if restarts then revoked = redis.call('HKEYS', KEYS[5]) end
 local now = redis.call('TIME')[1]
 -- A memory that is full must not keep an instance from reading: these may fail.
 redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at))
 redis.pcall('PUBLISH', ARGV[8], 'beat')
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[7]) end
-return {epoch, position, redis.call('HGET', meta, 'floor'), restarts and 1 or 0, entries}
+return {epoch, position, redis.call('HGET', meta, 'floor'), restarts and 1 or 0, entries,
+  revoked}

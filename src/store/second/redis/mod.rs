@@ -409,9 +409,9 @@ impl SecondTier for Redis {
             for purge in purges {
                 write_purge(purge, &mut arguments);
             }
-            let appended = self
-                .run(&self.scripts.append, self.log(), arguments)
-                .await?;
+            let mut keys = self.log();
+            keys.push(self.names.revoked.as_str().into());
+            let appended = self.run(&self.scripts.append, keys, arguments).await?;
             let stamp = appended.into_array();
             match &stamp[..] {
                 [epoch, position] => Option::zip(to_number(epoch), to_number(position)),
@@ -426,6 +426,7 @@ impl SecondTier for Redis {
         Box::pin(async move {
             let mut keys = self.log();
             keys.push(self.names.instances.as_str().into());
+            keys.push(self.names.revoked.as_str().into());
             let arguments = vec![
                 number(uuid::Uuid::new_v4().as_u64_pair().1.max(1)),
                 number(cursor.stamp.epoch),

@@ -64,7 +64,7 @@ pub(super) fn read_answer(answer: Value) -> Option<Answer> {
 
 pub(super) fn read_synced(synced: Value) -> Option<Synced> {
     let parts = synced.into_array();
-    let [epoch, latest, floor, restarts, entries] = &parts[..] else {
+    let [epoch, latest, floor, restarts, entries, revoked] = &parts[..] else {
         return None;
     };
     let entries = entries.clone().into_array();
@@ -77,6 +77,12 @@ pub(super) fn read_synced(synced: Value) -> Option<Synced> {
             .into_iter()
             .map(read_logged)
             .collect::<Option<_>>()?,
+        revoked: revoked
+            .clone()
+            .into_array()
+            .iter()
+            .filter_map(|digest| to_bytes(digest)?.try_into().ok())
+            .collect(),
     })
 }
 
