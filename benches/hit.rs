@@ -44,9 +44,10 @@ impl Origin for Files {
     }
 }
 
-fn proxy(size: usize) -> Arc<Proxy> {
-    let config = Config::parse("bench", "[[route]]\npath = \"/{*rest}\"\n", &|_| None)
-        .expect("a valid configuration");
+/// One route for everything, with further keys of its own and before it.
+fn proxy(size: usize, before: &str, keys: &str) -> Arc<Proxy> {
+    let text = format!("{before}\n[[route]]\npath = \"/{{*rest}}\"\n{keys}\n");
+    let config = Config::parse("bench", &text, &|_| None).expect("a valid configuration");
     let metrics = Arc::new(Metrics::new(["/{*rest}"].into_iter()));
     Proxy::new(
         Arc::new(config),
@@ -80,7 +81,7 @@ fn parse_to_bytes(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{} KiB", size >> 10), |bencher| {
             let runtime = runtime();
-            let proxy = proxy(size);
+            let proxy = proxy(size, "", "");
             let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
             runtime.spawn(async move {
                 let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -107,36 +108,50 @@ fn parse_to_bytes(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Request to response, in the process: as it is, with a key that is verified, and counted by two
+/// limits that none of these requests reaches.
 fn handle_alone(criterion: &mut Criterion) {
-    let runtime = runtime();
-    let proxy = proxy(1 << 10);
-    let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let request = || {
-        let request = Request::builder()
-            .uri("/1k.json")
-            .header("host", "127.0.0.1:8080");
-        let request = request
-            .header("user-agent", "bench")
-            .header("accept", "*/*");
-        request.body(Full::new(Bytes::new())).expect("a request")
-    };
-    runtime.block_on(async {
-        let response = proxy
-            .handle(request(), client, None)
-            .await
-            .expect("infallible");
-        response.into_body().collect().await.expect("a body");
-    });
-    criterion.bench_function("hit, request to response", |bencher| {
-        bencher.iter_batched(
-            request,
-            |request| match proxy.handle(request, client, None) {
-                Handled::Ready(response) => response,
-                Handled::Later(_) => panic!("a hit waits for nothing"),
-            },
-            criterion::BatchSize::SmallInput,
-        );
-    });
+    const LIMITS: &str = "[[rate_limit]]\nby = \"address\"\nrequests = 1000000000\nwindow = \"1h\"\n[[rate_limit]]\nby = \"key\"\nrequests = 1000000000\nwindow = \"1h\"\n";
+    let mut group = criterion.benchmark_group("hit, request to response");
+    for (name, before, keys) in [
+        ("standard", "", ""),
+        ("per-key", "", "share = \"per-key\""),
+        ("verified", "", "share = \"verified\""),
+        ("limited", LIMITS, ""),
+    ] {
+        let (runtime, proxy) = (runtime(), proxy(1 << 10, before, keys));
+        let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let request = || {
+            let request = Request::builder()
+                .uri("/1k.json")
+                .header("host", "127.0.0.1:8080")
+                .header("user-agent", "bench")
+                .header(
+                    "authorization",
+                    "Bearer sk_live_ZLpB5hg4M1DHhwpuPNlCdjTTVLdsBXjt8SWD-8Wlsgg",
+                );
+            let request = request.header("accept", "*/*");
+            request.body(Full::new(Bytes::new())).expect("a request")
+        };
+        runtime.block_on(async {
+            let response = proxy
+                .handle(request(), client, None)
+                .await
+                .expect("infallible");
+            response.into_body().collect().await.expect("a body");
+        });
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                request,
+                |request| match proxy.handle(request, client, None) {
+                    Handled::Ready(response) => response,
+                    Handled::Later(_) => panic!("a hit waits for nothing"),
+                },
+                criterion::BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
 }
 
 criterion_group!(benches, parse_to_bytes, handle_alone);

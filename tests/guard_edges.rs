@@ -286,7 +286,9 @@ async fn a_revocation_outlives_what_else_the_log_forgets_and_the_log_itself() {
         known.check(seen, || numbered(seen, &[]))
     })
     .await;
-    fleet.order(0, "/revoke", &json!({"key": A}).to_string()).await;
+    fleet
+        .order(0, "/revoke", &json!({"key": A}).to_string())
+        .await;
     // As if it had been trimmed: the stream has no word of it any more.
     redis.ask("XDEL iris:{purges}log 1-0").await;
     fleet.purge(0, r#"{"group": "later"}"#).await;
