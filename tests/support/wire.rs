@@ -31,16 +31,18 @@ impl Wire {
         let listening = tokio::spawn(async move {
             loop {
                 let (near, _) = listener.accept().await.expect("accept");
-                if *cut.borrow() % 2 == 1 {
+                // From before the other side is connected: a cut meanwhile is one.
+                let mut seen = cut.subscribe();
+                if *seen.borrow_and_update() % 2 == 1 {
                     continue;
                 }
                 let far = TcpStream::connect(("127.0.0.1", to.load(Ordering::SeqCst))).await;
                 let Ok(far) = far else { continue };
                 let (near_in, near_out) = near.into_split();
                 let (far_in, far_out) = far.into_split();
-                tokio::spawn(carry(near_in, far_out, Arc::clone(&late), cut.subscribe()));
+                tokio::spawn(carry(near_in, far_out, Arc::clone(&late), seen.clone()));
                 // Late on the way there is late enough.
-                tokio::spawn(carry(far_in, near_out, Arc::default(), cut.subscribe()));
+                tokio::spawn(carry(far_in, near_out, Arc::default(), seen));
             }
         });
         Self {
