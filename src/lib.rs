@@ -18,7 +18,7 @@
 //! | floor | room | holds |
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
-//! | 7 | [`server`], [`admin`] | listeners, workers, connection deadlines · metrics, health, purges |
+//! | 7 | [`server`], [`admin`], [`load`] | listeners, workers, connection deadlines · metrics, health, purges · `bench` and `load-test` |
 //! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
 //! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
 //! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL |
@@ -64,6 +64,7 @@ pub mod error;
 pub mod flight;
 pub mod guard;
 pub mod http;
+pub mod load;
 pub mod metrics;
 pub mod origin;
 pub mod policy;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("cli", 8),
     ("process", 8),
     ("server", 7),
     ("admin", 7),
+    ("load", 7),
     ("proxy", 6),
     ("origin", 5),
     ("guard", 5),

@@ -1,6 +1,7 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
 mod check;
+mod load;
 mod origin;
 
 use std::io::IsTerminal;
@@ -24,7 +25,7 @@ use crate::server::cores;
 #[derive(Debug, Parser)]
 #[command(name = "iris-sidecar", version, args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Exit status: 0 done, 1 failed while running, 2 bad arguments or configuration."
+    after_help = "Exit status: 0 done, 1 failed while running or targets missed, 2 bad arguments or configuration, or nothing to measure."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -39,6 +40,10 @@ enum Command {
     Serve(ServeArguments),
     /// The built-in origin's database: tables, demo data, API keys
     Origin(OriginArguments),
+    /// Measure a target: each endpoint, sequentially and concurrently, against targets
+    Bench(Box<load::BenchArguments>),
+    /// Put a target under load: smoke, load, stress, spike, or a scenario of your own
+    LoadTest(Box<load::LoadArguments>),
     /// Check a configuration and print its routes as they take effect
     Check {
         /// The configuration to check
@@ -81,8 +86,10 @@ enum Ending {
     Failed(anyhow::Error),
     /// The configuration has mistakes.
     Refused(Vec<Mistake>),
-    /// The file could not be read.
+    /// The file could not be read, or nothing could be done at all.
     Unreadable(anyhow::Error),
+    /// It was measured, and is not what was wanted.
+    Missed,
 }
 
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
@@ -93,9 +100,12 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Check { file }) => check::check(&file),
         Some(Command::Origin(arguments)) => carry_out(arguments),
+        Some(Command::Bench(arguments)) => measured(load::bench(&arguments)),
+        Some(Command::LoadTest(arguments)) => measured(load::load_test(&arguments)),
     };
     match ending {
         Ending::Done => ExitCode::SUCCESS,
+        Ending::Missed => ExitCode::from(1),
         Ending::Failed(error) => {
             error!("{error:#}");
             ExitCode::from(1)
@@ -162,6 +172,14 @@ fn carry_out(arguments: OriginArguments) -> Ending {
     match origin::run(settings, arguments.task) {
         Ok(()) => Ending::Done,
         Err(error) => Ending::Failed(error),
+    }
+}
+
+fn measured(done: anyhow::Result<load::Measured>) -> Ending {
+    match done {
+        Ok(load::Measured::Met) => Ending::Done,
+        Ok(load::Measured::Missed) => Ending::Missed,
+        Err(error) => Ending::Unreadable(error),
     }
 }
 

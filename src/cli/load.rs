@@ -1,0 +1,312 @@
+//! `iris-sidecar bench` and `load-test`: who is measured, how, and where the report goes.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+
+use crate::clock::Clock;
+use crate::error::rfc3339;
+use crate::load::bench::{Counts, measure};
+use crate::load::client::{Target, Version};
+use crate::load::html;
+use crate::load::plan::{Scenario, benchmark_endpoints};
+use crate::load::record::Cause;
+use crate::load::report::{Report, percent, shown};
+use crate::load::run::{Progress, run};
+use crate::load::verdict::{Targets, is_missed};
+
+/// What both commands take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// An API key, sent as Authorization: Bearer; several are used in turn
+    #[arg(long = "api-key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// Speak HTTP/2: by ALPN over https, by prior knowledge over http
+    #[arg(long)]
+    http2: bool,
+    /// Roots to trust for https instead of the platform's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// How long one request may take, with the connection that it may need
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report in the text format of Prometheus
+    #[arg(long, value_name = "FILE")]
+    prometheus: Option<PathBuf>,
+    /// Write the report as one page with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Target: 95th percentile in ms ("none" leaves it out)
+    #[arg(long, value_name = "MS", value_parser = target)]
+    p95: Option<Wanted>,
+    /// Target: 99th percentile in ms
+    #[arg(long, value_name = "MS", value_parser = target)]
+    p99: Option<Wanted>,
+    /// Target: errors in %
+    #[arg(long, value_name = "PERCENT", value_parser = target)]
+    error_rate: Option<Wanted>,
+    /// Target: answers from the cache in %
+    #[arg(long, value_name = "PERCENT", value_parser = target)]
+    hit_rate: Option<Wanted>,
+    /// Target: requests a second
+    #[arg(long, value_name = "RATE", value_parser = target)]
+    throughput: Option<Wanted>,
+    /// What looks random is the same for the same number
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// Who is measured [env: BENCHMARK_URL]
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    common: Common,
+    /// Requests before anything is measured, for each endpoint
+    #[arg(long, default_value_t = 10)]
+    warm_up: u32,
+    /// Requests one after another, for each endpoint
+    #[arg(long, default_value_t = 100)]
+    sequential: u32,
+    /// Requests several at once, for each endpoint
+    #[arg(long, default_value_t = 100)]
+    concurrent: u32,
+    /// How many at once
+    #[arg(long, default_value_t = 10)]
+    concurrency: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadArguments {
+    /// smoke, load, stress, spike, or a scenario of your own in TOML
+    scenario: String,
+    /// Who is measured [env: LOAD_TEST_URL]
+    #[arg(long)]
+    url: Option<String>,
+    #[command(flatten)]
+    common: Common,
+    /// Stages last this part of their time
+    #[arg(long, default_value_t = 1.0, value_parser = scale)]
+    scale: f64,
+}
+
+/// A target as it was given.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    None,
+    Number(f64),
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn target(text: &str) -> Result<Wanted, String> {
+    match text {
+        "none" => Ok(Wanted::None),
+        text => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() && number >= 0.0 => Ok(Wanted::Number(number)),
+            _ => Err("expected a number, or \"none\"".to_owned()),
+        },
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(scale) if scale > 0.0 && scale <= 100.0 => Ok(scale),
+        _ => Err("expected a number above 0, such as 0.1".to_owned()),
+    }
+}
+
+/// How a measurement ended.
+pub enum Measured {
+    Met,
+    Missed,
+}
+
+impl Common {
+    fn targets(&self, defaults: Targets) -> Targets {
+        let pick = |given: Option<Wanted>, default: Option<f64>, unit: f64| match given {
+            None => default,
+            Some(Wanted::None) => None,
+            Some(Wanted::Number(number)) => Some(number * unit),
+        };
+        Targets {
+            p95: pick(self.p95, defaults.p95, 1.0),
+            p99: pick(self.p99, defaults.p99, 1.0),
+            error_rate: pick(self.error_rate, defaults.error_rate, 0.01),
+            hit_rate: pick(self.hit_rate, defaults.hit_rate, 0.01),
+            throughput: pick(self.throughput, defaults.throughput, 1.0),
+        }
+    }
+
+    fn target(&self, url: Option<&String>, prefix: &str) -> anyhow::Result<Rc<Target>> {
+        let variable = |name: &str| std::env::var(format!("{prefix}_{name}")).ok();
+        let url = url.cloned().or_else(|| variable("URL"));
+        let url = url.with_context(|| {
+            format!("who is to be measured? --url http://127.0.0.1:8080, or {prefix}_URL")
+        })?;
+        let mut keys = self.keys.clone();
+        if keys.is_empty() {
+            keys.extend(variable("API_KEY"));
+        }
+        let version = if self.http2 {
+            Version::Http2
+        } else {
+            Version::Http1
+        };
+        let target = Target::new(&url, &keys, version, self.ca_file.as_deref(), self.timeout);
+        target.map(Rc::new).map_err(|message| anyhow!(message))
+    }
+
+    /// Prints the report, and writes it wherever it is wanted.
+    fn finish(&self, report: &Report) -> anyhow::Result<Measured> {
+        // A pager that was closed early has seen enough.
+        let _ = std::io::stdout().write_all(report.table().as_bytes());
+        let write = |file: &Path, text: String| {
+            std::fs::write(file, text)
+                .with_context(|| format!("{} cannot be written", file.display()))
+        };
+        if let Some(file) = &self.json {
+            write(file, serde_json::to_string_pretty(report)? + "\n")?;
+        }
+        if let Some(file) = &self.prometheus {
+            write(file, report.prometheus())?;
+        }
+        if let Some(file) = &self.html {
+            write(file, html::page(report))?;
+        }
+        Ok(if is_missed(&report.judged) {
+            Measured::Missed
+        } else {
+            Measured::Met
+        })
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("no runtime")
+}
+
+fn unreachable(target: &Target, cause: Cause) -> anyhow::Error {
+    let why = match cause {
+        Cause::Dns => "its name does not resolve",
+        Cause::Connect => "it does not accept connections: does it run?",
+        Cause::Tls => "TLS with it failed: --ca-file names the roots to trust",
+        Cause::Timeout => "it does not answer in time (--timeout)",
+        Cause::Closed | Cause::Protocol | Cause::Unsent => "it does not answer in HTTP",
+    };
+    anyhow!("{}: {why}", target.shown())
+}
+
+pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Measured> {
+    let common = &arguments.common;
+    let target = common.target(arguments.url.as_ref(), "BENCHMARK")?;
+    let counts = Counts {
+        warm_up: arguments.warm_up,
+        sequential: arguments.sequential,
+        concurrent: arguments.concurrent,
+        concurrency: arguments.concurrency,
+    };
+    if counts.sequential + counts.concurrent == 0 {
+        bail!("--sequential 0 and --concurrent 0: nothing would be measured");
+    }
+    let endpoints = benchmark_endpoints();
+    let started = rfc3339(Clock::System.now());
+    let measured = runtime()?.block_on(async {
+        let mut measured = Vec::new();
+        for endpoint in &endpoints {
+            eprintln!("{} {} …", endpoint.method, endpoint.path);
+            let one = measure(&target, endpoint, counts, common.seed).await;
+            measured.push(one.map_err(|cause| unreachable(&target, cause))?);
+        }
+        Ok::<_, anyhow::Error>(measured)
+    })?;
+    let targets = common.targets(Targets::BENCHMARK);
+    let report = Report::of_bench(&endpoints, &measured, &target.shown(), started, &targets);
+    common.finish(&report)
+}
+
+pub fn load_test(arguments: &LoadArguments) -> anyhow::Result<Measured> {
+    let common = &arguments.common;
+    let target = common.target(arguments.url.as_ref(), "LOAD_TEST")?;
+    let name = &arguments.scenario;
+    let scenario = match Scenario::known(name) {
+        Some(scenario) => scenario,
+        None => {
+            let text = std::fs::read_to_string(name).with_context(|| {
+                format!(
+                    "{name:?} is none of smoke, load, stress, spike, and cannot be read as a file"
+                )
+            })?;
+            Scenario::parse(name, &text).map_err(|message| anyhow!(message))?
+        }
+    };
+    let scenario = scenario.scaled(arguments.scale);
+    let started = rfc3339(Clock::System.now());
+    let is_terminal = std::io::stderr().is_terminal();
+    let record = runtime()?.block_on(async {
+        // Nothing is measured where nobody is there.
+        let mut connection = None;
+        let first = scenario
+            .endpoints
+            .first()
+            .context("the scenario asks for nothing")?;
+        let asked =
+            crate::load::run::question(first, 0, &mut crate::load::template::Random::new(0));
+        target
+            .ask(&mut connection, asked)
+            .await
+            .map_err(|cause| unreachable(&target, cause))?;
+        drop(connection);
+        let stop = async {
+            // Without a signal to wait for, it runs to its end.
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let tell = |progress: &Progress| show(progress, is_terminal);
+        Ok::<_, anyhow::Error>(run(Rc::clone(&target), &scenario, common.seed, stop, tell).await)
+    })?;
+    if is_terminal {
+        eprintln!();
+    }
+    let targets = common.targets(Targets::LOAD_TEST);
+    let report = Report::of_scenario(&scenario, &record, &target.shown(), started, &targets);
+    common.finish(&report)
+}
+
+/// Over and over on one line of a terminal; every ten seconds on a line of its own elsewhere.
+fn show(progress: &Progress, is_terminal: bool) {
+    let seconds = progress.elapsed.as_secs();
+    if !is_terminal && !seconds.is_multiple_of(10) {
+        return;
+    }
+    let latencies = &progress.last.latencies;
+    let line = format!(
+        "{seconds:>4} of {} s  stage {}/{}  users {:>4.0}  {:>6} req/s  p95 {:>7} ms  {} requests, {} errors ({})",
+        progress.of.as_secs(),
+        progress.stage,
+        progress.stages,
+        progress.users,
+        progress.last.requests,
+        latencies.quantile(0.95).map_or("–".to_owned(), shown),
+        progress.requests,
+        progress.errors,
+        percent(progress.errors as f64 / progress.requests.max(1) as f64),
+    );
+    if is_terminal {
+        eprint!("\r\x1b[2K{line}");
+    } else {
+        eprintln!("{line}");
+    }
+}

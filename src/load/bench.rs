@@ -1,0 +1,114 @@
+//! The benchmark: each endpoint warmed up, then asked one request after another, then by several at
+//! once.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+
+use super::client::Target;
+use super::plan::Endpoint;
+use super::record::{Cause, Sample, Sums};
+use super::run::question;
+use super::template::Random;
+
+/// How often each endpoint is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    pub warm_up: u32,
+    pub sequential: u32,
+    pub concurrent: u32,
+    pub concurrency: u32,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            warm_up: 10,
+            sequential: 100,
+            concurrent: 100,
+            concurrency: 10,
+        }
+    }
+}
+
+/// What was measured of one endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct Measured {
+    pub sequential: Sums,
+    pub concurrent: Sums,
+    /// Of both phases.
+    pub elapsed: Duration,
+}
+
+impl Measured {
+    pub fn total(&self) -> Sums {
+        let mut total = self.sequential.clone();
+        total.merge(&self.concurrent);
+        total
+    }
+}
+
+/// Measures one endpoint. An error where the target cannot be reached at all: nothing could be
+/// measured.
+pub async fn measure(
+    target: &Rc<Target>,
+    endpoint: &Endpoint,
+    counts: Counts,
+    seed: u64,
+) -> Result<Measured, Cause> {
+    let is_get = endpoint.method == Method::GET;
+    let mut random = Random::new(seed);
+    let mut connection = None;
+    let (mut last, mut reached) = (None, false);
+    for number in 0..counts.warm_up.max(1) {
+        let asked = question(endpoint, u64::from(number), &mut random);
+        match target.ask(&mut connection, asked).await {
+            Ok(_) => reached = true,
+            Err(cause) => last = Some(cause),
+        }
+    }
+    if let Some(cause) = last.filter(|_| !reached) {
+        return Err(cause);
+    }
+    let mut measured = Measured::default();
+    let begun = Instant::now();
+    for number in 0..counts.sequential {
+        let asked = question(endpoint, u64::from(number), &mut random);
+        let sent = Instant::now();
+        let outcome = target.ask(&mut connection, asked).await;
+        measured.sequential.add(&Sample {
+            endpoint: 0,
+            is_get,
+            latency: sent.elapsed(),
+            outcome,
+        });
+    }
+    let each = counts.concurrent.div_ceil(counts.concurrency.max(1));
+    let users = (0..counts.concurrency).map(|user| {
+        let (target, mut random) = (Rc::clone(target), Random::new(seed ^ u64::from(user) << 32));
+        let first = user * each;
+        let count = each.min(counts.concurrent.saturating_sub(first));
+        async move {
+            let (mut sums, mut connection) = (Sums::default(), None);
+            for number in first..first + count {
+                let asked = question(endpoint, u64::from(number), &mut random);
+                let sent = Instant::now();
+                let outcome = target.ask(&mut connection, asked).await;
+                sums.add(&Sample {
+                    endpoint: 0,
+                    is_get,
+                    latency: sent.elapsed(),
+                    outcome,
+                });
+            }
+            sums
+        }
+    });
+    for sums in futures_util::future::join_all(users).await {
+        measured.concurrent.merge(&sums);
+    }
+    measured.elapsed = begun.elapsed();
+    Ok(measured)
+}

@@ -1,0 +1,21 @@
+//! `bench` and `load-test`: measurements that an operator can trust.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `plan`, `template` | who asks for what, how often, and what differs from request to request |
+//! | `client` | connections to the target, and one request over one of them |
+//! | `run` | the engine: virtual users or arrivals, on one thread |
+//! | `bench` | the benchmark's phases |
+//! | `record` | what was measured |
+//! | `verdict` | whether that is what was wanted |
+//! | `report`, `html` | how it is shown |
+
+pub mod bench;
+pub mod client;
+pub mod html;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod template;
+pub mod verdict;

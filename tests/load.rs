@@ -1,0 +1,279 @@
+//! `bench` and `load-test` as a user runs them, against targets whose latencies are known.
+
+mod support;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use support::process::{binary, file};
+use tokio::net::TcpListener;
+
+/// A target that answers each request after a time of its own.
+struct Known {
+    address: SocketAddr,
+    asked: Arc<AtomicU64>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Known {
+    /// `answer` gives the status of the request of this number, from 0, and how long it takes.
+    async fn start(answer: impl Fn(u64) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::new(AtomicU64::new(0));
+        let (count, answer) = (asked.clone(), Arc::new(answer));
+        let serving = tokio::spawn(async move {
+            // Ends with this task.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (count, answer) = (count.clone(), answer.clone());
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let number = count.fetch_add(1, Ordering::SeqCst);
+                    let (status, takes) = answer(number);
+                    async move {
+                        tokio::time::sleep(takes).await;
+                        let cache = if request.method() == "GET" {
+                            "HIT"
+                        } else {
+                            "BYPASS"
+                        };
+                        let response = Response::builder()
+                            .status(status)
+                            .header("x-cache", cache)
+                            .body(Full::new(Bytes::from_static(b"0123456789")));
+                        Ok::<_, Infallible>(response.unwrap())
+                    }
+                });
+                connections
+                    .spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self {
+            address,
+            asked,
+            serving,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = binary();
+    command
+        .args(arguments)
+        .env_remove("BENCHMARK_URL")
+        .env_remove("LOAD_TEST_URL");
+    let running = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = running.await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn millis(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_benchmark_finds_latencies_that_are_known_and_judges_by_them() {
+    // Nine of ten take 20 ms, one takes 60.
+    let target = Known::start(|number| (200, millis(if number % 10 == 9 { 60 } else { 20 }))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (json, html, prometheus) = (path("r.json"), path("r.html"), path("r.prom"));
+    let url = target.url();
+    let mut arguments = vec![
+        "bench",
+        "--url",
+        &url,
+        "--sequential",
+        "40",
+        "--concurrent",
+        "40",
+    ];
+    arguments.extend([
+        "--json",
+        &json,
+        "--html",
+        &html,
+        "--prometheus",
+        &prometheus,
+    ]);
+    // One after another it cannot be as fast as that.
+    arguments.extend(["--throughput", "none"]);
+    let (status, out, error) = run(&arguments).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let total = &report["total"];
+    // Ten of warm-up, forty and forty, of five endpoints.
+    assert_eq!(target.asked.load(Ordering::SeqCst), 450);
+    assert_eq!(
+        (&total["requests"], &total["errors"]),
+        (&400.into(), &0.into())
+    );
+    assert_eq!(total["bytes"], 4000);
+    assert_eq!(total["hit_rate"], 1.0);
+    // A timer is late rather than early, and a machine that runs all tests more so.
+    let figure = |name: &str| total[name].as_f64().unwrap();
+    assert!((20.0..40.0).contains(&figure("p50")), "{total}");
+    assert!((60.0..100.0).contains(&figure("p99")), "{total}");
+    assert!((60.0..150.0).contains(&figure("max")), "{total}");
+    assert!((20.0..21.0).contains(&figure("min")), "{total}");
+    assert!(out.contains("p95        < 150 ms"), "{out}");
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(
+        page.contains("<svg") && !page.contains("<script"),
+        "{page:.300}"
+    );
+    assert!(
+        std::fs::read_to_string(&prometheus)
+            .unwrap()
+            .contains("load_hit_ratio")
+    );
+    // Other targets, which it misses; and one that is left out.
+    let (status, out, _) = run(&[&arguments[..], &["--p99", "50"]].concat()).await;
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains("< 50 ms") && out.contains("missed"), "{out}");
+    assert!(!out.contains("≥"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_counted_by_status_and_by_cause() {
+    let target = Known::start(|number| match number % 4 {
+        3 => (500, millis(0)),
+        _ => (200, millis(0)),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = file(
+        folder.path(),
+        "[[stage]]\nlasts = \"1s\"\nusers = 3\n[[request]]\npath = \"/a\"\n",
+    );
+    let json = folder.path().join("r.json").to_str().unwrap().to_owned();
+    let url = target.url();
+    let (status, out, _) = run(&["load-test", &scenario, "--url", &url, "--json", &json]).await;
+    assert_eq!(status, Some(1), "{out}");
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let rate = report["total"]["error_rate"].as_f64().unwrap();
+    assert!((rate - 0.25).abs() < 0.02, "{rate}");
+    assert!(report["total"]["statuses"]["500"].as_u64().unwrap() > 0);
+    // Nobody there at all: nothing can be measured.
+    target.serving.abort();
+    let _ = target.serving.await;
+    for command in ["bench", "load-test"] {
+        let mut arguments = vec![command];
+        if command == "load-test" {
+            arguments.push("smoke");
+        }
+        arguments.extend(["--url", &url]);
+        let (status, _, error) = run(&arguments).await;
+        assert_eq!(status, Some(2), "{error}");
+        assert!(error.contains("does it run?"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_dies_half_way_is_reported_and_not_waited_for() {
+    let target = Known::start(|_| (200, millis(1))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = file(
+        folder.path(),
+        "[[stage]]\nlasts = \"2s\"\nusers = 4\n[[request]]\npath = \"/a\"\n",
+    );
+    let json = folder.path().join("r.json").to_str().unwrap().to_owned();
+    let url = target.url();
+    let dying = {
+        let (asked, serving) = (target.asked.clone(), target.serving);
+        tokio::spawn(async move {
+            while asked.load(Ordering::SeqCst) < 200 {
+                tokio::task::yield_now().await;
+            }
+            serving.abort();
+        })
+    };
+    let (status, out, _) = run(&["load-test", &scenario, "--url", &url, "--json", &json]).await;
+    dying.await.unwrap();
+    assert_eq!(status, Some(1), "{out}");
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    assert!(
+        report["total"]["statuses"]["200"].as_u64().unwrap() >= 190,
+        "{report}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_model_does_not_hide_how_long_callers_would_wait() {
+    // The target stops for half a second, once; a request was due every 10 ms meanwhile.
+    let stall = std::sync::Mutex::new(None::<std::time::Instant>);
+    let target = Known::start(move |number| {
+        let mut stall = stall.lock().unwrap();
+        if number == 50 {
+            *stall = Some(std::time::Instant::now() + millis(500));
+        }
+        let left = stall.map_or(Duration::ZERO, |until| {
+            until.saturating_duration_since(std::time::Instant::now())
+        });
+        (200, left)
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let scenario = file(
+        folder.path(),
+        "model = \"open\"\n[[stage]]\nlasts = \"2s\"\nrate = 100\n[[request]]\npath = \"/a\"\n",
+    );
+    let json = folder.path().join("r.json").to_str().unwrap().to_owned();
+    let url = target.url();
+    run(&["load-test", &scenario, "--url", &url, "--json", &json]).await;
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
+    let total = &report["total"];
+    let requests = total["requests"].as_u64().unwrap();
+    assert!((190..=201).contains(&requests), "{requests}");
+    // Of 200 requests 50 waited, 250 ms on average: the 90th percentile is among them.
+    let p90 = total["p90"].as_f64().unwrap();
+    assert!((150.0..600.0).contains(&p90), "{total}");
+    assert!(report["model"].as_str().unwrap().contains("was due"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_with_the_report_of_what_was_run() {
+    let target = Known::start(|_| (200, millis(1))).await;
+    let mut command = binary();
+    let url = target.url();
+    command
+        .args(["load-test", "load", "--url", &url])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null());
+    let child = command.spawn().unwrap();
+    while target.asked.load(Ordering::SeqCst) < 3 {
+        tokio::task::yield_now().await;
+    }
+    let id = child.id().to_string();
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(killed.unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let ended = ended.await.unwrap();
+    let out = String::from_utf8(ended.stdout).unwrap();
+    assert!(out.contains("ended before its time"), "{out}");
+    assert_eq!(ended.status.code(), Some(0), "{out}");
+}
