@@ -277,3 +277,83 @@ async fn ctrl_c_ends_with_the_report_of_what_was_run() {
     assert!(out.contains("ended before its time"), "{out}");
     assert_eq!(ended.status.code(), Some(0), "{out}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_targets_are_compared_in_one_run_and_a_report_with_an_earlier_one() {
+    let slow = Known::start(|_| (200, millis(40))).await;
+    let fast = Known::start(|_| (200, millis(10))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("r.json").to_str().unwrap().to_owned();
+    let (slow_url, fast_url) = (slow.url(), fast.url());
+    let few = [
+        "--sequential",
+        "20",
+        "--concurrent",
+        "20",
+        "--throughput",
+        "none",
+    ];
+    fn bench<'a>(few: &[&'a str], arguments: &[&'a str]) -> Vec<&'a str> {
+        [&["bench"], few, arguments].concat()
+    }
+    let compare = bench(&few, &["--url", &fast_url, "--compare", &slow_url]);
+    let (status, out, error) = run(&compare).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert!(out.contains("asked in turn"), "{out}");
+    let line = out
+        .lines()
+        .find(|line| line.trim_start().starts_with("p50"))
+        .unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let ratio: f64 = words[5].parse().unwrap();
+    assert!((0.2..0.5).contains(&ratio), "{line}");
+    assert!(
+        line.ends_with('↓') || line.trim_end().ends_with('↓'),
+        "{line}"
+    );
+    // Each was asked as often.
+    let count = |target: &Known| target.asked.load(Ordering::SeqCst);
+    assert_eq!(count(&slow), count(&fast));
+    // Against itself nothing is worse; the slow one is, against the fast one's report.
+    let (status, _, _) = run(&bench(&few, &["--url", &fast_url, "--json", &json])).await;
+    assert_eq!(status, Some(0));
+    let patient = ["--url", &fast_url, "--against", &json, "--threshold", "100"];
+    let (status, out, _) = run(&bench(&few, &patient)).await;
+    assert_eq!(status, Some(0), "{out}");
+    let (status, out, _) = run(&bench(&few, &["--url", &slow_url, "--against", &json])).await;
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains("worse by more than 10 %: p50"), "{out}");
+    let (status, _, error) = run(&bench(
+        &few,
+        &["--url", &fast_url, "--against", "/no/such/file"],
+    ))
+    .await;
+    assert_eq!(status, Some(2));
+    assert!(error.contains("cannot be read"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_a_sidecar_is_reported_where_its_admin_port_is_given() {
+    let fixture = support::Fixture::start(&support::route("ttl = \"60s\""), |seen| {
+        support::numbered(seen, &[])
+    })
+    .await;
+    let url = format!("http://{}", fixture.sidecar().address);
+    let admin = format!("http://{}", fixture.sidecar().admin_address);
+    let arguments = [
+        "bench",
+        "--url",
+        &url,
+        "--admin",
+        &admin,
+        "--sequential",
+        "30",
+        "--concurrent",
+        "30",
+    ];
+    let (status, out, error) = run(&arguments).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert!(out.contains("memory of the target"), "{out}");
+    // Four GETs of the five endpoints, of which the first of each filled the cache in the warm-up.
+    assert!(out.contains("100.00 %"), "{out}");
+}

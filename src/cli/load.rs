@@ -12,8 +12,9 @@ use crate::clock::Clock;
 use crate::error::rfc3339;
 use crate::load::bench::{Counts, measure};
 use crate::load::client::{Target, Version};
+use crate::load::compare;
 use crate::load::html;
-use crate::load::plan::{Scenario, benchmark_endpoints};
+use crate::load::plan::{Endpoint, Scenario, benchmark_endpoints};
 use crate::load::record::Cause;
 use crate::load::report::{Report, percent, shown};
 use crate::load::run::{Progress, run};
@@ -58,6 +59,9 @@ pub struct Common {
     /// Target: requests a second
     #[arg(long, value_name = "RATE", value_parser = target)]
     throughput: Option<Wanted>,
+    /// The target's admin port, such as http://127.0.0.1:9180: its memory is reported too
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
     /// What looks random is the same for the same number
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -82,6 +86,15 @@ pub struct BenchArguments {
     /// How many at once
     #[arg(long, default_value_t = 10)]
     concurrency: u32,
+    /// Measure this one too, in turn in the same run, and show before and after
+    #[arg(long, value_name = "BASELINE_URL", conflicts_with = "against")]
+    compare: Option<String>,
+    /// Compare with the JSON report of an earlier run; exit status 1 for a regression
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// How much worse is a regression, in %
+    #[arg(long, default_value_t = 10.0, value_name = "PERCENT")]
+    threshold: f64,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +180,30 @@ impl Common {
         target.map(Rc::new).map_err(|message| anyhow!(message))
     }
 
+    /// The target's resident memory, where its admin port was given.
+    fn resident(&self) -> anyhow::Result<Option<u64>> {
+        let Some(url) = &self.admin else {
+            return Ok(None);
+        };
+        let admin = Target::new(
+            url,
+            &[],
+            Version::Http1,
+            self.ca_file.as_deref(),
+            self.timeout,
+        );
+        let admin = admin.map_err(|message| anyhow!(message))?;
+        let text = runtime()?.block_on(admin.text("/metrics"));
+        let text = text.map_err(|cause| unreachable(&admin, cause))?;
+        let resident = text
+            .lines()
+            .find_map(|line| line.strip_prefix("memory_rss_bytes "));
+        let bytes = resident.and_then(|number| number.parse().ok());
+        bytes
+            .map(Some)
+            .with_context(|| format!("{url}/metrics has no memory_rss_bytes"))
+    }
+
     /// Prints the report, and writes it wherever it is wanted.
     fn finish(&self, report: &Report) -> anyhow::Result<Measured> {
         // A pager that was closed early has seen enough.
@@ -222,6 +259,11 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Measured> {
     }
     let endpoints = benchmark_endpoints();
     let started = rfc3339(Clock::System.now());
+    // Before anything is measured: an hour later would be a pity.
+    let earlier = arguments.against.as_deref().map(read).transpose()?;
+    if let Some(baseline) = &arguments.compare {
+        return compared(arguments, baseline, &target, counts);
+    }
     let measured = runtime()?.block_on(async {
         let mut measured = Vec::new();
         for endpoint in &endpoints {
@@ -232,7 +274,63 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Measured> {
         Ok::<_, anyhow::Error>(measured)
     })?;
     let targets = common.targets(Targets::BENCHMARK);
-    let report = Report::of_bench(&endpoints, &measured, &target.shown(), started, &targets);
+    let mut report = Report::of_bench(&endpoints, &measured, &target.shown(), started, &targets);
+    report.resident_bytes = common.resident()?;
+    let measured = common.finish(&report)?;
+    let Some(earlier) = earlier else {
+        return Ok(measured);
+    };
+    let worse = compare::regressions(&earlier, &report, arguments.threshold / 100.0);
+    for line in &worse {
+        println!("worse by more than {} %: {line}", arguments.threshold);
+    }
+    if worse.is_empty() {
+        println!(
+            "nothing is worse by more than {} % than at {}",
+            arguments.threshold, earlier.started
+        );
+        return Ok(measured);
+    }
+    Ok(Measured::Missed)
+}
+
+fn read(file: &Path) -> anyhow::Result<Report> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("{shown} cannot be read"))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{shown} is no report of iris-sidecar bench --json"))
+}
+
+/// Both sides in turn; the targets are judged of the one that is measured.
+fn compared(
+    arguments: &BenchArguments,
+    baseline: &String,
+    target: &Rc<Target>,
+    counts: Counts,
+) -> anyhow::Result<Measured> {
+    let common = &arguments.common;
+    let baseline = common.target(Some(baseline), "BENCHMARK")?;
+    let endpoints = benchmark_endpoints();
+    let started = rfc3339(Clock::System.now());
+    let sides = runtime()?.block_on(async {
+        let tell = |endpoint: &Endpoint| eprintln!("{} {} …", endpoint.method, endpoint.path);
+        let both = [&baseline, target];
+        compare::measure_both(both, &endpoints, counts, common.seed, tell).await
+    });
+    let [before, after] = sides
+        .map_err(|(at, cause)| unreachable(if at == 0 { &baseline } else { target }, cause))?;
+    let figures = compare::compare(&before, &after, common.seed);
+    let names = [&*baseline.shown(), &*target.shown()];
+    let _ = std::io::stdout().write_all(compare::table(&figures, names).as_bytes());
+    let targets = common.targets(Targets::BENCHMARK);
+    let mut report = Report::of_bench(
+        &endpoints,
+        &after.measured,
+        &target.shown(),
+        started,
+        &targets,
+    );
+    report.resident_bytes = common.resident()?;
     common.finish(&report)
 }
 
@@ -281,7 +379,8 @@ pub fn load_test(arguments: &LoadArguments) -> anyhow::Result<Measured> {
         eprintln!();
     }
     let targets = common.targets(Targets::LOAD_TEST);
-    let report = Report::of_scenario(&scenario, &record, &target.shown(), started, &targets);
+    let mut report = Report::of_scenario(&scenario, &record, &target.shown(), started, &targets);
+    report.resident_bytes = common.resident()?;
     common.finish(&report)
 }
 

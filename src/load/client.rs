@@ -193,6 +193,27 @@ impl Target {
         }
     }
 
+    /// The body of a GET, as text.
+    pub async fn text(&self, path: &str) -> Result<String, Cause> {
+        let asking = async {
+            let mut connection = self.connect().await?;
+            let request = self.request(Question {
+                method: Method::GET,
+                path: path.to_owned(),
+                headers: Vec::new(),
+                body: None,
+                number: 0,
+            });
+            let response = connection.send(request).await;
+            let body = response.map_err(|_| Cause::Closed)?.into_body();
+            let bytes = body.collect().await.map_err(|_| Cause::Closed)?.to_bytes();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        timeout(self.patience, asking)
+            .await
+            .unwrap_or(Err(Cause::Timeout))
+    }
+
     async fn exchange(
         &self,
         connection: &mut Option<Connection>,

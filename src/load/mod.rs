@@ -6,12 +6,14 @@
 //! | `client` | connections to the target, and one request over one of them |
 //! | `run` | the engine: virtual users or arrivals, on one thread |
 //! | `bench` | the benchmark's phases |
+//! | `compare` | two sides in one run, and a report against an earlier one |
 //! | `record` | what was measured |
 //! | `verdict` | whether that is what was wanted |
 //! | `report`, `html` | how it is shown |
 
 pub mod bench;
 pub mod client;
+pub mod compare;
 pub mod html;
 pub mod plan;
 pub mod record;
