@@ -4,7 +4,8 @@
 //! # The way of a request
 //!
 //! One direction, two machines. The client's side ([`proxy::request`]):
-//! `Received → Routed → Keyed → looked up: Hit | StaleHit | Miss | Bypass → Delivered`.
+//! `Received → Routed → Admitted (limits, key verdict) → Keyed → looked up: Hit | StaleHit | Miss |
+//! Bypass → Delivered`.
 //! The origin's side (`proxy::fetch`), a task of its own:
 //! `Requested → Headed (storable? shareable?) → Streaming → Complete | Failed`.
 //! Between them stands a flight ([`flight`]): one fetch and those who wait for it. What caching
@@ -30,6 +31,14 @@
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
 //! [`store::second::SecondTier`], whatever the fleet shares. Everything else is enums and plain
 //! functions.
+//!
+//! # Who is let in
+//!
+//! Guard first, look-up second ([`guard`], `proxy::guarded`). On a route with `share = "verified"` a
+//! caller whose key has a good verdict is answered as any other; one that nobody knows *verifies*:
+//! its own request goes to the origin, nothing stored answers it, and what comes of it is the
+//! verdict. A revocation is an entry of the purge log, and so is the demotion of a route whose
+//! answers were found to differ by key.
 //!
 //! # A fleet
 //!
