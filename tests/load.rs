@@ -357,3 +357,99 @@ async fn the_memory_of_a_sidecar_is_reported_where_its_admin_port_is_given() {
     // Four GETs of the five endpoints, of which the first of each filled the cache in the warm-up.
     assert!(out.contains("100.00 %"), "{out}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_spoken_and_the_sidecars_own_configuration_says_where() {
+    let fixture = support::Fixture::start(&support::route("ttl = \"60s\""), |seen| {
+        support::numbered(seen, &[])
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = fixture.sidecar();
+    let config = file(
+        folder.path(),
+        &format!(
+            "[listen]\naddress = \"{}\"\n[admin]\naddress = \"{}\"\n",
+            sidecar.address, sidecar.admin_address
+        ),
+    );
+    let few = ["--sequential", "30", "--concurrent", "30", "--http2"];
+    let arguments = [&["bench", "--config", &config], &few[..]].concat();
+    let (status, out, error) = run(&arguments).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert!(out.contains("memory of the target"), "{out}");
+    assert!(out.contains("200: 300"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_with_roots_that_are_named_and_failures_say_what_failed() {
+    let certificate = support::certificate::Certificate::of("127.0.0.1");
+    let read = |path: String| std::fs::read(path).unwrap();
+    use rustls::pki_types::pem::PemObject;
+    let chain =
+        vec![rustls::pki_types::CertificateDer::from_pem_slice(&read(certificate.path())).unwrap()];
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&read(certificate.key())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let service = service_fn(async |_: Request<Incoming>| {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                });
+                let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let _ = serving.await;
+            });
+        }
+    });
+    let few = [
+        "--sequential",
+        "10",
+        "--concurrent",
+        "10",
+        "--throughput",
+        "none",
+    ];
+    let roots = certificate.path();
+    let trusting = [&["bench", "--url", &url, "--ca-file", &roots], &few[..]].concat();
+    let (status, out, error) = run(&trusting).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    let (status, _, error) = run(&[&["bench", "--url", &url], &few[..]].concat()).await;
+    assert_eq!(status, Some(2));
+    assert!(error.contains("--ca-file"), "{error}");
+    let nowhere = ["bench", "--url", "http://no-such-host.invalid"];
+    let (status, _, error) = run(&nowhere).await;
+    assert_eq!(status, Some(2));
+    assert!(error.contains("does not resolve"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_well_a_rate_limit_holds_is_judged_where_that_is_asked_for() {
+    let limited = |requests: u32| {
+        format!(
+            "[[rate_limit]]\nby = \"address\"\nrequests = {requests}\nwindow = \"1h\"\n{}",
+            support::route("ttl = \"60s\"")
+        )
+    };
+    for (requests, expected) in [(300, Some(0)), (330, Some(1))] {
+        let fixture =
+            support::Fixture::start(&limited(requests), |seen| support::numbered(seen, &[])).await;
+        let url = format!("http://{}", fixture.sidecar().address);
+        let (status, out, error) = run(&["bench", "--url", &url, "--rate-limit", "300"]).await;
+        assert_eq!(status, expected, "{out}{error}");
+        assert!(out.contains("rate limit"), "{out}");
+    }
+}

@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::clock::Clock;
 use crate::error::rfc3339;
-use crate::load::bench::{Counts, measure};
+use crate::load::bench::{Counts, limit_accuracy, measure};
 use crate::load::client::{Target, Version};
 use crate::load::compare;
 use crate::load::html;
@@ -18,7 +18,9 @@ use crate::load::plan::{Endpoint, Scenario, benchmark_endpoints};
 use crate::load::record::Cause;
 use crate::load::report::{Report, percent, shown};
 use crate::load::run::{Progress, run};
-use crate::load::verdict::{Targets, is_missed};
+use crate::load::verdict::{Targets, is_missed, judge_limit};
+
+use super::Ending;
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -62,6 +64,9 @@ pub struct Common {
     /// The target's admin port, such as http://127.0.0.1:9180: its memory is reported too
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
+    /// Of the admin port, where it wants one
+    #[arg(long, value_name = "TOKEN")]
+    admin_token: Option<String>,
     /// What looks random is the same for the same number
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -86,6 +91,12 @@ pub struct BenchArguments {
     /// How many at once
     #[arg(long, default_value_t = 10)]
     concurrency: u32,
+    /// The sidecar's own configuration: says who is measured, and where its admin port is
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Judge only how well a limit of so many requests holds (its window must be unused)
+    #[arg(long, value_name = "REQUESTS", value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    rate_limit: Option<u32>,
     /// Measure this one too, in turn in the same run, and show before and after
     #[arg(long, value_name = "BASELINE_URL", conflicts_with = "against")]
     compare: Option<String>,
@@ -245,7 +256,35 @@ fn unreachable(target: &Target, cause: Cause) -> anyhow::Error {
     anyhow!("{}: {why}", target.shown())
 }
 
-pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Measured> {
+/// Nothing is wanted.
+const NONE: Targets = Targets {
+    p95: None,
+    p99: None,
+    error_rate: None,
+    hit_rate: None,
+    throughput: None,
+};
+
+pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
+    if let Some(file) = &arguments.config {
+        let config = match super::load(file) {
+            Ok(config) => config,
+            Err(Ending::Refused(mistakes)) => {
+                let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                bail!(lines.join("\n"));
+            }
+            Err(Ending::Unreadable(error)) => return Err(error),
+            Err(_) => bail!("{} cannot be read", file.display()),
+        };
+        let (listen, admin) = (config.listen.address, config.admin.address);
+        arguments.url.get_or_insert(format!("http://{listen}"));
+        arguments
+            .common
+            .admin
+            .get_or_insert(format!("http://{admin}"));
+        arguments.common.admin_token = config.admin.token;
+    }
+    let arguments = &arguments;
     let common = &arguments.common;
     let target = common.target(arguments.url.as_ref(), "BENCHMARK")?;
     let counts = Counts {
@@ -261,6 +300,15 @@ pub fn bench(arguments: &BenchArguments) -> anyhow::Result<Measured> {
     let started = rfc3339(Clock::System.now());
     // Before anything is measured: an hour later would be a pity.
     let earlier = arguments.against.as_deref().map(read).transpose()?;
+    if let Some(limit) = arguments.rate_limit {
+        let first = endpoints.first().context("no endpoint")?;
+        let measuring = limit_accuracy(&target, first, limit, counts.concurrency, common.seed);
+        let accuracy = runtime()?.block_on(measuring);
+        let accuracy = accuracy.map_err(|cause| unreachable(&target, cause))?;
+        let mut report = Report::of_bench(&[], &[], &target.shown(), started, &NONE);
+        report.judged.push(judge_limit(accuracy));
+        return common.finish(&report);
+    }
     if let Some(baseline) = &arguments.compare {
         return compared(arguments, baseline, &target, counts);
     }

@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Check { file }) => check::check(&file),
         Some(Command::Origin(arguments)) => carry_out(arguments),
-        Some(Command::Bench(arguments)) => measured(load::bench(&arguments)),
+        Some(Command::Bench(arguments)) => measured(load::bench(*arguments)),
         Some(Command::LoadTest(arguments)) => measured(load::load_test(&arguments)),
     };
     match ending {

@@ -33,6 +33,28 @@ impl Default for Counts {
     }
 }
 
+/// How well a limit of so many requests holds: more than that are sent, and those counted that are
+/// not answered 429. The window must be unused before.
+pub async fn limit_accuracy(
+    target: &Rc<Target>,
+    endpoint: &Endpoint,
+    limit: u32,
+    concurrency: u32,
+    seed: u64,
+) -> Result<f64, Cause> {
+    let counts = Counts {
+        warm_up: 0,
+        sequential: 0,
+        concurrent: limit + (limit / 5).max(10),
+        concurrency,
+    };
+    let measured = measure(target, endpoint, counts, seed).await?.total();
+    let refused = measured.statuses.get(&429).copied().unwrap_or(0);
+    let answered: u64 = measured.statuses.values().sum();
+    let off = (answered - refused).abs_diff(u64::from(limit));
+    Ok(1.0 - off as f64 / f64::from(limit.max(1)))
+}
+
 /// What was measured of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
@@ -62,7 +84,7 @@ pub async fn measure(
     let mut random = Random::new(seed);
     let mut connection = None;
     let (mut last, mut reached) = (None, false);
-    for number in 0..counts.warm_up.max(1) {
+    for number in 0..counts.warm_up {
         let asked = question(endpoint, u64::from(number), &mut random);
         match target.ask(&mut connection, asked).await {
             Ok(_) => reached = true,
@@ -110,5 +132,10 @@ pub async fn measure(
         measured.concurrent.merge(&sums);
     }
     measured.elapsed = begun.elapsed();
-    Ok(measured)
+    let total = measured.total();
+    // Without a warm-up it shows only now.
+    match total.causes.first_key_value() {
+        Some((cause, _)) if total.statuses.is_empty() => Err(*cause),
+        _ => Ok(measured),
+    }
 }

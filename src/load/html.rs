@@ -77,7 +77,7 @@ fn judged(report: &Report, page: &mut String) {
         let found = one
             .found
             .map_or("–".to_owned(), |found| match one.name.as_str() {
-                "error rate" | "hit rate" => percent(found),
+                "error rate" | "hit rate" | "rate limit" => percent(found),
                 _ => shown(found),
             });
         let word = one.outcome.shown();
@@ -156,7 +156,15 @@ fn throughput(report: &Report) -> Option<String> {
     lines(&[
         line("requests a second", BLUE, |point| point.requests as f64),
         line("errors a second", RED, |point| point.errors as f64),
-        line("users", GREEN, |point| point.users),
+        line(
+            if report.model.starts_with("open") {
+                "requests a second, wanted"
+            } else {
+                "users"
+            },
+            GREEN,
+            |point| point.users,
+        ),
     ])
 }
 
@@ -173,12 +181,15 @@ fn lines(lines: &[Line]) -> Option<String> {
             .margin(12)
             .x_label_area_size(28)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..until, 0.0..(most * 1.08).max(0.001))?;
+            .build_cartesian_2d(0.0..until, 0.0..(most * 1.3).max(0.001))?;
         chart
             .configure_mesh()
             .light_line_style(TRANSPARENT)
             .bold_line_style(BLACK.mix(0.15))
-            .x_label_formatter(&|seconds| format!("{seconds:.0} s"))
+            .x_label_formatter(&|seconds| match until {
+                ..20.0 => format!("{seconds:.1} s"),
+                _ => format!("{seconds:.0} s"),
+            })
             .label_style(("sans-serif", 13))
             .draw()?;
         for (name, colour, points) in lines {
@@ -225,12 +236,12 @@ fn statuses(report: &Report) -> Option<String> {
 fn bars(bars: &[(String, u64, RGBColor)]) -> Option<String> {
     let most = bars.iter().map(|(_, count, _)| *count).max()?;
     drawn(|area| {
-        let count = bars.len() as u32;
+        let last = bars.len() as u32 - 1;
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(28)
             .y_label_area_size(56)
-            .build_cartesian_2d((0..count).into_segmented(), 0_u64..most + most / 10 + 1)?;
+            .build_cartesian_2d((0..last).into_segmented(), 0_u64..most + most / 10 + 1)?;
         chart
             .configure_mesh()
             .disable_x_mesh()

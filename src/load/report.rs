@@ -309,7 +309,7 @@ impl Report {
             let found = one
                 .found
                 .map_or("–".to_owned(), |found| match one.name.as_str() {
-                    "error rate" | "hit rate" => percent(found),
+                    "error rate" | "hit rate" | "rate limit" => percent(found),
                     _ => shown(found),
                 });
             let _ = writeln!(

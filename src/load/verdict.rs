@@ -130,6 +130,20 @@ pub fn judge(targets: &Targets, found: &Found) -> Vec<Judged> {
     judged
 }
 
+/// Of a rate limit, where that was asked for (requirements).
+pub fn judge_limit(accuracy: f64) -> Judged {
+    Judged {
+        name: "rate limit".to_owned(),
+        wanted: "> 99.9 %".to_owned(),
+        found: Some(accuracy),
+        outcome: if accuracy > 0.999 {
+            Outcome::Met
+        } else {
+            Outcome::Missed
+        },
+    }
+}
+
 /// Without the last bits of what no binary fraction is.
 fn percent(part: f64) -> f64 {
     (part * 1e6).round() / 1e4
