@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use crate::clock::Timestamp;
 use crate::database::{Database, DatabaseError, Insert, Statement, stored_time};
 
+use super::writes::REFLEXION;
+
 const COUNT: Statement = Statement {
     table: "expert_signatures",
     operation: "select",
@@ -57,22 +59,6 @@ const REPORTS: Insert = Insert {
         "created_at",
     ],
     documents: &["report_data"],
-};
-
-const REFLEXIONS: Insert = Insert {
-    table: "reflexion_bank",
-    columns: &[
-        "id",
-        "project",
-        "expert_id",
-        "reflexion_type",
-        "success",
-        "confidence",
-        "impact_score",
-        "reuse_count",
-        "created_at",
-    ],
-    documents: &["context", "outcome"],
 };
 
 const TELEMETRY: Insert = Insert {
@@ -291,7 +277,7 @@ pub async fn if_empty(
     let parts = vec![
         (&EXPERTS, rows(0, 60, now, expert)),
         (&REPORTS, rows(1, 960, now, report)),
-        (&REFLEXIONS, rows(2, 2400, now, reflexion)),
+        (&REFLEXION, rows(2, 2400, now, reflexion)),
         (&TELEMETRY, rows(3, 4000, now, event)),
         (&RUNS, rows(4, 20_000, now, run)),
         (&CONSENSUS, rows(5, 1200, now, decision)),

@@ -40,7 +40,7 @@ const TELEMETRY: Insert = Insert {
     documents: &["metadata"],
 };
 
-const REFLEXION: Insert = Insert {
+pub(super) const REFLEXION: Insert = Insert {
     table: "reflexion_bank",
     columns: &[
         "id",
