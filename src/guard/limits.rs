@@ -7,24 +7,22 @@
 //! give back what they hold and have not used. So no more than the limit is ever let through, and
 //! less only by what an instance holds that dies, or hears nothing, at that moment.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::Method;
 use quick_cache::sync::Cache;
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::{LimitBy, RateLimit, WithoutRedis};
-use crate::error::{Failure, FailureKind, rfc3339};
 use crate::metrics::Metrics;
 use crate::store::second::{Second, Taken, Taking, TierError};
 
 use super::address;
 use super::credential::KeyId;
+use super::measured::{Measured, Said};
 use super::window::Window;
 
 /// Limits from here on are taken in advance.
@@ -38,9 +36,6 @@ const ASKING: Duration = Duration::from_millis(100);
 
 /// Callers of one limit that are told apart; the ones that ask least are forgotten first.
 const MOST_CALLERS: usize = 65_536;
-
-pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// One caller's place in one limit.
 #[derive(Debug, Default)]
@@ -76,37 +71,6 @@ pub struct Who {
     pub address: IpAddr,
     pub key: Option<KeyId>,
     pub route: Option<usize>,
-}
-
-/// What one limit says of a request.
-#[derive(Clone, Copy, Debug)]
-struct Said {
-    is_allowed: bool,
-    left: u64,
-    retry: Duration,
-    reset: Duration,
-}
-
-/// What all limits say of a request: the fields of its answer, and a failure for one too many.
-#[derive(Debug, Default)]
-pub struct Measured {
-    policy: String,
-    state: String,
-    pub refusal: Option<Failure>,
-}
-
-impl Measured {
-    /// Adds `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10 §3, §4).
-    pub fn write(&self, headers: &mut HeaderMap) {
-        for (name, text) in [(RATELIMIT_POLICY, &self.policy), (RATELIMIT, &self.state)] {
-            if text.is_empty() {
-                continue;
-            }
-            if let Ok(value) = HeaderValue::from_str(text) {
-                headers.insert(name, value);
-            }
-        }
-    }
 }
 
 pub struct Limits {
@@ -215,7 +179,7 @@ impl Limits {
             self.metrics
                 .guard
                 .counted(limit.settings.by.as_str(), true, said.is_allowed);
-            measured.add(limit, said, now);
+            measured.add(&limit.settings, said, now);
             if measured.refusal.is_some() {
                 break;
             }
@@ -249,7 +213,7 @@ impl Limits {
             };
             let by = limit.settings.by.as_str();
             self.metrics.guard.counted(by, is_at_hand, said.is_allowed);
-            measured.add(limit, said, self.clock.now());
+            measured.add(&limit.settings, said, self.clock.now());
             if measured.refusal.is_some() {
                 break;
             }
@@ -441,57 +405,6 @@ impl Limit {
         let caller = name.strip_prefix(&self.name)?;
         let number = u128::from_str_radix(caller, 16).ok()?;
         Some(number.to_be_bytes())
-    }
-}
-
-impl Measured {
-    fn add(&mut self, limit: &Limit, said: Said, now: Timestamp) {
-        let RateLimit {
-            by,
-            requests,
-            window,
-            ..
-        } = limit.settings;
-        let (comma, name) = (if self.policy.is_empty() { "" } else { ", " }, by.as_str());
-        let seconds = |duration: Duration| duration.as_millis().div_ceil(1000);
-        let _ = write!(
-            self.policy,
-            "{comma}\"{name}\";q={requests};w={}",
-            seconds(window)
-        );
-        let wait = if said.is_allowed {
-            said.reset
-        } else {
-            said.retry
-        };
-        let _ = write!(
-            self.state,
-            "{comma}\"{name}\";r={};t={}",
-            said.left,
-            seconds(wait)
-        );
-        if said.is_allowed {
-            return;
-        }
-        let message = format!(
-            "more than {requests} requests within {} s by this {}: try again in {} s",
-            seconds(window),
-            match by {
-                LimitBy::Address => "address",
-                LimitBy::Key => "API key",
-            },
-            seconds(said.retry).max(1)
-        );
-        let retry = Duration::from_secs(seconds(said.retry).max(1) as u64);
-        let mut failure = Failure::new(FailureKind::RateLimited, message).retry_after(retry);
-        failure.details = Some(json!({
-            "key": name,
-            "maxRequests": requests,
-            "windowMs": window.as_millis() as u64,
-            "resetAt": rfc3339(now.plus(said.retry)),
-            "retryAfter": retry.as_secs(),
-        }));
-        self.refusal = Some(failure);
     }
 }
 

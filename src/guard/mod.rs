@@ -11,6 +11,8 @@
 pub mod address;
 pub mod credential;
 pub mod limits;
+mod measured;
+mod noted;
 pub mod outage;
 mod source;
 pub mod verdicts;
@@ -20,7 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tracing::info;
 
@@ -29,14 +30,15 @@ use crate::config::Auth;
 use crate::metrics::Metrics;
 use crate::metrics::guard::Outcome;
 use crate::store::PurgeLog;
-use crate::store::purge::fleet::Stamp;
 use crate::store::second::Second;
 
 use credential::{Credential, Credentials, KeyId};
+use noted::Noted;
 use outage::{Met, Outage, Probed};
 use verdicts::{Good, VerdictId, Verdicts};
 
-pub use limits::{Limits, Measured};
+pub use limits::Limits;
+pub use measured::Measured;
 pub use source::Source;
 
 /// Within so long one probe speaks for all refusals.
@@ -449,61 +451,4 @@ fn jittered(ttl: Duration) -> Duration {
 fn name(id: &VerdictId) -> String {
     let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("verdict:{hex}")
-}
-
-/// A verdict as the fleet shares it.
-enum Noted {
-    Good(Good),
-    Bad(Timestamp),
-}
-
-/// Version, kind, epoch and position of the purge log, until, last good answer.
-const NOTED: usize = 2 + 4 * 8;
-
-const VERSION: u8 = 1;
-
-impl Noted {
-    fn write(&self, stamp: Stamp) -> Bytes {
-        let (kind, until, last) = match self {
-            Self::Good(good) => (b'G', good.until, good.last),
-            Self::Bad(until) => (b'B', *until, Timestamp::EPOCH),
-        };
-        let mut bytes = vec![VERSION, kind];
-        for number in [
-            stamp.epoch,
-            stamp.position,
-            until.as_millis(),
-            last.as_millis(),
-        ] {
-            bytes.extend_from_slice(&number.to_be_bytes());
-        }
-        bytes.into()
-    }
-
-    /// `None` for what is not one.
-    fn read(bytes: &[u8]) -> Option<(Self, Stamp)> {
-        if bytes.len() != NOTED || bytes[0] != VERSION {
-            return None;
-        }
-        let mut numbers = bytes[2..]
-            .chunks_exact(8)
-            .filter_map(|chunk| Some(u64::from_be_bytes(chunk.try_into().ok()?)));
-        let stamp = Stamp {
-            epoch: numbers.next()?,
-            position: numbers.next()?,
-        };
-        let mut time = || Some(Timestamp::from_millis(numbers.next()?));
-        let (until, last) = (time()?, time()?);
-        let noted = match bytes[1] {
-            b'G' => Self::Good(Good {
-                until,
-                last,
-                stamp: 0,
-                refused: None,
-            }),
-            b'B' => Self::Bad(until),
-            _ => return None,
-        };
-        Some((noted, stamp))
-    }
 }

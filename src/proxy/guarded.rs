@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, reques
 use crate::config::{Route, Scope};
 use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
-use crate::guard::limits::{Measured, Who};
-use crate::guard::{Caller, Guard, Ruling, Standing, address};
+use crate::guard::limits::Who;
+use crate::guard::{Caller, Guard, Measured, Ruling, Standing, address};
 use crate::http::fields;
 use crate::metrics::CacheResult;
 use crate::policy::key::{KeyBytes, normalise_path};
