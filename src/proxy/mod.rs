@@ -1,8 +1,9 @@
 //! The way of a request: routed, keyed, looked up, and answered from the store or by the origin.
 //!
 //! Two machines that never mix. The client's side is in [`request`], `guarded`, `miss` and `pass`:
-//! `Received → Routed → Admitted → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes through it without
-//! waiting once. The origin's side is in `fetch` and `fill`: `Requested → Headed → Streaming →
+//! `Received → Routed → Admitted → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes
+//! through it without
+//! waiting once. The origin's side is in `fetch`, `fill` and `ended`: `Requested → Headed → Streaming →
 //! Complete | Failed`, a task of its own, so that a client that leaves kills neither the fetch nor
 //! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
 //! fetched head into the client's response.
@@ -23,6 +24,7 @@ mod body;
 mod clean;
 mod compare;
 pub mod deliver;
+mod ended;
 mod exchange;
 mod explain;
 mod fetch;
@@ -35,6 +37,7 @@ mod inspect;
 mod interim;
 mod invalidate;
 mod keep;
+mod keyed;
 mod learn;
 mod miss;
 mod part;

@@ -10,20 +10,18 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, request};
-use sha2::{Digest, Sha256};
+use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::clock::Timestamp;
-use crate::config::Route;
 use crate::error::{Failure, FailureKind};
 use crate::flight::{Boarding, Ticket};
 use crate::guard::Standing;
 use crate::http::fields;
 use crate::metrics::CacheResult;
-use crate::policy::key::{KeyBytes, KeyParts, normalise_path, select_query};
-use crate::policy::{self, Cookies, Decision, Options, Reason, Share};
+use crate::policy::key::{KeyBytes, normalise_path};
+use crate::policy::{self, Decision, Options, Reason};
 use crate::store::{Entry, Found};
 use crate::upstream::{OriginBody, empty};
 
@@ -31,7 +29,7 @@ use super::asked::{Asked, flight_key, view};
 use super::body::Body;
 use super::deliver::{Note, Wanted};
 use super::fetch::{Fetch, Led, Validation};
-use super::forward::{self, Conditions, client_scheme, forwarded_host};
+use super::forward::{self, Conditions};
 use super::guarded::{self, Admission};
 use super::interim::{Ear, Interim};
 use super::part::Beginning;
@@ -319,51 +317,6 @@ impl Proxy {
         self.metrics.cache_result(note.result, note.reason);
     }
 
-    /// Keyed: scheme, host, path, query and partition, as the origin sees them.
-    pub(super) fn write_key(
-        &self,
-        key: &mut KeyBytes,
-        parts: &request::Parts,
-        host: Option<&str>,
-        path: &str,
-        route: &Route,
-        client: Client,
-    ) {
-        let query = select_query(parts.uri.query(), &route.query, route.sort_query);
-        let partition = partition(&parts.headers, &route.options);
-        KeyParts {
-            path,
-            query: query.as_deref(),
-            partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
-            ..self.origin_parts(&parts.headers, host, client)
-        }
-        .write(key);
-    }
-
-    /// The parts of a key that say which origin; the rest is empty.
-    pub(super) fn origin_parts<'a>(
-        &self,
-        headers: &'a HeaderMap,
-        host: Option<&'a str>,
-        client: Client,
-    ) -> KeyParts<'a> {
-        let hides_host = self.forwarding.rewrites_host() && !self.config.routes.match_hosts();
-        let scheme = client_scheme(headers, client);
-        // A default port says nothing (RFC 9110 §4.2.3).
-        let port = if scheme == "https" { ":443" } else { ":80" };
-        let bare = |host: &'a str| host.strip_suffix(port).unwrap_or(host);
-        KeyParts {
-            scheme,
-            host: host.filter(|_| !hides_host).map_or("", bare),
-            forwarded_host: forwarded_host(headers, client)
-                .filter(|_| !hides_host)
-                .map(bare),
-            path: "",
-            query: None,
-            partition: &[],
-        }
-    }
-
     /// The response to a request from what is stored, if the decision allows it.
     pub(super) fn reuse(
         &self,
@@ -494,38 +447,6 @@ impl Proxy {
         }
         Ok(request)
     }
-}
-
-/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`).
-fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
-    let by_cookie = options.cookies == Cookies::Key;
-    if options.share != Share::PerKey && !by_cookie {
-        return None;
-    }
-    let mut digest = Sha256::new();
-    let mut add = |name: &str, value: &[u8]| {
-        // Length first: no two lists of fields give the same bytes.
-        for part in [name.as_bytes(), value] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-    };
-    let credentials = options
-        .credential_fields
-        .iter()
-        .filter(|_| options.share == Share::PerKey);
-    for name in credentials.chain(by_cookie.then_some(&http::header::COOKIE)) {
-        for value in headers.get_all(name) {
-            add(name.as_str(), value.as_bytes());
-        }
-    }
-    // No field is named so.
-    for name in options.credential_cookies.iter() {
-        for value in fields::cookies(headers, name) {
-            add(&format!("cookie {name}"), value);
-        }
-    }
-    Some(digest.finalize().into())
 }
 
 fn copy_of(parts: &request::Parts) -> request::Parts {
