@@ -1,12 +1,11 @@
 //! The way of a request: routed, keyed, looked up, and answered from the store or by the origin.
 //!
-//! Two machines that never mix. The client's side is in [`request`], `guarded`, `miss` and `pass`:
-//! `Received → Routed → Admitted → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a hit goes
-//! through it without
-//! waiting once. The origin's side is in `fetch`, `fill` and `ended`: `Requested → Headed → Streaming →
-//! Complete | Failed`, a task of its own, so that a client that leaves kills neither the fetch nor
-//! the waiters. `forward` turns a client's request into the origin's, [`deliver`] a stored or
-//! fetched head into the client's response.
+//! Two machines that never mix. The client's side is in [`request`], `guarded`, `keyed`, `miss` and
+//! `pass`: `Received → Routed → Admitted → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a
+//! hit goes through it without waiting once. The origin's side is in `fetch`, `fill` and `ended`:
+//! `Requested → Headed → Streaming → Complete | Failed`, a task of its own, so that a client that
+//! leaves kills neither the fetch nor the waiters. `forward` turns a client's request into the
+//! origin's, [`deliver`] a stored or fetched head into the client's response.
 //!
 //! `guarded` lets requests in by limits and keys, `sharing` and `compare` watch the routes that are
 //! shared among keys, and `explain` says what would come of a request.
