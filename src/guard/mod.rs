@@ -270,8 +270,8 @@ impl Guard {
     }
 
     /// What the origin answered to a caller's request, but for a 2xx whose body means failure.
-    /// `is_proof`: to a GET without conditions, so
-    /// that a 2xx proves the key good. `probe` asks the same with the probe key.
+    /// `is_proof`: to a GET without conditions, so that a 2xx proves the key good. `probe` asks the
+    /// same with the probe key.
     pub async fn answered(
         &self,
         caller: &Caller,

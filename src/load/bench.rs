@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::client::Target;
+use super::client::{Connection, Target};
 use super::plan::Endpoint;
 use super::record::{Cause, Sample, Sums};
 use super::run::question;
@@ -72,6 +72,28 @@ impl Measured {
     }
 }
 
+/// What is asked before anything is measured. An error where the target cannot be reached at all.
+pub async fn warm_up(
+    target: &Target,
+    connection: &mut Option<Connection>,
+    endpoint: &Endpoint,
+    counts: Counts,
+    random: &mut Random,
+) -> Result<(), Cause> {
+    let (mut last, mut reached) = (None, false);
+    for number in 0..counts.warm_up {
+        let asked = question(endpoint, u64::from(number), random);
+        match target.ask(connection, asked).await {
+            Ok(_) => reached = true,
+            Err(cause) => last = Some(cause),
+        }
+    }
+    match last {
+        Some(cause) if !reached => Err(cause),
+        _ => Ok(()),
+    }
+}
+
 /// Measures one endpoint. An error where the target cannot be reached at all: nothing could be
 /// measured.
 pub async fn measure(
@@ -83,17 +105,7 @@ pub async fn measure(
     let is_get = endpoint.method == Method::GET;
     let mut random = Random::new(seed);
     let mut connection = None;
-    let (mut last, mut reached) = (None, false);
-    for number in 0..counts.warm_up {
-        let asked = question(endpoint, u64::from(number), &mut random);
-        match target.ask(&mut connection, asked).await {
-            Ok(_) => reached = true,
-            Err(cause) => last = Some(cause),
-        }
-    }
-    if let Some(cause) = last.filter(|_| !reached) {
-        return Err(cause);
-    }
+    warm_up(target, &mut connection, endpoint, counts, &mut random).await?;
     let mut measured = Measured::default();
     let begun = Instant::now();
     for number in 0..counts.sequential {

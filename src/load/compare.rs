@@ -10,7 +10,7 @@ use http::Method;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::bench::{Counts, Measured};
+use super::bench::{Counts, Measured, warm_up};
 use super::client::{Connection, Target};
 use super::plan::Endpoint;
 use super::record::{Cause, Sample, Sums};
@@ -46,17 +46,9 @@ pub async fn measure_both(
         let mut connections = [None, None];
         for (at, connection) in connections.iter_mut().enumerate() {
             let mut random = Random::new(seed);
-            let (mut last, mut reached) = (None, false);
-            for number in 0..counts.warm_up.max(1) {
-                let asked = question(endpoint, u64::from(number), &mut random);
-                match targets[at].ask(connection, asked).await {
-                    Ok(_) => reached = true,
-                    Err(cause) => last = Some(cause),
-                }
-            }
-            if let Some(cause) = last.filter(|_| !reached) {
-                return Err((at, cause));
-            }
+            warm_up(targets[at], connection, endpoint, counts, &mut random)
+                .await
+                .map_err(|cause| (at, cause))?;
         }
         let mut measured = [Measured::default(), Measured::default()];
         let mut randoms = [Random::new(seed), Random::new(seed)];

@@ -75,6 +75,8 @@ impl Fetching {
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
         if let (Some(guard), Some(let_in)) = (&self.proxy.guard, self.let_in)
             && failure.kind.is_origins()
+            // A status was heard already, when it came.
+            && failure.status.is_none()
         {
             guard.failed(&let_in.caller);
         }

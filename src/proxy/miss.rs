@@ -194,8 +194,15 @@ impl Proxy {
 
     /// What a flight stored between this request's look-up and its boarding.
     fn stored_meanwhile(&self, asked: &Asked, options: &Options) -> Option<(Response<Body>, Note)> {
-        if asked.verifies() {
-            return None;
+        // Another request with its key may have had the answer about it meanwhile.
+        if let (Some(guard), Some(let_in)) = (&self.guard, asked.let_in)
+            && let_in.verifies
+        {
+            match guard.standing(&let_in.caller) {
+                Standing::Good => {}
+                Standing::Bad => return self.refused_meanwhile(asked),
+                Standing::Unknown { .. } => return None,
+            }
         }
         let now = self.clock.now();
         let mut key = asked.primary.clone();
