@@ -215,7 +215,7 @@ impl Ticket {
     }
 
     /// Takes the flight out of the table, so that the next request looks at the store.
-    fn unlist(&self) {
+    pub fn unlist(&self) {
         let mut shard = self.flights.shard(&self.key);
         if shard
             .get(&self.key)

@@ -57,6 +57,10 @@ impl Fetching {
         } else if reason == Reason::Credential && !is_keys {
             memory.mark_not_shared(self.ticket.key(), until, reason, true);
         }
+        if is_keys {
+            // Those who wait elect another leader: they must not meet this one again.
+            self.ticket.unlist();
+        }
         self.ticket.publish(Outcome::NotShared(reason));
         self.tell(Led::Own { response, reason });
         self.ticket.finish(Ok(None));
@@ -95,6 +99,7 @@ impl Fetching {
         failure.status = Some(status);
         self.release(LeaseOutcome::Dropped);
         self.refreshed(Refresh::Failed);
+        self.ticket.unlist();
         self.ticket.publish(Outcome::NotShared(Reason::Credential));
         self.tell(Led::Failed(failure));
         self.ticket.finish(Ok(None));
