@@ -18,34 +18,62 @@
 //! `invalidate` what a write does to them before its answer goes out; `interim` passes on what the
 //! origin says before its final response; `clean` and `hops` are what every message goes through.
 
+#[path = "pending_request.rs"]
 mod asked;
+#[path = "wire/body.rs"]
 mod body;
+#[path = "wire/response_head.rs"]
 mod clean;
+#[path = "shared_routes/compare.rs"]
 mod compare;
+#[path = "client/deliver.rs"]
 pub mod deliver;
+#[path = "fetch/outcome.rs"]
 mod ended;
 mod exchange;
+#[path = "client/explain.rs"]
 mod explain;
+#[path = "fetch/headed.rs"]
 mod fetch;
+#[path = "fetch/streaming.rs"]
 mod fill;
+#[path = "fleet/consult.rs"]
 mod fleet;
+#[path = "wire/forward.rs"]
 mod forward;
+#[path = "admission/keys.rs"]
 mod guarded;
+#[path = "wire/hops.rs"]
 mod hops;
+#[path = "wire/whole_body.rs"]
 mod inspect;
+#[path = "wire/interim.rs"]
 mod interim;
+#[path = "purging/write.rs"]
 mod invalidate;
+#[path = "parts/store.rs"]
 mod keep;
+#[path = "client/key.rs"]
 mod keyed;
+#[path = "fetch/update_stored.rs"]
 mod learn;
+#[path = "client/miss.rs"]
 mod miss;
+#[path = "parts/extend.rs"]
 mod part;
+#[path = "client/bypass.rs"]
 mod pass;
+#[path = "parts/ranges.rs"]
 mod ranges;
+#[path = "wire/framing.rs"]
 mod received;
+#[path = "client/way.rs"]
 pub mod request;
+#[path = "shared_routes/shared_route.rs"]
 mod sharing;
+#[path = "wire/tunnel.rs"]
 mod tunnel;
+#[path = "fleet/warm_up.rs"]
 mod warm;
 
 use std::net::IpAddr;
