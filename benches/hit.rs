@@ -48,7 +48,7 @@ impl Origin for Files {
 fn proxy(size: usize, before: &str, keys: &str) -> Arc<Proxy> {
     let text = format!("{before}\n[[route]]\npath = \"/{{*rest}}\"\n{keys}\n");
     let config = Config::parse("bench", &text, &|_| None).expect("a valid configuration");
-    let metrics = Arc::new(Metrics::new(["/{*rest}"].into_iter()));
+    let metrics = Arc::new(Metrics::new());
     Proxy::new(
         Arc::new(config),
         metrics,

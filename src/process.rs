@@ -55,9 +55,7 @@ impl Sidecar {
         origin: Option<Arc<dyn Origin>>,
     ) -> anyhow::Result<Self> {
         let config = Arc::new(config);
-        let metrics = Arc::new(Metrics::new(
-            config.routes.list().iter().map(|route| route.path.as_str()),
-        ));
+        let metrics = Arc::new(Metrics::new());
         let background = Background::start()?;
         let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
         let database = background.wait_for(opening)??;
@@ -83,23 +81,8 @@ impl Sidecar {
             clock,
             Shared { source, ..shared },
         );
-        background
-            .handle
-            .spawn(Arc::clone(&proxy.limits).hear_recalls());
-        if let Some(redis) = config
-            .cache
-            .redis
-            .as_ref()
-            .filter(|redis| redis.warm_up > 0)
-        {
-            let warming = Arc::clone(&proxy).keep_warm(redis.warm_up);
-            background.handle.spawn(warming);
-        }
-        if proxy.is_of_fleet() {
-            background
-                .handle
-                .spawn(Arc::clone(&proxy).sweep_by_and_by());
-        }
+        let for_background = Arc::clone(&proxy);
+        background.wait_for(async move { for_background.spawn_background() })?;
         let draining = Arc::new(AtomicBool::new(false));
 
         // The admin port first: whoever sees the service port open may ask for its health.

@@ -1,8 +1,6 @@
 //! The admin port: metrics with bounded labels, the summary, health, and its token.
 
-mod support;
-
-use support::{Client, Fixture, Step, ok, route};
+use crate::support::{Client, Fixture, Step, ok, route};
 
 #[tokio::test]
 async fn metrics_carry_the_operators_names_with_route_patterns_as_paths() {

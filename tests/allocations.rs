@@ -79,7 +79,7 @@ fn request() -> Request<Empty<Bytes>> {
 async fn a_hit_makes_two_allocations() {
     let text = "[[route]]\npath = \"/api/iris/{project}\"\nforce_ttl = \"1h\"\n";
     let config = Arc::new(Config::parse("test", text, &|_| None).expect("valid"));
-    let metrics = Arc::new(Metrics::new(["/api/iris/{project}"].into_iter()));
+    let metrics = Arc::new(Metrics::new());
     let proxy = Proxy::new(
         config,
         metrics,

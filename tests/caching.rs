@@ -1,8 +1,6 @@
 //! Caching as a client sees it: lifetimes, validation, variants, keys and the fields that tell.
 
-mod support;
-
-use support::{Fixture, ok, reply, route};
+use crate::support::{Fixture, ok, reply, route};
 
 #[tokio::test]
 async fn a_fresh_response_is_reused_and_says_so() {
@@ -233,7 +231,7 @@ async fn a_small_body_without_validator_gets_an_entity_tag_of_its_bytes() {
 #[tokio::test]
 async fn head_is_answered_from_a_stored_get_and_forwarded_as_head_otherwise() {
     let fixture = Fixture::start(&route(""), |seen| match seen.method.as_str() {
-        "HEAD" => vec![support::Step::Send(
+        "HEAD" => vec![crate::support::Step::Send(
             b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncache-control: max-age=60\r\n\r\n".to_vec(),
         )],
         _ => ok("body", &[("cache-control", "max-age=60")]),

@@ -1,14 +1,12 @@
 //! A fleet whose Redis is a cluster of three masters, one of which fails under load.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::cluster::RedisCluster;
-use support::fleet::Fleet;
-use support::{Client, PATIENCE, numbered, ok, route};
+use crate::support::cluster::RedisCluster;
+use crate::support::fleet::Fleet;
+use crate::support::{Client, PATIENCE, numbered, ok, route};
 use tokio::time::timeout;
 
 const KEPT: &str = "ttl = \"60s\"\nstale_if_error = \"1h\"\ngroups = [\"g\"]";

@@ -1,10 +1,8 @@
 //! Coalescing: one fetch for many requests, and nobody waits for what cannot be shared.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{Client, Fixture, Gate, Reply, Step, after, all, ok, reply, route};
+use crate::support::{Client, Fixture, Gate, Reply, Step, after, all, ok, reply, route};
 
 /// A response in pieces: head, then each piece after its gate.
 fn dripped(fields: &str, pieces: &[(&str, &Gate)]) -> Reply {

@@ -1,13 +1,11 @@
 //! The binary itself: arguments, exit statuses, signals, and the README's own commands.
 
-mod support;
-
 use std::io::Read;
 use std::process::{Output, Stdio};
 
-use support::postgres::PostgresServer;
-use support::process::{FREE_PORTS, Running, binary, file};
-use support::{Client, Origin, ok};
+use crate::support::postgres::PostgresServer;
+use crate::support::process::{FREE_PORTS, Running, binary, file};
+use crate::support::{Client, Origin, ok};
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output {

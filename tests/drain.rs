@@ -1,10 +1,8 @@
 //! The end of a process: requests in flight finish, nothing new is accepted, out by a deadline.
 
-mod support;
-
 use std::time::Duration;
 
-use support::{Client, Fixture, Gate, Step, after, ok};
+use crate::support::{Client, Fixture, Gate, Step, after, ok};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -39,7 +37,7 @@ async fn requests_in_flight_finish_and_nothing_new_is_accepted() {
     );
     idle.closed().await;
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
-    tokio::time::timeout(support::PATIENCE, refused)
+    tokio::time::timeout(crate::support::PATIENCE, refused)
         .await
         .expect("the listener closes");
     gate.open();

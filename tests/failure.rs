@@ -1,12 +1,10 @@
 //! An upstream that fails: the client learns which side it was, nothing broken is stored, and the
 //! upstream is not beaten while it is down.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Client, Fixture, Gate, Origin, Step, all, ok, reply, route};
+use crate::support::{Client, Fixture, Gate, Origin, Step, all, ok, reply, route};
 
 /// The fields of a failure: status, code and the RFC 9209 error type.
 async fn failure(fixture: &Fixture, target: &str) -> (u16, String, String) {
@@ -294,7 +292,7 @@ async fn the_breaker_opens_answers_503_or_stale_and_closes_again() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, closed)
+    tokio::time::timeout(crate::support::PATIENCE, closed)
         .await
         .expect("the breaker closes by itself");
     assert_eq!(fixture.metric("upstream_breaker_open").await, 0.0);
@@ -336,7 +334,7 @@ async fn an_https_upstream_is_verified_by_the_configured_roots() {
         }
     });
     let start = |extra: &str| {
-        let config = support::config(
+        let config = crate::support::config(
             &format!("https://localhost:{port}"),
             &format!("[upstream]\n{extra}"),
         );

@@ -1,12 +1,10 @@
 //! A fleet that acts as one cache: what one instance stores, all have; of all, one fetches.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::fleet::Fleet;
-use support::redis::RedisServer;
-use support::{Client, Gate, after, all, numbered, ok, reply, route};
+use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::{Client, Gate, after, all, numbered, ok, reply, route};
 
 const KEPT: &str = "ttl = \"60s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"";
 
@@ -135,7 +133,7 @@ async fn three_hundred_clients_of_three_instances_make_one_origin_request() {
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, waiting)
+    tokio::time::timeout(crate::support::PATIENCE, waiting)
         .await
         .expect("two wait");
     gate.open();
@@ -265,7 +263,7 @@ async fn a_failed_fetch_ends_its_lease_at_once() {
         &[&url, &url],
         &route("ttl = \"60s\""),
         move |seen| match seen.number {
-            1 => after(&held, vec![support::Step::Reset]),
+            1 => after(&held, vec![crate::support::Step::Reset]),
             _ => numbered(seen, &[]),
         },
     )
@@ -398,7 +396,7 @@ async fn what_the_origin_no_longer_allows_does_not_come_back_from_redis() {
         .await;
     fleet.advance(20);
     let deleted = async { while fleet.get(1, "/a").await.text() == "1" {} };
-    tokio::time::timeout(support::PATIENCE, deleted)
+    tokio::time::timeout(crate::support::PATIENCE, deleted)
         .await
         .expect("it is gone");
     assert_ne!(fleet.get(0, "/a").await.text(), "1");

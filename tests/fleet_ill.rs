@@ -1,13 +1,11 @@
 //! Redis killed, frozen and slow: nobody's request fails, it is left alone, and found well again.
 
-mod support;
-
 use std::time::Duration;
 
-use support::fleet::Fleet;
-use support::redis::RedisServer;
-use support::wire::Wire;
-use support::{Gate, after, numbered, route};
+use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::wire::Wire;
+use crate::support::{Gate, after, numbered, route};
 
 const EXTRA: &str = "[cache.redis]\ntimeout = \"50ms\"\nbreaker_open = \"300ms\"\n";
 const LOOKED: &str = "cache_l2_commands_total{command=\"look_up\"}";

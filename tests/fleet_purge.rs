@@ -1,15 +1,13 @@
 //! Purges of a fleet: what one instance purges, no instance serves, whatever happens to Redis.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use support::fleet::Fleet;
-use support::redis::RedisServer;
-use support::wire::Wire;
-use support::{Client, Gate, PATIENCE, after, numbered, ok, route};
+use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::wire::Wire;
+use crate::support::{Client, Gate, PATIENCE, after, numbered, ok, route};
 use tokio::time::timeout;
 
 const KEPT: &str =

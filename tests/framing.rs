@@ -1,8 +1,6 @@
 //! Framing of the origin's answers: what cannot be believed is a 502, what can is put in our words.
 
-mod support;
-
-use support::{Fixture, Step, ok, route};
+use crate::support::{Fixture, Step, ok, route};
 
 #[tokio::test]
 async fn a_longer_body_than_promised_ends_where_it_should_and_poisons_nobody() {

@@ -1,17 +1,15 @@
 //! Keys on shared routes: who gets what is stored, and every way in that was thought of.
 
-mod support;
-
+use crate::support::keys::{Keys, guarded, verified, verified_by};
+use crate::support::{Fixture, Gate, Origin, after, all, numbered, ok, reply, route};
 use serde_json::json;
-use support::keys::{Keys, guarded, verified, verified_by};
-use support::{Fixture, Gate, Origin, after, all, numbered, ok, reply, route};
 
 const A: &str = "sk_live_aaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "sk_live_bbbbbbbbbbbbbbbbbbbbbbbb";
 const C: &str = "sk_live_cccccccccccccccccccccccc";
 const BAD: &str = "sk_live_xxxxxxxxxxxxxxxxxxxxxxxx";
 
-fn status(received: &support::Received) -> (u16, &str) {
+fn status(received: &crate::support::Received) -> (u16, &str) {
     (received.status, received.cache())
 }
 
@@ -241,7 +239,7 @@ async fn every_path_with_every_credential_under_every_way_to_share() {
     assert_eq!(cells, 3 * 8 * 8);
 }
 
-async fn revoke(fixture: &Fixture, order: serde_json::Value) -> support::Received {
+async fn revoke(fixture: &Fixture, order: serde_json::Value) -> crate::support::Received {
     fixture.order("/revoke", &order).await
 }
 

@@ -1,14 +1,12 @@
 //! Ways by which a key that is refused might stay good, or a good one be refused, that reviews found.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::fleet::Fleet;
+use crate::support::keys::{Keys, guarded, verified, verified_by};
+use crate::support::redis::RedisServer;
+use crate::support::{Fixture, Gate, Origin, after, numbered, reply, route};
 use serde_json::json;
-use support::fleet::Fleet;
-use support::keys::{Keys, guarded, verified, verified_by};
-use support::redis::RedisServer;
-use support::{Fixture, Gate, Origin, after, numbered, reply, route};
 
 const A: &str = "sk_live_aaaaaaaaaaaaaaaaaaaaaaaa";
 const B: &str = "sk_live_bbbbbbbbbbbbbbbbbbbbbbbb";
@@ -42,7 +40,7 @@ async fn a_verdict_in_redis_from_before_a_refusal_does_not_bring_the_key_back() 
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, notes)
+    tokio::time::timeout(crate::support::PATIENCE, notes)
         .await
         .unwrap();
     keys.revoke(A);
@@ -271,7 +269,7 @@ async fn the_last_word_on_a_key_counts_however_the_log_comes_by_it() {
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, refused)
+    tokio::time::timeout(crate::support::PATIENCE, refused)
         .await
         .unwrap();
 }
@@ -301,7 +299,9 @@ async fn a_revocation_outlives_what_else_the_log_forgets_and_the_log_itself() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, told).await.unwrap();
+    tokio::time::timeout(crate::support::PATIENCE, told)
+        .await
+        .unwrap();
     let latest = fleet.join(&url).await;
     assert_eq!(fleet.get_as(latest, A, "/a").await.status, 401);
 }

@@ -1,8 +1,6 @@
 //! Interim responses (RFC 9110 §15.2): passed on before the final one, never stored or merged.
 
-mod support;
-
-use support::{Client, Fixture, Gate, Step, ok, route};
+use crate::support::{Client, Fixture, Gate, Step, ok, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\nconnection: x-hop\r\n\

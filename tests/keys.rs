@@ -1,8 +1,6 @@
 //! What separates one stored response from another, and what a client cannot mix up.
 
-mod support;
-
-use support::{Fixture, ok, route};
+use crate::support::{Fixture, ok, route};
 
 #[tokio::test]
 async fn per_key_routes_keep_each_credential_apart() {

@@ -1,8 +1,6 @@
 //! Limits: what one client may cost, and what it is told when it asks for more.
 
-mod support;
-
-use support::{Client, Fixture, Gate, Step, after, ok, route};
+use crate::support::{Client, Fixture, Gate, Step, after, ok, route};
 
 #[tokio::test]
 async fn a_connection_that_never_asks_is_closed() {
@@ -135,7 +133,7 @@ async fn a_client_that_does_not_read_is_cut() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, gone)
+    tokio::time::timeout(crate::support::PATIENCE, gone)
         .await
         .expect("it is cut");
 }
@@ -165,7 +163,7 @@ async fn connections_over_the_limit_are_told_so() {
             }
         }
     };
-    tokio::time::timeout(support::PATIENCE, admitted)
+    tokio::time::timeout(crate::support::PATIENCE, admitted)
         .await
         .expect("a place is free again");
     assert!(fixture.metric("server_connections_refused_total").await >= 1.0);

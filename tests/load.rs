@@ -1,7 +1,5 @@
 //! `bench` and `load-test` as a user runs them, against targets whose latencies are known.
 
-mod support;
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::Output;
@@ -9,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::support::process::{binary, file};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -17,7 +16,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use support::process::{binary, file};
 use tokio::net::TcpListener;
 
 /// A target that answers each request after a time of its own.
@@ -334,8 +332,8 @@ async fn two_targets_are_compared_in_one_run_and_a_report_with_an_earlier_one() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_of_a_sidecar_is_reported_where_its_admin_port_is_given() {
-    let fixture = support::Fixture::start(&support::route("ttl = \"60s\""), |seen| {
-        support::numbered(seen, &[])
+    let fixture = crate::support::Fixture::start(&crate::support::route("ttl = \"60s\""), |seen| {
+        crate::support::numbered(seen, &[])
     })
     .await;
     let url = format!("http://{}", fixture.sidecar().address);
@@ -360,8 +358,8 @@ async fn the_memory_of_a_sidecar_is_reported_where_its_admin_port_is_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_is_spoken_and_the_sidecars_own_configuration_says_where() {
-    let fixture = support::Fixture::start(&support::route("ttl = \"60s\""), |seen| {
-        support::numbered(seen, &[])
+    let fixture = crate::support::Fixture::start(&crate::support::route("ttl = \"60s\""), |seen| {
+        crate::support::numbered(seen, &[])
     })
     .await;
     let folder = tempfile::tempdir().unwrap();
@@ -383,7 +381,7 @@ async fn http2_is_spoken_and_the_sidecars_own_configuration_says_where() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_spoken_with_roots_that_are_named_and_failures_say_what_failed() {
-    let certificate = support::certificate::Certificate::of("127.0.0.1");
+    let certificate = crate::support::certificate::Certificate::of("127.0.0.1");
     let read = |path: String| std::fs::read(path).unwrap();
     use rustls::pki_types::pem::PemObject;
     let chain =
@@ -441,12 +439,14 @@ async fn how_well_a_rate_limit_holds_is_judged_where_that_is_asked_for() {
     let limited = |requests: u32| {
         format!(
             "[[rate_limit]]\nby = \"address\"\nrequests = {requests}\nwindow = \"1h\"\n{}",
-            support::route("ttl = \"60s\"")
+            crate::support::route("ttl = \"60s\"")
         )
     };
     for (requests, expected) in [(300, Some(0)), (330, Some(1))] {
-        let fixture =
-            support::Fixture::start(&limited(requests), |seen| support::numbered(seen, &[])).await;
+        let fixture = crate::support::Fixture::start(&limited(requests), |seen| {
+            crate::support::numbered(seen, &[])
+        })
+        .await;
         let url = format!("http://{}", fixture.sidecar().address);
         let (status, out, error) = run(&["bench", "--url", &url, "--rate-limit", "300"]).await;
         assert_eq!(status, expected, "{out}{error}");

@@ -1,5 +1,7 @@
 //! The budget is a promise: resident memory stays within it, whatever is asked for.
 
+// It uses a small part of it; what nobody uses is found where the other tests are.
+#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::time::Duration;

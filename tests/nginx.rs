@@ -1,13 +1,11 @@
 //! The real binary in front of a real nginx that serves files.
 
-mod support;
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::process::{FREE_PORTS, Killed, Running, file};
-use support::{Client, route};
+use crate::support::process::{FREE_PORTS, Killed, Running, file};
+use crate::support::{Client, route};
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
@@ -48,7 +46,7 @@ async fn nginx(folder: &Path) -> (Killed, u16) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, listening)
+    tokio::time::timeout(crate::support::PATIENCE, listening)
         .await
         .expect("nginx listens");
     (Killed(child), port)

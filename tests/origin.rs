@@ -1,10 +1,8 @@
 //! The built-in origin: one suite over both databases, straight at it and through the cache.
 
-mod support;
-
+use crate::support::api::{Api, default_routes, over_both};
+use crate::support::golden::{self, Golden};
 use serde_json::{Value, json};
-use support::api::{Api, default_routes, over_both};
-use support::golden::{self, Golden};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_what_the_data_says_past_a_hundred_rows() {

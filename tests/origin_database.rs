@@ -1,13 +1,11 @@
 //! The databases of the built-in origin: down, slow, broken, behind TLS, empty, another's, incomplete.
 
-mod support;
-
+use crate::support::api::{Api, default_routes, over_both};
+use crate::support::certificate::Certificate;
+use crate::support::golden::{self, Golden, execute};
+use crate::support::postgres::PostgresServer;
 use iris_sidecar::origin::seed_demo;
 use serde_json::{Value, json};
-use support::api::{Api, default_routes, over_both};
-use support::certificate::Certificate;
-use support::golden::{self, Golden, execute};
-use support::postgres::PostgresServer;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_down_is_503_and_stale_from_the_cache() {
@@ -228,7 +226,7 @@ async fn postgres_is_spoken_to_over_tls_and_only_with_a_certificate_that_is_trus
     let url = format!("{}?sslmode=verify-full", server.url());
     let stranger = iris_sidecar::database::Database::open(
         iris_sidecar::database::Settings::at(&url),
-        std::sync::Arc::new(iris_sidecar::metrics::Metrics::new([].into_iter())),
+        std::sync::Arc::new(iris_sidecar::metrics::Metrics::new()),
     )
     .await
     .unwrap();

@@ -1,9 +1,7 @@
 //! Parts that are kept (RFC 9111 §3.3, §3.4): what they answer, how they grow, and when they end.
 
-mod support;
-
-use support::ranged::{BODY, FRESH, TAG, TYPE, ask, content_range, large, range_of, ranged};
-use support::{Fixture, Gate, Step, ok, reply, route};
+use crate::support::ranged::{BODY, FRESH, TAG, TYPE, ask, content_range, large, range_of, ranged};
+use crate::support::{Fixture, Gate, Step, ok, reply, route};
 
 async fn large_fixture() -> Fixture {
     let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
@@ -217,7 +215,7 @@ async fn a_part_that_changes_while_it_is_extended_gives_no_wrong_bytes() {
             Fixture::start(&config, move |seen| {
                 let answer = ranged(seen, &large(), &[FRESH, TAG]);
                 match seen.number {
-                    3 => support::after(&held, answer),
+                    3 => crate::support::after(&held, answer),
                     _ => answer,
                 }
             })
@@ -241,7 +239,7 @@ async fn a_part_that_changes_while_it_is_extended_gives_no_wrong_bytes() {
 }
 
 /// An origin whose first answer breaks off after 7 of 20 bytes.
-fn broken() -> support::Reply {
+fn broken() -> crate::support::Reply {
     let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
     vec![Step::Send(head.into()), Step::Close]
 }
@@ -294,7 +292,8 @@ async fn what_ends_a_representation_ends_its_parts() {
             "write" => drop(client.ask("POST", "/a", &[("content-length", "0")]).await),
             "head" => drop(client.ask("HEAD", "/a", &[]).await),
             "purge" => {
-                let mut admin = support::Client::connect(fixture.sidecar().admin_address).await;
+                let mut admin =
+                    crate::support::Client::connect(fixture.sidecar().admin_address).await;
                 admin
                     .request("POST", "/purge", &[("content-length", "13")])
                     .await;

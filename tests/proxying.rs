@@ -1,10 +1,8 @@
 //! Proxying, unchanged: bodies, trailers, fields, protocols, in both directions.
 
-mod support;
-
+use crate::support::{Fixture, Gate, Step, ok, reply, route};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use support::{Fixture, Gate, Step, ok, reply, route};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -191,7 +189,7 @@ async fn a_real_websocket_goes_through() {
         let message = socket.next().await.unwrap().unwrap();
         socket.send(message).await.unwrap();
     });
-    let sidecar = iris_sidecar::process::Sidecar::start(support::config(
+    let sidecar = iris_sidecar::process::Sidecar::start(crate::support::config(
         &format!("http://{address}"),
         &route(""),
     ))

@@ -1,10 +1,8 @@
 //! Purges by the admin port, and what they do to fetches under way.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{Client, Fixture, Gate, Received, after, numbered, ok, reply, route};
+use crate::support::{Client, Fixture, Gate, Received, after, numbered, ok, reply, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 

@@ -1,9 +1,7 @@
 //! Ranges (RFC 9110 §14): from what is stored, from what is still coming in, and from parts.
 
-mod support;
-
-use support::ranged::{BODY, FRESH, TAG, TYPE, ask, content_range, range_of, ranged};
-use support::{Fixture, Gate, Step, ok, reply, route};
+use crate::support::ranged::{BODY, FRESH, TAG, TYPE, ask, content_range, range_of, ranged};
+use crate::support::{Fixture, Gate, Step, ok, reply, route};
 
 async fn stored() -> Fixture {
     let fixture = Fixture::start(&route(""), |_| ok(BODY, &[FRESH, TAG, TYPE])).await;

@@ -1,13 +1,11 @@
 //! Rate limits: by address and by key, alone and shared by a fleet.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use support::fleet::Fleet;
-use support::redis::RedisServer;
-use support::{Fixture, numbered, route};
+use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::{Fixture, numbered, route};
 
 const KEPT: &str = "ttl = \"1h\"";
 

@@ -1,17 +1,15 @@
 //! The client of Redis on real servers: where it connects, and that an ill server is left alone and
 //! found again. The client library's known traps are here by name.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::PATIENCE;
+use crate::support::redis::RedisServer;
 use bytes::Bytes;
 use iris_sidecar::store::second::redis::Settings;
 use iris_sidecar::store::second::{
     Answer, Event, Outcome, Place, Question, Redis, SecondTier, Settlement, Store, Wants,
 };
-use support::PATIENCE;
-use support::redis::RedisServer;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 

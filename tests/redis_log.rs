@@ -1,15 +1,13 @@
 //! The fleet's purge log on a real Redis: ordered, compacted, bounded, and known again.
 
-mod support;
-
+use crate::support::PATIENCE;
+use crate::support::redis::RedisServer;
 use iris_sidecar::clock::Timestamp;
 use iris_sidecar::policy::Mode;
 use iris_sidecar::store::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
 use iris_sidecar::store::second::redis::Settings;
 use iris_sidecar::store::second::{Instances, Redis, SecondTier};
 use iris_sidecar::store::{Purge, Reach, Target};
-use support::PATIENCE;
-use support::redis::RedisServer;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 

@@ -1,10 +1,8 @@
 //! A fresh instance with a warm Redis: it serves from there at once, and takes what is used most.
 
-mod support;
-
-use support::fleet::Fleet;
-use support::redis::RedisServer;
-use support::{numbered, ok, route};
+use crate::support::fleet::Fleet;
+use crate::support::redis::RedisServer;
+use crate::support::{numbered, ok, route};
 
 const KEPT: &str = "ttl = \"60s\"\nstale_if_error = \"1h\"";
 

@@ -1,10 +1,8 @@
 //! Rules of the RFCs that no other file is about, one by one.
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{Client, Fixture, Gate, Step, after, ok, reply, route};
+use crate::support::{Client, Fixture, Gate, Step, after, ok, reply, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 const TAG: (&str, &str) = ("etag", "\"v1\"");

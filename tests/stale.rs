@@ -1,8 +1,6 @@
 //! Stale responses: served at once while one refresh runs, and in the place of a failed origin.
 
-mod support;
-
-use support::{Fixture, Gate, Step, after, ok, reply, route};
+use crate::support::{Fixture, Gate, Step, after, ok, reply, route};
 
 const WINDOWS: &str = "ttl = \"10s\"\nstale_while_revalidate = \"60s\"\nstale_if_error = \"1h\"";
 

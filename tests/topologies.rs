@@ -1,15 +1,13 @@
 //! Where Redis can be: behind TLS, behind Sentinels, behind a user of its own, under a prefix.
 
-mod support;
-
 use std::process::{Command, Stdio};
 
-use support::PATIENCE;
-use support::certificate::Certificate;
-use support::fleet::Fleet;
-use support::process::Killed;
-use support::redis::{RedisServer, free_port};
-use support::{numbered, route};
+use crate::support::PATIENCE;
+use crate::support::certificate::Certificate;
+use crate::support::fleet::Fleet;
+use crate::support::process::Killed;
+use crate::support::redis::{RedisServer, free_port};
+use crate::support::{numbered, route};
 use tokio::time::timeout;
 
 const KEPT: &str = "ttl = \"60s\"";

@@ -1,8 +1,6 @@
 //! What a 304 and a HEAD tell of stored responses (RFC 9111 §4.3.4, §4.3.5), and fewer variants.
 
-mod support;
-
-use support::{Fixture, ok, reply, route};
+use crate::support::{Fixture, ok, reply, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 const TAG: (&str, &str) = ("etag", "\"v1\"");
@@ -44,7 +42,7 @@ async fn a_weak_validator_confirms_weakly() {
 }
 
 /// What a HEAD that says `fields` makes of a stored GET that has gone stale.
-async fn after_head(fields: &'static [(&str, &str)]) -> (Fixture, support::Received) {
+async fn after_head(fields: &'static [(&str, &str)]) -> (Fixture, crate::support::Received) {
     let config = route("stale_while_revalidate = \"10s\"");
     let fixture = Fixture::start(&config, move |seen| match seen.method.as_str() {
         "HEAD" => {
@@ -52,7 +50,7 @@ async fn after_head(fields: &'static [(&str, &str)]) -> (Fixture, support::Recei
             for (name, value) in fields {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
-            vec![support::Step::Send(format!("{head}\r\n").into())]
+            vec![crate::support::Step::Send(format!("{head}\r\n").into())]
         }
         _ => ok(
             "12345",
@@ -98,7 +96,7 @@ async fn a_head_does_not_touch_what_it_could_not_have_been_answered_from() {
         let language = seen.header("accept-language").unwrap_or("none").to_owned();
         let fields = [FRESH, ("vary", "accept-language"), TAG];
         match seen.method.as_str() {
-            "HEAD" => vec![support::Step::Send(
+            "HEAD" => vec![crate::support::Step::Send(
                 b"HTTP/1.1 200 OK\r\netag: \"v2\"\r\nvary: accept-language\r\n\r\n".to_vec(),
             )],
             _ => ok(language, &fields),

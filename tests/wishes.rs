@@ -1,8 +1,6 @@
 //! What clients ask of the cache, obeyed as far as the route says (RFC 9111 §5.2.1).
 
-mod support;
-
-use support::{Fixture, ok, reply, route};
+use crate::support::{Fixture, ok, reply, route};
 
 const ALL: &str = "ttl = \"60s\"\nobey = [\"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"]";
 

@@ -1,10 +1,8 @@
 //! What a write makes of stored responses (RFC 9111 §4.4, RFC 9875).
 
-mod support;
-
 use std::sync::Arc;
 
-use support::{Fixture, Gate, Received, after, all, numbered, ok, reply, route};
+use crate::support::{Fixture, Gate, Received, after, all, numbered, ok, reply, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
 
@@ -76,7 +74,7 @@ async fn location_and_content_location_go_too_but_never_of_another_origin() {
 async fn a_write_whose_outcome_nobody_knows_invalidates_too() {
     let fixture = Fixture::start(&route(""), |seen| match seen.method.as_str() {
         "GET" => numbered(seen, &[FRESH]),
-        _ => vec![support::Step::Reset],
+        _ => vec![crate::support::Step::Reset],
     })
     .await;
     fixture.get("/a").await;
@@ -240,9 +238,9 @@ async fn what_a_write_changes_before_its_answer_ends_is_gone_when_it_has_ended()
         _ => {
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
             vec![
-                support::Step::Send(head.into()),
-                support::Step::Wait(held.clone()),
-                support::Step::Send(b"0\r\n\r\n".to_vec()),
+                crate::support::Step::Send(head.into()),
+                crate::support::Step::Wait(held.clone()),
+                crate::support::Step::Send(b"0\r\n\r\n".to_vec()),
             ]
         }
     })

@@ -43,19 +43,19 @@ pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<
     // The host is part of what is asked for: as clients name it, or as one on this machine would.
     let named = request.uri().authority();
     let host = named.map_or_else(
-        || proxy.config.listen.address.to_string(),
+        || proxy.plan().config.listen.address.to_string(),
         |authority| authority.as_str().to_owned(),
     );
     let value = HeaderValue::from_str(&host).map_err(|error| format!("url={url:?}: {error}"))?;
     request.headers_mut().entry(HOST).or_insert(value);
-    let (parts, ()) = request.into_parts();
+    let host = request.headers().get(HOST).map_or(Value::Null, |host| {
+        String::from_utf8_lossy(host.as_bytes()).into()
+    });
     let client = Client {
         address: peer,
         is_trusted: false,
     };
-    let mut told = proxy.explain(&parts, client);
-    told["host"] = parts.headers.get(HOST).map_or(Value::Null, |host| {
-        String::from_utf8_lossy(host.as_bytes()).into()
-    });
+    let mut told = proxy.explain(request, client);
+    told["host"] = host;
     Ok(told)
 }

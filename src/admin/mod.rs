@@ -47,6 +47,7 @@ pub struct Admin {
 impl Admin {
     pub fn new(proxy: Arc<Proxy>, draining: Arc<AtomicBool>) -> Arc<Self> {
         let token = proxy
+            .plan()
             .config
             .admin
             .token
@@ -125,14 +126,14 @@ impl Admin {
             return json_response(StatusCode::FORBIDDEN, &body);
         }
         match path {
-            "/metrics" => match self.proxy.metrics.encode(self.proxy.readings()) {
+            "/metrics" => match self.proxy.metrics().encode(self.proxy.readings()) {
                 Ok(text) => respond(StatusCode::OK, OPENMETRICS, text),
                 Err(error) => json_response(
                     StatusCode::INTERNAL_SERVER_ERROR,
                     &json!({"error": error.to_string()}),
                 ),
             },
-            "/api/metrics" => json_response(StatusCode::OK, &self.proxy.metrics.summary()),
+            "/api/metrics" => json_response(StatusCode::OK, &self.proxy.metrics().summary()),
             "/purge" | "/revoke" => self.order(path, body).await,
             "/explain" => match explain::explain(&self.proxy, parts.uri.query(), peer) {
                 Ok(told) => json_response(StatusCode::OK, &told),

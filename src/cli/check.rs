@@ -234,7 +234,7 @@ async fn metrics_of(config: &Config) -> Option<String> {
         ..Upstream::at(Scheme::HTTP, address.ip().to_string(), address.port())
     };
     let host = HeaderValue::try_from(place.authority()).ok()?;
-    let metrics = Arc::new(Metrics::new(std::iter::empty()));
+    let metrics = Arc::new(Metrics::new());
     let instance = upstream::Upstream::new(&place, metrics).ok()?;
     let mut request = Request::new(empty());
     *request.uri_mut() = Uri::from_static("/metrics");

@@ -44,7 +44,7 @@ pub fn run(settings: Settings, task: Task) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let metrics = Arc::new(Metrics::new(std::iter::empty()));
+        let metrics = Arc::new(Metrics::new());
         let database = Database::open(settings, metrics).await?;
         carry_out(&database, task).await
     })

@@ -37,6 +37,16 @@ const ASKING: Duration = Duration::from_millis(100);
 /// Callers of one limit that are told apart; the ones that ask least are forgotten first.
 const MOST_CALLERS: usize = 65_536;
 
+/// Limits that are remembered, those of former plans included.
+const MOST_LIMITS: usize = 256;
+
+/// Whether a request is counted, or only looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counting {
+    Counted,
+    Foreseen,
+}
+
 /// One caller's place in one limit.
 #[derive(Debug, Default)]
 struct State {
@@ -54,288 +64,90 @@ struct State {
     asking_until: Timestamp,
 }
 
-struct Limit {
-    /// Among the limits.
-    place: usize,
-    settings: RateLimit,
-    /// The places of the routes that count; `None`: all requests do.
-    routes: Option<Vec<usize>>,
-    /// What every name of it in Redis begins with.
+/// Where the callers of one limit stand in its window.
+struct Callers {
+    /// What every name of it in Redis begins with: of another rule, another window.
     name: String,
-    callers: Cache<[u8; 16], Arc<Mutex<State>>>,
+    requests: u64,
+    window: Duration,
+    states: Cache<[u8; 16], Arc<Mutex<State>>>,
+}
+
+/// One `[[rate_limit]]` of a plan.
+struct Limit {
+    settings: RateLimit,
+    callers: Arc<Callers>,
 }
 
 /// Who asks, for limits: an address and, where there is one, a key.
 #[derive(Clone, Copy, Debug)]
-pub struct Who {
+pub struct Who<'a> {
     pub address: IpAddr,
     pub key: Option<KeyId>,
-    pub route: Option<usize>,
+    /// The pattern of the route that the request takes, where it takes one.
+    pub path: Option<&'a str>,
 }
 
+/// The limits of one plan; what was counted is in the [`LimitState`], which outlives plans.
 pub struct Limits {
     limits: Vec<Limit>,
+    state: Arc<LimitState>,
+}
+
+/// What was counted, under the name of each limit.
+pub struct LimitState {
+    callers: Mutex<Vec<Arc<Callers>>>,
     second: Option<Arc<Second>>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
-impl Limits {
-    /// `routes_of` gives the places of the routes with a path.
-    pub fn new(
-        settings: &[RateLimit],
-        routes_of: impl Fn(&str) -> Vec<usize>,
-        second: Option<Arc<Second>>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let limit = |settings: &RateLimit| Limit {
-            place: 0,
-            routes: settings.path.as_deref().map(&routes_of),
-            name: format!(
-                "rate:{}:{}:{}:{}:",
-                settings.by.as_str(),
-                settings.requests,
-                settings.window.as_millis(),
-                hex(&digest(
-                    settings.path.as_deref().unwrap_or_default().as_bytes()
-                ))
-            ),
-            callers: Cache::new(MOST_CALLERS),
-            settings: settings.clone(),
-        };
-        let mut limits: Vec<Limit> = settings.iter().map(limit).collect();
-        // An address that is refused makes no more names in Redis by inventing keys.
-        limits.sort_by_key(|limit| limit.settings.by == LimitBy::Key);
-        for (place, limit) in limits.iter_mut().enumerate() {
-            limit.place = place;
-        }
-        Self {
-            limits,
+impl LimitState {
+    pub fn new(second: Option<Arc<Second>>, clock: Clock, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            callers: Mutex::default(),
             second,
             clock,
             metrics,
-        }
-    }
-
-    /// Whether there are any that could concern a request.
-    pub fn concern(&self, method: &Method) -> bool {
-        // What a browser asks before it asks is not counted twice.
-        !self.limits.is_empty() && *method != Method::OPTIONS
-    }
-
-    pub fn counts_keys(&self) -> bool {
-        let by_key = |limit: &Limit| limit.settings.by == LimitBy::Key;
-        self.limits.iter().any(by_key)
-    }
-
-    pub fn counts_routes(&self) -> bool {
-        self.limits.iter().any(|limit| limit.routes.is_some())
-    }
-
-    /// The limits that count this request, each with whom it counts.
-    fn concerning(&self, who: Who) -> impl Iterator<Item = (&Limit, [u8; 16])> {
-        self.limits.iter().filter_map(move |limit| {
-            if let Some(routes) = &limit.routes
-                && !who.route.is_some_and(|route| routes.contains(&route))
-            {
-                return None;
-            }
-            let caller = match limit.settings.by {
-                LimitBy::Address => address::counted(who.address),
-                LimitBy::Key => {
-                    let mut half = [0; 16];
-                    half.copy_from_slice(&who.key?.0[..16]);
-                    half
-                }
-            };
-            Some((limit, caller))
         })
     }
 
-    /// Counts a request without waiting; `None` where Redis must be asked about any of it, and
-    /// then nothing was counted.
-    pub fn check(self: &Arc<Self>, who: Who) -> Option<Measured> {
-        let now = self.clock.now();
-        let is_shared = self.shared().is_some();
-        if is_shared {
-            let has_some = |(limit, caller): (&Limit, [u8; 16])| {
-                let state = limit.state(caller);
-                let state = lock(&state);
-                state.held > 0 && now < state.held_until
-            };
-            if !self.concerning(who).all(has_some) {
-                return None;
-            }
+    /// What was counted under a limit so far. A limit that no plan has any more is remembered
+    /// until [`MOST_LIMITS`] newer ones have come.
+    fn callers(&self, settings: &RateLimit) -> Arc<Callers> {
+        let path = settings.path.as_deref().unwrap_or_default();
+        let name = format!(
+            "rate:{}:{}:{}:{}:",
+            settings.by.as_str(),
+            settings.requests,
+            settings.window.as_millis(),
+            hex(&digest(path.as_bytes()))
+        );
+        let mut all = lock(&self.callers);
+        let known = all.iter().position(|known| known.name == name);
+        let callers = match known {
+            Some(at) => all.remove(at),
+            None => Arc::new(Callers {
+                name,
+                requests: settings.requests,
+                window: settings.window,
+                states: Cache::new(MOST_CALLERS),
+            }),
+        };
+        all.push(Arc::clone(&callers));
+        // Only those that no plan has any more.
+        let is_gone = |callers: &Arc<Callers>| Arc::strong_count(callers) == 1;
+        if all.len() > MOST_LIMITS
+            && let Some(oldest) = all.iter().position(is_gone)
+        {
+            all.remove(oldest);
         }
-        let mut measured = Measured::default();
-        for (limit, caller) in self.concerning(who) {
-            let said = if is_shared {
-                // Another request may have used the last one meanwhile.
-                self.use_held(limit, caller, now)?
-            } else {
-                self.alone(limit, caller, now)
-            };
-            self.metrics
-                .guard
-                .counted(limit.settings.by.as_str(), true, said.is_allowed);
-            measured.add(&limit.settings, said, now);
-            if measured.refusal.is_some() {
-                break;
-            }
-        }
-        Some(measured)
-    }
-
-    /// Counts a request, asking Redis where that is needed.
-    pub async fn ask(self: Arc<Self>, who: Who) -> Measured {
-        let mut measured = Measured::default();
-        let concerning: Vec<(usize, [u8; 16])> = self
-            .concerning(who)
-            .map(|(limit, caller)| (limit.place, caller))
-            .collect();
-        for (at, caller) in concerning {
-            let limit = &self.limits[at];
-            let now = self.clock.now();
-            let held = self.use_held(limit, caller, now);
-            let is_at_hand = held.is_some();
-            let said = match held {
-                Some(said) => said,
-                None => {
-                    // In a task: who leaves meanwhile must not take along what was taken.
-                    let limits = Arc::clone(&self);
-                    let taking = async move { limits.take(at, caller, 1).await };
-                    match tokio::spawn(taking).await {
-                        Ok(Ok(said)) => said,
-                        _ => self.alone(limit, caller, now),
-                    }
-                }
-            };
-            let by = limit.settings.by.as_str();
-            self.metrics.guard.counted(by, is_at_hand, said.is_allowed);
-            measured.add(&limit.settings, said, self.clock.now());
-            if measured.refusal.is_some() {
-                break;
-            }
-        }
-        measured
+        callers
     }
 
     fn shared(&self) -> Option<&Arc<Second>> {
         let second = self.second.as_ref();
         second.filter(|second| !second.breaker_is_open())
-    }
-
-    /// As this instance counts by itself, or as the operator wants it while Redis is out of reach.
-    fn alone(&self, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Said {
-        let RateLimit {
-            requests,
-            window,
-            when_redis_fails,
-            ..
-        } = limit.settings;
-        let all = |is_allowed, left| Said {
-            is_allowed,
-            left,
-            retry: Duration::from_secs(1),
-            reset: window,
-        };
-        match when_redis_fails {
-            WithoutRedis::Open if self.second.is_some() => all(true, requests),
-            WithoutRedis::Closed if self.second.is_some() => all(false, 0),
-            _ => {
-                let state = limit.state(caller);
-                let counted = lock(&state).window.take(requests, window, now);
-                Said {
-                    is_allowed: counted.is_allowed,
-                    left: counted.left,
-                    retry: counted.retry,
-                    reset: counted.reset,
-                }
-            }
-        }
-    }
-
-    /// Uses one that was taken in advance, and takes more behind the answer where few are left;
-    /// `None` where none is.
-    fn use_held(self: &Arc<Self>, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Option<Said> {
-        let state = limit.state(caller);
-        let mut state = lock(&state);
-        if now >= state.held_until {
-            return None;
-        }
-        state.held = state.held.checked_sub(1)?;
-        let lease = limit.lease();
-        let is_low = state.held <= lease / 2 && now >= state.asking_until && state.left > lease;
-        if is_low {
-            state.asking_until = now.plus(ASKING);
-            let (limits, at) = (Arc::clone(self), limit.place);
-            tokio::spawn(async move {
-                let _ = limits.take(at, caller, 0).await;
-            });
-        }
-        Some(Said {
-            is_allowed: true,
-            left: state.left + state.held,
-            retry: Duration::ZERO,
-            reset: state.reset_at.since(now),
-        })
-    }
-
-    /// Takes out of the window in Redis: `now_used` of it for the request at hand, and some in
-    /// advance.
-    async fn take(&self, at: usize, caller: [u8; 16], now_used: u64) -> Result<Said, TierError> {
-        let limit = &self.limits[at];
-        let Some(second) = self.shared() else {
-            return Err(TierError::Open);
-        };
-        let state = limit.state(caller);
-        let (back, began, is_first) = {
-            let mut state = lock(&state);
-            // What is held for too long goes back.
-            let now = self.clock.now();
-            let is_old = now >= state.held_until;
-            let back = if is_old {
-                std::mem::take(&mut state.held)
-            } else {
-                0
-            };
-            let is_first = now_used == 0 || now >= state.asking_until;
-            if is_first {
-                state.asking_until = now.plus(ASKING);
-            }
-            (back, state.began, is_first)
-        };
-        // Of many that ask at once, one takes in advance.
-        let wanted = if is_first { limit.lease() } else { 1 };
-        let taken = second
-            .take(limit.taking(caller, wanted.max(now_used), back, began))
-            .await;
-        let mut state = lock(&state);
-        if is_first {
-            state.asking_until = Timestamp::EPOCH;
-        }
-        let taken: Taken = taken?;
-        let now = self.clock.now();
-        if taken.began != state.began && state.held > 0 {
-            // Of the window before: it goes back there.
-            let (back, began) = (std::mem::take(&mut state.held), state.began);
-            let second = Arc::clone(second);
-            tokio::spawn(second.take_back(limit.taking(caller, 0, back, began)));
-        }
-        if taken.granted > 0 {
-            state.held += taken.granted - now_used.min(taken.granted);
-            state.held_until = now.plus(HELD_FOR.min(limit.settings.window / 10));
-        }
-        state.began = taken.began;
-        state.left = taken.left;
-        state.reset_at = now.plus(taken.reset);
-        Ok(Said {
-            is_allowed: taken.granted > 0,
-            left: taken.left,
-            retry: taken.retry,
-            reset: taken.reset,
-        })
     }
 
     /// Gives back what is held of a limit whose last tenth is reached, whenever that is heard.
@@ -353,11 +165,11 @@ impl Limits {
     }
 
     fn give_back(&self, second: &Arc<Second>, name: &str) {
-        let named = |limit: &Limit| {
-            let caller = limit.caller_of(name)?;
-            Some((limit.callers.get(&caller)?, limit.place, caller))
+        let named = |callers: &Arc<Callers>| {
+            let caller = callers.caller_of(name)?;
+            Some((callers.states.get(&caller)?, Arc::clone(callers), caller))
         };
-        let Some((state, at, caller)) = self.limits.iter().find_map(named) else {
+        let Some((state, callers, caller)) = lock(&self.callers).iter().find_map(named) else {
             return;
         };
         let (back, began) = {
@@ -366,26 +178,273 @@ impl Limits {
             (std::mem::take(&mut state.held), state.began)
         };
         if back > 0 {
-            let taking = self.limits[at].taking(caller, 0, back, began);
+            let taking = callers.taking(caller, 0, back, began);
             tokio::spawn(Arc::clone(second).take_back(taking));
         }
     }
 }
 
-impl Limit {
+impl Limits {
+    pub fn new(settings: &[RateLimit], state: Arc<LimitState>) -> Self {
+        let limit = |settings: &RateLimit| Limit {
+            callers: state.callers(settings),
+            settings: settings.clone(),
+        };
+        let mut limits: Vec<Limit> = settings.iter().map(limit).collect();
+        // An address that is refused makes no more names in Redis by inventing keys.
+        limits.sort_by_key(|limit| limit.settings.by == LimitBy::Key);
+        Self { limits, state }
+    }
+
+    /// Whether there are any that could concern a request.
+    pub fn concern(&self, method: &Method) -> bool {
+        // What a browser asks before it asks is not counted twice.
+        !self.limits.is_empty() && *method != Method::OPTIONS
+    }
+
+    pub fn counts_keys(&self) -> bool {
+        let by_key = |limit: &Limit| limit.settings.by == LimitBy::Key;
+        self.limits.iter().any(by_key)
+    }
+
+    /// The limits that count this request, each with whom it counts.
+    fn concerning(&self, who: Who<'_>) -> impl Iterator<Item = (&Limit, [u8; 16])> {
+        self.limits.iter().filter_map(move |limit| {
+            let counted = limit.settings.path.as_deref();
+            if counted.is_some() && counted != who.path {
+                return None;
+            }
+            let caller = match limit.settings.by {
+                LimitBy::Address => address::counted(who.address),
+                LimitBy::Key => {
+                    let mut half = [0; 16];
+                    half.copy_from_slice(&who.key?.0[..16]);
+                    half
+                }
+            };
+            Some((limit, caller))
+        })
+    }
+
+    /// The refusal that a request would meet now, as far as that is known without asking Redis;
+    /// nothing is counted.
+    pub fn foresee(&self, who: Who<'_>) -> Measured {
+        let now = self.state.clock.now();
+        let mut measured = Measured::default();
+        // What Redis counts is known to Redis alone.
+        let known = self
+            .concerning(who)
+            .filter(|_| self.state.shared().is_none());
+        for (limit, caller) in known {
+            let said = self.alone(limit, caller, Counting::Foreseen, now);
+            measured.add(&limit.settings, said, now);
+            if measured.refusal.is_some() {
+                break;
+            }
+        }
+        measured
+    }
+
+    /// Counts a request without waiting; `None` where Redis must be asked about any of it, and
+    /// then nothing was counted.
+    pub fn check(&self, who: Who<'_>) -> Option<Measured> {
+        let now = self.state.clock.now();
+        let is_shared = self.state.shared().is_some();
+        if is_shared {
+            let has_some = |(limit, caller): (&Limit, [u8; 16])| {
+                let state = limit.callers.state(caller);
+                let state = lock(&state);
+                state.held > 0 && now < state.held_until
+            };
+            if !self.concerning(who).all(has_some) {
+                return None;
+            }
+        }
+        let mut measured = Measured::default();
+        for (limit, caller) in self.concerning(who) {
+            let said = if is_shared {
+                // Another request may have used the last one meanwhile.
+                self.use_held(limit, caller, now)?
+            } else {
+                self.alone(limit, caller, Counting::Counted, now)
+            };
+            let guard = &self.state.metrics.guard;
+            guard.counted(limit.settings.by.as_str(), true, said.is_allowed);
+            measured.add(&limit.settings, said, now);
+            if measured.refusal.is_some() {
+                break;
+            }
+        }
+        Some(measured)
+    }
+
+    /// Counts a request, asking Redis where that is needed.
+    pub async fn ask(&self, who: Who<'_>) -> Measured {
+        let mut measured = Measured::default();
+        for (limit, caller) in self.concerning(who) {
+            let now = self.state.clock.now();
+            let held = self.use_held(limit, caller, now);
+            let is_at_hand = held.is_some();
+            let said = match held {
+                Some(said) => said,
+                None => {
+                    // In a task: who leaves meanwhile must not take along what was taken.
+                    let (state, callers) = (Arc::clone(&self.state), Arc::clone(&limit.callers));
+                    let taking = async move { state.take(&callers, caller, 1).await };
+                    match tokio::spawn(taking).await {
+                        Ok(Ok(said)) => said,
+                        _ => self.alone(limit, caller, Counting::Counted, now),
+                    }
+                }
+            };
+            let guard = &self.state.metrics.guard;
+            guard.counted(limit.settings.by.as_str(), is_at_hand, said.is_allowed);
+            measured.add(&limit.settings, said, self.state.clock.now());
+            if measured.refusal.is_some() {
+                break;
+            }
+        }
+        measured
+    }
+
+    /// As this instance counts by itself, or as the operator wants it while Redis is out of reach.
+    fn alone(&self, limit: &Limit, caller: [u8; 16], counting: Counting, now: Timestamp) -> Said {
+        let RateLimit {
+            requests,
+            window,
+            when_redis_fails,
+            ..
+        } = limit.settings;
+        let all = |is_allowed, left| Said {
+            is_allowed,
+            left,
+            retry: Duration::from_secs(1),
+            reset: window,
+        };
+        match when_redis_fails {
+            WithoutRedis::Open if self.state.second.is_some() => all(true, requests),
+            WithoutRedis::Closed if self.state.second.is_some() => all(false, 0),
+            _ => {
+                let state = limit.callers.state(caller);
+                let mut state = lock(&state);
+                let counted = match counting {
+                    Counting::Counted => state.window.take(requests, window, now),
+                    Counting::Foreseen => { state.window }.take(requests, window, now),
+                };
+                Said {
+                    is_allowed: counted.is_allowed,
+                    left: counted.left,
+                    retry: counted.retry,
+                    reset: counted.reset,
+                }
+            }
+        }
+    }
+
+    /// Uses one that was taken in advance, and takes more behind the answer where few are left;
+    /// `None` where none is.
+    fn use_held(&self, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Option<Said> {
+        let callers = &limit.callers;
+        let state = callers.state(caller);
+        let mut state = lock(&state);
+        if now >= state.held_until {
+            return None;
+        }
+        state.held = state.held.checked_sub(1)?;
+        let lease = callers.lease();
+        let is_low = state.held <= lease / 2 && now >= state.asking_until && state.left > lease;
+        if is_low {
+            state.asking_until = now.plus(ASKING);
+            let (shared, callers) = (Arc::clone(&self.state), Arc::clone(callers));
+            tokio::spawn(async move {
+                let _ = shared.take(&callers, caller, 0).await;
+            });
+        }
+        Some(Said {
+            is_allowed: true,
+            left: state.left + state.held,
+            retry: Duration::ZERO,
+            reset: state.reset_at.since(now),
+        })
+    }
+}
+
+impl LimitState {
+    /// Takes out of the window in Redis: `now_used` of it for the request at hand, and some in
+    /// advance.
+    async fn take(
+        &self,
+        callers: &Callers,
+        caller: [u8; 16],
+        now_used: u64,
+    ) -> Result<Said, TierError> {
+        let Some(second) = self.shared() else {
+            return Err(TierError::Open);
+        };
+        let state = callers.state(caller);
+        let (back, began, is_first) = {
+            let mut state = lock(&state);
+            // What is held for too long goes back.
+            let now = self.clock.now();
+            let is_old = now >= state.held_until;
+            let back = if is_old {
+                std::mem::take(&mut state.held)
+            } else {
+                0
+            };
+            let is_first = now_used == 0 || now >= state.asking_until;
+            if is_first {
+                state.asking_until = now.plus(ASKING);
+            }
+            (back, state.began, is_first)
+        };
+        // Of many that ask at once, one takes in advance.
+        let wanted = if is_first { callers.lease() } else { 1 };
+        let taken = second
+            .take(callers.taking(caller, wanted.max(now_used), back, began))
+            .await;
+        let mut state = lock(&state);
+        if is_first {
+            state.asking_until = Timestamp::EPOCH;
+        }
+        let taken: Taken = taken?;
+        let now = self.clock.now();
+        if taken.began != state.began && state.held > 0 {
+            // Of the window before: it goes back there.
+            let (back, began) = (std::mem::take(&mut state.held), state.began);
+            let second = Arc::clone(second);
+            tokio::spawn(second.take_back(callers.taking(caller, 0, back, began)));
+        }
+        if taken.granted > 0 {
+            state.held += taken.granted - now_used.min(taken.granted);
+            state.held_until = now.plus(HELD_FOR.min(callers.window / 10));
+        }
+        state.began = taken.began;
+        state.left = taken.left;
+        state.reset_at = now.plus(taken.reset);
+        Ok(Said {
+            is_allowed: taken.granted > 0,
+            left: taken.left,
+            retry: taken.retry,
+            reset: taken.reset,
+        })
+    }
+}
+
+impl Callers {
     fn state(&self, caller: [u8; 16]) -> Arc<Mutex<State>> {
         let fresh = || Ok::<_, std::convert::Infallible>(Arc::default());
-        match self.callers.get_or_insert_with(&caller, fresh) {
+        match self.states.get_or_insert_with(&caller, fresh) {
             Ok(state) => state,
         }
     }
 
     /// Requests that are taken in advance; 1 for none.
     fn lease(&self) -> u64 {
-        if self.settings.requests < LEASED_FROM {
+        if self.requests < LEASED_FROM {
             1
         } else {
-            self.settings.requests / 100
+            self.requests / 100
         }
     }
 
@@ -393,8 +452,8 @@ impl Limit {
         Taking {
             // The caller's bytes, so that a recall can be told whose it is.
             name: format!("{}{}", self.name, hex(&caller)),
-            limit: self.settings.requests,
-            window: self.settings.window,
+            limit: self.requests,
+            window: self.window,
             wanted,
             back,
             began,
@@ -408,8 +467,8 @@ impl Limit {
     }
 }
 
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn digest(bytes: &[u8]) -> [u8; 8] {

@@ -27,6 +27,7 @@ use tracing::info;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
+use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
 use crate::metrics::guard::Outcome;
 use crate::store::PurgeLog;
@@ -37,7 +38,7 @@ use noted::Noted;
 use outage::{Met, Outage, Probed};
 use verdicts::{Good, VerdictId, Verdicts};
 
-pub use limits::Limits;
+pub use limits::{LimitState, Limits};
 pub use measured::Measured;
 pub use source::Source;
 
@@ -76,12 +77,19 @@ pub enum Ruling {
     Outage,
 }
 
+/// The rules by which callers are let in, as one plan has them; what they go by is in the
+/// [`GuardState`], which outlives plans.
 pub struct Guard {
     pub credentials: Credentials,
     settings: Auth,
+    source: Source,
+    state: Arc<GuardState>,
+}
+
+/// What is known of keys: verdicts, outages, questions under way.
+pub struct GuardState {
     verdicts: Verdicts,
     outage: Outage,
-    source: Source,
     purges: Arc<PurgeLog>,
     second: Option<Arc<Second>>,
     clock: Clock,
@@ -94,21 +102,18 @@ pub struct Guard {
     complained: AtomicU64,
 }
 
-impl Guard {
+impl GuardState {
+    /// Remembers up to `verdicts` verdicts of each kind.
     pub fn new(
-        settings: Auth,
-        credentials: Credentials,
-        source: Source,
+        verdicts: usize,
         purges: Arc<PurgeLog>,
         second: Option<Arc<Second>>,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
-            verdicts: Verdicts::new(settings.verdicts),
-            outage: Outage::new(settings.lone_key_has_grace),
-            credentials,
-            source,
+            verdicts: Verdicts::new(verdicts),
+            outage: Outage::default(),
             purges,
             second,
             clock,
@@ -117,7 +122,29 @@ impl Guard {
             probing: tokio::sync::Mutex::default(),
             asking: source::Asking::default(),
             complained: AtomicU64::new(0),
+        }
+    }
+
+    /// Verdicts that are remembered: good and bad ones.
+    pub fn remembered(&self) -> (u64, u64) {
+        self.verdicts.len()
+    }
+}
+
+impl Guard {
+    pub fn new(
+        settings: Auth,
+        credentials: Credentials,
+        source: Source,
+        state: Arc<GuardState>,
+    ) -> Self {
+        let outage = &state.outage;
+        outage.set_lone_key_has_grace(settings.lone_key_has_grace);
+        Self {
+            credentials,
             settings,
+            source,
+            state,
         }
     }
 
@@ -126,22 +153,22 @@ impl Guard {
         Caller {
             credential,
             id: VerdictId::of(&credential, scope),
-            asked: self.verdicts.order(),
-            stamp: self.purges.position(),
+            asked: self.state.verdicts.order(),
+            stamp: self.state.purges.position(),
         }
     }
 
     /// What is known of a caller here and now.
     pub fn standing(&self, caller: &Caller) -> Standing {
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         let key = &caller.credential.key;
-        if self.purges.is_revoked(&key.0) {
+        if self.state.purges.is_revoked(&key.0) {
             return Standing::Bad;
         }
-        let found = self.verdicts.of(key, &caller.id, now);
+        let found = self.state.verdicts.of(key, &caller.id, now);
         let good = found
             .good
-            .filter(|good| self.purges.allows(&key.0, good.stamp));
+            .filter(|good| self.state.purges.allows(&key.0, good.stamp));
         if let Some(good) = good
             && found.bad.is_none()
             && now < good.until
@@ -151,10 +178,12 @@ impl Guard {
         // While the origin refuses good keys, its refusals say nothing.
         let is_explained = good
             .and_then(|good| good.refused)
-            .is_some_and(|refused| self.outage.explains(refused, now));
+            .is_some_and(|refused| self.state.outage.explains(refused, now));
         match good {
             Some(good)
-                if is_explained && self.outage.is_on(now) && self.is_graced(good.last, now) =>
+                if is_explained
+                    && self.state.outage.is_on(now)
+                    && self.is_graced(good.last, now) =>
             {
                 Standing::Good
             }
@@ -172,26 +201,26 @@ impl Guard {
     /// Whether a key was good anywhere within the time for which that is of use.
     fn was_good_lately(&self, key: &KeyId, now: Timestamp) -> bool {
         let lasts = self.settings.good_ttl + self.settings.grace;
-        let last = self.verdicts.last_good(key);
+        let last = self.state.verdicts.last_good(key);
         last.is_some_and(|last| now.since(last) <= lasts)
     }
 
     /// What is known to have been good here, lately, and was not refused since but by an outage.
     fn known(&self, caller: &Caller, now: Timestamp) -> Option<Good> {
         let key = &caller.credential.key;
-        let good = self.verdicts.of(key, &caller.id, now).good?;
+        let good = self.state.verdicts.of(key, &caller.id, now).good?;
         let lasts = self.settings.good_ttl + self.settings.grace;
         let is_refused = good
             .refused
-            .is_some_and(|refused| !self.outage.explains(refused, now));
-        let counts = now.since(good.last) <= lasts && self.purges.allows(&key.0, good.stamp);
+            .is_some_and(|refused| !self.state.outage.explains(refused, now));
+        let counts = now.since(good.last) <= lasts && self.state.purges.allows(&key.0, good.stamp);
         (counts && !is_refused).then_some(good)
     }
 
     /// Whether a caller may be served what is stored, now that its source has failed: it is good, or
     /// was a moment ago.
     pub fn may_use_stored(&self, caller: &Caller) -> bool {
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         match self.standing(caller) {
             Standing::Good => true,
             Standing::Bad => false,
@@ -203,30 +232,45 @@ impl Guard {
 
     /// Whether refusals of known keys are taken for an outage now.
     pub fn is_in_outage(&self) -> bool {
-        self.outage.is_on(self.clock.now())
+        self.state.outage.is_on(self.state.clock.now())
     }
 
-    /// Whether one more unknown key may be asked about now: so many a second.
-    pub fn may_ask_about_unknown(&self) -> bool {
-        let now = self.clock.now().as_millis() * 1_000_000;
-        let step = 1_000_000_000 / self.settings.unknown_per_second;
-        let ahead = 1_000_000_000 - step;
-        self.unknown
+    /// Whether one more unknown key may be asked about now, of so many a second; it counts as
+    /// asked about.
+    pub fn asks_about_unknown(&self) -> bool {
+        let now = self.state.clock.now();
+        let unknown = &self.state.unknown;
+        unknown
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |next| {
-                // A clock that was set back must not keep everybody waiting for it.
-                let next = if next > now + 2_000_000_000 {
-                    now
-                } else {
-                    next
-                };
-                (next <= now + ahead).then(|| next.max(now) + step)
+                self.after_next_unknown(next, now)
             })
             .is_ok()
     }
 
+    /// As [`Guard::asks_about_unknown`], but nothing is counted.
+    pub fn may_ask_about_unknown(&self) -> bool {
+        let next = self.state.unknown.load(Ordering::Acquire);
+        self.after_next_unknown(next, self.state.clock.now())
+            .is_some()
+    }
+
+    /// When the unknown key after the next one may be asked about; `None` while none may.
+    fn after_next_unknown(&self, next: u64, now: Timestamp) -> Option<u64> {
+        let now = now.as_millis() * 1_000_000;
+        let step = 1_000_000_000 / self.settings.unknown_per_second;
+        let ahead = 1_000_000_000 - step;
+        // A clock that was set back must not keep everybody waiting for it.
+        let next = if next > now + 2_000_000_000 {
+            now
+        } else {
+            next
+        };
+        (next <= now + ahead).then(|| next.max(now) + step)
+    }
+
     /// Whether there is somebody but the origin to ask about an unknown caller.
     pub fn has_others_to_ask(&self) -> bool {
-        self.second.is_some() || !matches!(self.source, Source::Origin)
+        self.state.second.is_some() || !matches!(self.source, Source::Origin)
     }
 
     /// Whether the origin's answers are what verdicts come from.
@@ -240,10 +284,15 @@ impl Guard {
         if let Some(standing) = self.ask_the_fleet(&caller).await {
             return standing;
         }
-        match self.asking.verdict(self, caller, headers).await {
+        match self.state.asking.verdict(self, caller, headers).await {
             None => self.standing(&caller),
             // Revoked by hand while it was asked about.
-            Some(Met::Accepted) if !self.purges.allows(&caller.credential.key.0, caller.stamp) => {
+            Some(Met::Accepted)
+                if !self
+                    .state
+                    .purges
+                    .allows(&caller.credential.key.0, caller.stamp) =>
+            {
                 Standing::Bad
             }
             Some(Met::Accepted) => Standing::Good,
@@ -266,7 +315,10 @@ impl Guard {
             }
             Met::Failed => Outcome::Failed,
         };
-        self.metrics.guard.verdict(self.source.name(), outcome);
+        self.state
+            .metrics
+            .guard
+            .verdict(self.source.name(), outcome);
     }
 
     /// What the origin answered to a caller's request, but for a 2xx whose body means failure.
@@ -282,19 +334,19 @@ impl Guard {
         if !self.learns_from_origin() {
             return Ruling::Passes;
         }
-        let verdict = |outcome| self.metrics.guard.verdict("origin", outcome);
-        let now = self.clock.now();
+        let verdict = |outcome| self.state.metrics.guard.verdict("origin", outcome);
+        let now = self.state.clock.now();
         let key = caller.credential.key;
         if is_refusal(status) {
             let was_good = self.known(caller, now).is_some();
             if was_good {
-                self.outage.note(key, Met::Refused, now);
+                self.state.outage.note(key, Met::Refused, now);
                 if let Some(probe) = probe {
                     self.probe(probe).await;
                 }
             }
-            let now = self.clock.now();
-            let is_outage = self.outage.is_on(now) && !self.purges.is_revoked(&key.0);
+            let now = self.state.clock.now();
+            let is_outage = self.state.outage.is_on(now) && !self.state.purges.is_revoked(&key.0);
             // A stranger's refusal in an outage is not held against it either.
             if was_good || !is_outage {
                 let everywhere = status == StatusCode::UNAUTHORIZED;
@@ -315,7 +367,7 @@ impl Guard {
         }
         if is_proof && status.is_success() {
             self.accept(caller);
-            self.outage.note(key, Met::Accepted, now);
+            self.state.outage.note(key, Met::Accepted, now);
             verdict(Outcome::Good);
         } else if status.is_server_error() {
             self.failed(caller);
@@ -325,12 +377,12 @@ impl Guard {
 
     /// The source gave a caller no answer.
     pub fn failed(&self, caller: &Caller) {
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         let key = caller.credential.key;
         if self.learns_from_origin() {
-            self.metrics.guard.verdict("origin", Outcome::Failed);
+            self.state.metrics.guard.verdict("origin", Outcome::Failed);
             if self.known(caller, now).is_some() {
-                self.outage.note(key, Met::Failed, now);
+                self.state.outage.note(key, Met::Failed, now);
             }
         }
     }
@@ -341,9 +393,9 @@ impl Guard {
 
     /// One probe at a time, and none where one was made a moment ago.
     async fn probe(&self, probe: impl Future<Output = Option<StatusCode>>) {
-        let _one = self.probing.lock().await;
-        let last = self.outage.last_probe(self.clock.now());
-        if last.is_some_and(|(at, _)| self.clock.now().since(at) < PROBE_HOLDS) {
+        let _one = self.state.probing.lock().await;
+        let last = self.state.outage.last_probe(self.state.clock.now());
+        if last.is_some_and(|(at, _)| self.state.clock.now().since(at) < PROBE_HOLDS) {
             return;
         }
         let probed = match probe.await {
@@ -352,11 +404,11 @@ impl Guard {
             // No answer about keys: what other keys meet decides.
             _ => return,
         };
-        self.outage.probed(probed, self.clock.now());
+        self.state.outage.probed(probed, self.state.clock.now());
     }
 
     fn accept(&self, caller: &Caller) {
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         let key = &caller.credential.key;
         let good = Good {
             until: now.plus(jittered(self.settings.good_ttl)),
@@ -364,7 +416,11 @@ impl Guard {
             stamp: caller.stamp,
             refused: None,
         };
-        if self.verdicts.accept(key, caller.id, good, caller.asked) {
+        if self
+            .state
+            .verdicts
+            .accept(key, caller.id, good, caller.asked)
+        {
             self.note(caller, Noted::Good(good));
         }
     }
@@ -376,9 +432,11 @@ impl Guard {
         if was_good {
             ttl = ttl.min(outage::WINDOW);
         }
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         let key = &caller.credential.key;
-        self.verdicts.refuse(key, caller.id, ttl, everywhere, now);
+        self.state
+            .verdicts
+            .refuse(key, caller.id, ttl, everywhere, now);
         if tells {
             self.note(caller, Noted::Bad(now.plus(ttl)));
         }
@@ -386,11 +444,13 @@ impl Guard {
 
     /// Tells the fleet.
     fn note(&self, caller: &Caller, noted: Noted) {
-        let Some(second) = &self.second else { return };
-        let Some(stamp) = self.purges.stamp_of(caller.stamp) else {
+        let Some(second) = &self.state.second else {
             return;
         };
-        let now = self.clock.now();
+        let Some(stamp) = self.state.purges.stamp_of(caller.stamp) else {
+            return;
+        };
+        let now = self.state.clock.now();
         let until = match noted {
             Noted::Good(good) => good.until,
             Noted::Bad(until) => until,
@@ -400,16 +460,20 @@ impl Guard {
     }
 
     async fn ask_the_fleet(&self, caller: &Caller) -> Option<Standing> {
-        let second = self.second.as_ref().filter(|second| second.is_usable())?;
+        let second = self
+            .state
+            .second
+            .as_ref()
+            .filter(|second| second.is_usable())?;
         let bytes = second.noted(&name(&caller.id)).await.ok()??;
         let (noted, stamp) = Noted::read(&bytes)?;
-        let now = self.clock.now();
+        let now = self.state.clock.now();
         let key = &caller.credential.key;
-        if !self.purges.allows_shared(&key.0, stamp) {
+        if !self.state.purges.allows_shared(&key.0, stamp) {
             return None;
         }
-        let refused = self.verdicts.last_refused(key, &caller.id);
-        let verdict = |outcome| self.metrics.guard.verdict("fleet", outcome);
+        let refused = self.state.verdicts.last_refused(key, &caller.id);
+        let verdict = |outcome| self.state.metrics.guard.verdict("fleet", outcome);
         match noted {
             // What this instance saw refused after that is asked about again.
             Noted::Good(good) if now < good.until && refused < Some(good.last) => {
@@ -417,24 +481,35 @@ impl Guard {
                     stamp: caller.stamp,
                     ..good
                 };
-                self.verdicts.accept(key, caller.id, good, caller.asked);
+                self.state
+                    .verdicts
+                    .accept(key, caller.id, good, caller.asked);
                 verdict(Outcome::Good);
             }
             // A key that was good here is refused by its source alone: it may be an outage.
             Noted::Bad(until) if now < until && self.known(caller, now).is_none() => {
                 let ttl = until.since(now);
-                self.verdicts.refuse(key, caller.id, ttl, false, now);
+                self.state.verdicts.refuse(key, caller.id, ttl, false, now);
                 verdict(Outcome::Bad);
             }
             _ => return None,
         }
         Some(self.standing(caller)).filter(|standing| !matches!(standing, Standing::Unknown { .. }))
     }
+}
 
-    /// Verdicts that are remembered: good and bad ones.
-    pub fn remembered(&self) -> (u64, u64) {
-        self.verdicts.len()
-    }
+/// While the source is ill, clients are asked to come again after this.
+const SOURCE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Nobody can say now whether a key is good: `why`, and when to ask again.
+pub fn unverified(why: &str, again: Duration) -> Failure {
+    let message = format!("nobody can say now whether this API key is good: {why}");
+    Failure::new(FailureKind::KeyUnverified, message).retry_after(again)
+}
+
+/// The failure of a request whose key nobody can verify now.
+pub fn source_is_ill() -> Failure {
+    unverified("what verifies it does not answer", SOURCE_AGAIN)
 }
 
 /// 401 and 403 are about the caller; nothing else is.

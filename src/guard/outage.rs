@@ -9,6 +9,7 @@
 //! one is.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ pub enum Probed {
 
 #[derive(Debug, Default)]
 pub struct Outage {
-    lone_key_has_grace: bool,
+    /// Of the plan that was made last.
+    lone_key_has_grace: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -60,11 +62,10 @@ struct State {
 }
 
 impl Outage {
-    pub fn new(lone_key_has_grace: bool) -> Self {
-        Self {
-            lone_key_has_grace,
-            ..Self::default()
-        }
+    /// Says whether the refusal of the only known key is an outage too.
+    pub fn set_lone_key_has_grace(&self, lone_key_has_grace: bool) {
+        let shared = &self.lone_key_has_grace;
+        shared.store(lone_key_has_grace, Ordering::Relaxed);
     }
 
     fn with<T>(&self, now: Timestamp, look: impl FnOnce(&mut State) -> T) -> T {
@@ -101,13 +102,13 @@ impl Outage {
 
     /// Whether refusals of known keys are the source's fault now.
     pub fn is_on(&self, now: Timestamp) -> bool {
-        let lone_key_has_grace = self.lone_key_has_grace;
+        let lone_key_has_grace = self.lone_key_has_grace.load(Ordering::Relaxed);
         self.with(now, |state| state.look(lone_key_has_grace, now))
     }
 
     /// Whether a refusal at this time is the fault of an outage, this one or one before.
     pub fn explains(&self, refused: Timestamp, now: Timestamp) -> bool {
-        let lone_key_has_grace = self.lone_key_has_grace;
+        let lone_key_has_grace = self.lone_key_has_grace.load(Ordering::Relaxed);
         self.with(now, |state| {
             state.look(lone_key_has_grace, now);
             let known = state.ended.iter().chain(&state.current);
@@ -170,7 +171,8 @@ mod tests {
     }
 
     fn after(met: &[(u8, Met, u64)], lone_key_has_grace: bool, now: u64) -> bool {
-        let outage = Outage::new(lone_key_has_grace);
+        let outage = Outage::default();
+        outage.set_lone_key_has_grace(lone_key_has_grace);
         for (number, met, second) in met {
             outage.note(key(*number), *met, at(*second));
         }

@@ -33,7 +33,7 @@ const COMPLAINS_EVERY: u64 = 10_000;
 const MOST_ASKED: usize = 1024;
 
 /// Who says whether a key is good.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub enum Source {
     /// The origin, by its answers: there is nobody to ask before.
     #[default]
@@ -150,7 +150,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.guard.asking.close(&self.id);
+        self.guard.state.asking.close(&self.id);
     }
 }
 
@@ -176,10 +176,10 @@ impl Guard {
 
     /// Once in a while: every unknown key meets it.
     fn complain(&self, cause: &dyn std::fmt::Display) {
-        let now = self.clock.now().as_millis();
-        let last = self.complained.load(Ordering::Relaxed);
+        let now = self.state.clock.now().as_millis();
+        let last = self.state.complained.load(Ordering::Relaxed);
         if now.abs_diff(last) >= COMPLAINS_EVERY {
-            self.complained.store(now, Ordering::Relaxed);
+            self.state.complained.store(now, Ordering::Relaxed);
             warn!(%cause, "auth.source says neither good nor bad: unknown keys get 503");
         }
     }

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
 
-use super::{CacheResult, Metrics, NO_ROUTE, REFRESHES, RouteMetrics, TABLES};
+use super::{CacheResult, Metrics, REFRESHES, TABLES};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -94,25 +94,27 @@ pub struct PurgeLabels {
 }
 
 impl Metrics {
-    pub(super) fn register_http<'a>(
-        &mut self,
-        registry: &mut Registry,
-        paths: impl Iterator<Item = &'a str>,
-    ) {
+    pub(super) fn register_http(&mut self, registry: &mut Registry) {
+        let by_route = &self.routes.families;
         registry.register(
             "http_requests",
             "Requests answered, by route pattern",
-            self.http_requests.clone(),
+            by_route.requests.clone(),
         );
         registry.register(
             "http_request_duration_ms",
             "Milliseconds from request head to response head, by route pattern",
-            self.http_duration.clone(),
+            by_route.duration.clone(),
         );
         registry.register(
             "http_errors",
             "Requests that ended in an error of ours or of the upstream",
-            self.http_errors.clone(),
+            by_route.errors.clone(),
+        );
+        registry.register(
+            "auth_demotions",
+            "Routes whose answers were found to differ by key, and that are not shared any more",
+            by_route.demotions.clone(),
         );
         registry.register(
             "server_connections",
@@ -139,32 +141,6 @@ impl Metrics {
             "Virtual memory of this process",
             self.gauges.virtual_size.clone(),
         );
-        for path in paths.chain([NO_ROUTE]) {
-            let labels = |status| RequestLabels {
-                method: "GET",
-                path: path.to_owned(),
-                status,
-            };
-            let path_labels = PathLabels {
-                method: "GET",
-                path: path.to_owned(),
-            };
-            self.routes.push(RouteMetrics {
-                path: path.to_owned(),
-                get_ok: self.http_requests.get_or_create_owned(&labels(200)),
-                get_not_modified: self.http_requests.get_or_create_owned(&labels(304)),
-                get_duration: self.http_duration.get_or_create_owned(&path_labels),
-            });
-            let error_type = FailureKind::ConnectFailed.as_str();
-            touch(
-                &self.http_errors,
-                &ErrorLabels {
-                    method: "GET",
-                    path: path.to_owned(),
-                    error_type,
-                },
-            );
-        }
     }
 
     pub(super) fn register_cache(&mut self, registry: &mut Registry) {
@@ -179,8 +155,7 @@ impl Metrics {
                 touch(&requests, &CacheLabels { cache, result });
             }
         }
-        let paths: Vec<String> = self.routes.iter().map(|route| route.path.clone()).collect();
-        self.guard.register(registry, &requests, paths.into_iter());
+        self.guard.register(registry, &requests);
         self.cache_hit = requests.get_or_create_owned(&CacheLabels {
             cache: "query",
             result: "hit",

@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::families::{CacheLabels, DemotionLabels, LimitLabels, VerdictLabels, touch};
+use super::families::{CacheLabels, LimitLabels, VerdictLabels, touch};
 
 /// What a source said of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,26 @@ pub enum Outcome {
 
 const OUTCOMES: [&str; 4] = ["good", "bad", "failed", "outage"];
 
+/// How the answers to two keys compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compared {
+    Same,
+    /// By key, and not by time.
+    Differs,
+    /// One failed, or they change from answer to answer.
+    Unclear,
+}
+
+impl Compared {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Differs => "differs",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
 const SOURCES: [&str; 4] = ["origin", "url", "table", "fleet"];
 
 /// Kinds of limits.
@@ -32,7 +52,6 @@ pub struct GuardMetrics {
     /// By kind of limit: let through, and refused.
     requests: [[Counter; 2]; 2],
     verdicts: Family<VerdictLabels, Counter>,
-    demotions: Family<DemotionLabels, Counter>,
     comparisons: Family<VerdictLabels, Counter>,
     good: Gauge,
     bad: Gauge,
@@ -44,7 +63,6 @@ impl GuardMetrics {
         &mut self,
         registry: &mut Registry,
         caches: &Family<CacheLabels, Counter>,
-        paths: impl Iterator<Item = String>,
     ) {
         let pair = |cache| {
             ["hit", "miss"].map(|result| caches.get_or_create_owned(&CacheLabels { cache, result }))
@@ -69,14 +87,6 @@ impl GuardMetrics {
             for outcome in OUTCOMES {
                 touch(&self.verdicts, &VerdictLabels { source, outcome });
             }
-        }
-        registry.register(
-            "auth_demotions",
-            "Routes whose answers were found to differ by key, and that are not shared any more",
-            self.demotions.clone(),
-        );
-        for path in paths {
-            touch(&self.demotions, &DemotionLabels { path });
         }
         registry.register(
             "auth_comparisons",
@@ -118,13 +128,8 @@ impl GuardMetrics {
         self.requests[kind][usize::from(!is_allowed)].inc();
     }
 
-    pub fn demoted(&self, path: &str) {
-        let path = path.to_owned();
-        self.demotions.get_or_create(&DemotionLabels { path }).inc();
-    }
-
-    pub fn compared(&self, outcome: &'static str) {
-        let source = "origin";
+    pub fn compared(&self, compared: Compared) {
+        let (source, outcome) = ("origin", compared.as_str());
         self.comparisons
             .get_or_create(&VerdictLabels { source, outcome })
             .inc();

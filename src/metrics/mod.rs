@@ -12,10 +12,9 @@ pub mod second;
 mod summary;
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,11 +24,11 @@ use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
 
 use families::{
-    ErrorLabels, OutcomeLabels, PathLabels, PurgeLabels, QueryErrorLabels, QueryLabels,
-    ReasonLabels, RequestLabels, TypeLabels,
+    OutcomeLabels, PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels,
 };
 use guard::GuardMetrics;
 use latency::Latency;
+use routes::RouteFamilies;
 use second::{SecondMetrics, SecondReadings};
 
 /// How a request was answered: the value of `X-Cache`, and a metric label.
@@ -81,17 +80,8 @@ const REFRESHES: [(Refresh, &str); 4] = [
     (Refresh::Failed, "failed"),
 ];
 
-/// The label of what matches no route.
-pub const NO_ROUTE: &str = "(no route)";
-
-/// Handles of one route, resolved at start.
-#[derive(Debug)]
-struct RouteMetrics {
-    path: String,
-    get_ok: Counter,
-    get_not_modified: Counter,
-    get_duration: Latency,
-}
+mod routes;
+pub use routes::{NO_ROUTE, RouteSeries};
 
 /// Sizes that live elsewhere and are read when somebody looks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -115,12 +105,7 @@ pub struct Readings {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    routes: Vec<RouteMetrics>,
-    http_requests: Family<RequestLabels, Counter>,
-    http_duration: Family<PathLabels, Latency>,
-    http_errors: Family<ErrorLabels, Counter>,
-    /// Bumped with `http_errors`, so that the summary need not walk the family.
-    errors: AtomicU64,
+    routes: RouteFamilies,
     cache_hit: Counter,
     cache_miss: Counter,
     results: Vec<Counter>,
@@ -170,15 +155,12 @@ const TABLES: [&str; 8] = [
 ];
 
 impl Metrics {
-    /// Registers everything; `paths` are the patterns of the routes, in their order.
-    pub fn new<'a>(paths: impl Iterator<Item = &'a str>) -> Self {
+    /// Registers everything but the series of routes, which a plan names.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
         let mut registry = Registry::default();
         let mut metrics = Self {
-            routes: Vec::new(),
-            http_requests: Family::default(),
-            http_duration: Family::default(),
-            http_errors: Family::default(),
-            errors: AtomicU64::new(0),
+            routes: RouteFamilies::default(),
             cache_hit: Counter::default(),
             cache_miss: Counter::default(),
             results: Vec::new(),
@@ -200,7 +182,7 @@ impl Metrics {
             gauges: Gauges::default(),
             registry: Registry::default(),
         };
-        metrics.register_http(&mut registry, paths);
+        metrics.register_http(&mut registry);
         metrics.register_cache(&mut registry);
         metrics.second.register(&mut registry);
         metrics.register_upstream(&mut registry);
@@ -209,58 +191,15 @@ impl Metrics {
         metrics
     }
 
-    /// Counts one answered request. `route` is the place of its route, `None` without one.
-    pub fn answered(
-        &self,
-        route: Option<usize>,
-        method: &Method,
-        status: StatusCode,
-        elapsed: Duration,
-    ) {
-        let Some(route) = self.route(route) else {
-            return;
-        };
-        let is_get = *method == Method::GET;
-        match status {
-            StatusCode::OK if is_get => drop(route.get_ok.inc()),
-            StatusCode::NOT_MODIFIED if is_get => drop(route.get_not_modified.inc()),
-            _ => {
-                let labels = RequestLabels {
-                    method: method_label(method),
-                    path: route.path.clone(),
-                    status: status.as_u16(),
-                };
-                self.http_requests.get_or_create(&labels).inc();
-            }
-        }
-        if is_get {
-            route.get_duration.observe(elapsed);
-        } else {
-            let labels = PathLabels {
-                method: method_label(method),
-                path: route.path.clone(),
-            };
-            self.http_duration.get_or_create(&labels).observe(elapsed);
-        }
+    /// The series of a route, by the pattern that is its label: made when a plan first names it,
+    /// and the same ones for every later plan.
+    pub fn route_series(&self, path: &str) -> Arc<RouteSeries> {
+        self.routes.series(path)
     }
 
-    /// Counts a request that ended in an error.
-    pub fn failed(&self, route: Option<usize>, method: &Method, kind: FailureKind) {
-        let Some(route) = self.route(route) else {
-            return;
-        };
-        let labels = ErrorLabels {
-            method: method_label(method),
-            path: route.path.clone(),
-            error_type: kind.as_str(),
-        };
-        self.http_errors.get_or_create(&labels).inc();
-        self.errors
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    fn route(&self, route: Option<usize>) -> Option<&RouteMetrics> {
-        self.routes.get(route.unwrap_or(self.routes.len() - 1))
+    /// Lets go of the series of routes that are gone, but for the latest.
+    pub fn retire_routes(&self) {
+        self.routes.retire();
     }
 
     /// Counts how a request was answered, and why.
@@ -366,15 +305,6 @@ impl Metrics {
     }
 }
 
-const METHODS: [&str; 8] = [
-    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE",
-];
-
-fn method_label(method: &Method) -> &'static str {
-    let known = METHODS.iter().find(|known| **known == method.as_str());
-    known.copied().unwrap_or("OTHER")
-}
-
 /// Virtual and resident memory in bytes; zero where the system does not tell.
 fn process_memory() -> (u64, u64) {
     const PAGE: u64 = 4096;
@@ -387,11 +317,14 @@ fn process_memory() -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use http::{Method, StatusCode};
+
     use super::*;
 
     #[test]
     fn every_family_shows_a_sample_and_a_help_text_before_any_request() {
-        let metrics = Metrics::new(["/api/iris/overview"].into_iter());
+        let metrics = Metrics::new();
+        metrics.route_series("/api/iris/overview");
         let text = metrics.encode(Readings::default()).unwrap();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -418,23 +351,15 @@ mod tests {
 
     #[test]
     fn the_summary_is_the_one_of_the_requirements() {
-        let metrics = Metrics::new(["/a"].into_iter());
+        let metrics = Metrics::new();
+        let (route, no_route) = (metrics.route_series("/a"), metrics.route_series(NO_ROUTE));
         for _ in 0..9 {
-            metrics.answered(
-                Some(0),
-                &Method::GET,
-                StatusCode::OK,
-                Duration::from_millis(20),
-            );
+            route.answered(&Method::GET, StatusCode::OK, Duration::from_millis(20));
             metrics.cache_result(CacheResult::Hit, Reason::Fresh);
         }
-        metrics.answered(
-            None,
-            &Method::POST,
-            StatusCode::BAD_GATEWAY,
-            Duration::from_millis(20),
-        );
-        metrics.failed(None, &Method::POST, FailureKind::ConnectFailed);
+        let elapsed = Duration::from_millis(20);
+        no_route.answered(&Method::POST, StatusCode::BAD_GATEWAY, elapsed);
+        no_route.failed(&Method::POST, FailureKind::ConnectFailed);
         metrics.cache_result(CacheResult::Miss, Reason::Cold);
         let summary = metrics.summary();
         assert_eq!(summary["requests"]["total"], 10);

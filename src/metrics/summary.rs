@@ -2,17 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::families::{PathLabels, QueryLabels};
+use super::families::QueryLabels;
 use super::latency::Counts;
-use super::{METHODS, Metrics, TABLES};
+use super::{Metrics, TABLES};
 
 impl Metrics {
     /// The summary of the requirements, "Example Response".
     pub fn summary(&self) -> Value {
-        let mut requests = Counts::default();
-        for (_, latency) in self.durations() {
-            requests.add(&latency);
-        }
+        let (requests, errors) = self.routes.totals();
         let mut queries = Counts::default();
         for table in TABLES {
             let labels = QueryLabels {
@@ -21,7 +18,6 @@ impl Metrics {
             };
             queries.add(&self.db_duration.get_or_create(&labels).counts());
         }
-        let errors = self.errors.load(std::sync::atomic::Ordering::Relaxed);
         let (allowed, blocked) = self.guard.totals();
         json!({
             "requests": {
@@ -34,19 +30,6 @@ impl Metrics {
             "cache": { "hitRate": ratio(self.cache_hit.get(), self.cache_hit.get() + self.cache_miss.get()) },
             "rateLimit": { "blockRate": ratio(blocked, blocked + allowed) },
             "database": { "totalQueries": queries.total(), "p95Latency": rounded(queries.quantile_ms(0.95)) },
-        })
-    }
-
-    fn durations(&self) -> impl Iterator<Item = (PathLabels, Counts)> {
-        self.routes.iter().flat_map(|route| {
-            METHODS.iter().chain([&"OTHER"]).filter_map(|method| {
-                let labels = PathLabels {
-                    method,
-                    path: route.path.clone(),
-                };
-                let counts = self.http_duration.get(&labels)?.counts();
-                Some((labels, counts))
-            })
         })
     }
 }

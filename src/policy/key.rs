@@ -17,6 +17,25 @@ pub enum QueryRule {
     Names(Vec<String>),
 }
 
+/// A digest of the rules under which a response is stored: what was stored under one rule is never
+/// served under another, whether the rules of this process have changed or another instance of the
+/// fleet has others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RuleDigest([u8; 8]);
+
+/// The bit of a rule digest that says whether a key holds another query than was asked for.
+const CHANGES_QUERY: u8 = 1;
+
+impl RuleDigest {
+    /// Of rules with this digest, which drop parameters of a query, or sort them, or neither.
+    pub fn new(digest: &[u8; 32], changes_query: bool) -> Self {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&digest[..8]);
+        bytes[0] = bytes[0] & !CHANGES_QUERY | u8::from(changes_query);
+        Self(bytes)
+    }
+}
+
 /// The parts of a primary key, each as the origin sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyParts<'a> {
@@ -28,6 +47,8 @@ pub struct KeyParts<'a> {
     /// The normalised path.
     pub path: &'a str,
     pub query: Option<&'a str>,
+    /// The rules of the route, which also say whether there is a partition.
+    pub rule: RuleDigest,
     /// Separates principals: a digest of their credential; empty where all share.
     pub partition: &'a [u8],
 }
@@ -38,7 +59,16 @@ impl KeyParts<'_> {
     pub fn write(&self, key: &mut KeyBytes) {
         self.write_origin(key);
         write_target(self.path, self.query, key);
+        key.extend_from_slice(&self.rule.0);
         key.extend_from_slice(self.partition);
+    }
+
+    /// Writes what is asked for and by whom, whatever rules hold for it: what is learned of that
+    /// outlives a change of the rules.
+    pub fn write_subject(&self, subject: &mut KeyBytes) {
+        self.write_origin(subject);
+        write_target(self.path, self.query, subject);
+        subject.extend_from_slice(self.partition);
     }
 
     /// Writes the beginning of the key, which says which origin: [`Place::origin`].
@@ -54,7 +84,7 @@ impl KeyParts<'_> {
     }
 }
 
-/// Where a key points, as purges name it: of whatever partition and variant.
+/// Where a key points, as purges name it: of whatever rule, partition and variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
     /// Scheme and hosts, as written: one origin.
@@ -65,6 +95,8 @@ pub struct Place<'a> {
     pub path: &'a [u8],
     /// Path and query, as written: see [`write_target`].
     pub target: &'a [u8],
+    /// The query is not the one that was asked for: parameters were dropped or sorted.
+    pub changes_query: bool,
 }
 
 impl<'a> Place<'a> {
@@ -80,6 +112,9 @@ impl<'a> Place<'a> {
             forwarded_host: &key[host + 1..forwarded],
             path: &key[forwarded + 1..path],
             target: &key[forwarded + 1..=query],
+            changes_query: key
+                .get(query + 1)
+                .is_some_and(|rule| rule & CHANGES_QUERY != 0),
         })
     }
 
@@ -205,6 +240,7 @@ mod tests {
                 forwarded_host: None,
                 path,
                 query,
+                rule: RuleDigest::default(),
                 partition,
             }
             .write(&mut key);
@@ -227,6 +263,7 @@ mod tests {
             forwarded_host: None,
             path: "/b",
             query: Some("x=1"),
+            rule: RuleDigest::default(),
             partition: &[0; 32],
         }
         .write(&mut key);
@@ -237,6 +274,7 @@ mod tests {
         let mut target = KeyBytes::new();
         write_target("/b", Some("x=1"), &mut target);
         assert_eq!(place.target, &target[..]);
+        assert!(!place.changes_query);
         assert_eq!(Place::of(b"no key"), None);
     }
 

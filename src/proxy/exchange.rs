@@ -8,11 +8,11 @@ use crate::policy::vary::{append_selecting, nominated};
 use crate::policy::{Lifetimes, Options, Record, groups};
 use crate::store::{Fields, Head, Selecting};
 
-use super::Proxy;
+use super::state::State;
 
 /// One exchange with the origin: when it began and its head came, and what had been purged before.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Exchange {
+pub struct Exchange {
     pub stamp: u64,
     pub requested: Timestamp,
     pub received: Timestamp,
@@ -20,13 +20,18 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Of a fetch that begins now.
-    pub fn begin(proxy: &Proxy) -> Self {
-        let now = proxy.clock.now();
+    pub fn begin(state: &State) -> Self {
+        let now = state.clock.now();
         Self {
-            stamp: proxy.memory.purges().position(),
+            stamp: state.purge_position(),
             requested: now,
             received: now,
         }
+    }
+
+    /// The same with the purge log at this position: of a flight that others may have joined.
+    pub fn at(self, stamp: u64) -> Self {
+        Self { stamp, ..self }
     }
 
     /// The head of a response to a request with these fields, as it is stored.

@@ -1,126 +1,72 @@
 //! The way of a request: routed, keyed, looked up, and answered from the store or by the origin.
 //!
-//! Two machines that never mix. The client's side is in [`request`], `guarded`, `keyed`, `miss` and
-//! `pass`: `Received → Routed → Admitted → Keyed → Hit | StaleHit | Miss | Bypass → Delivered`, and a
-//! hit goes through it without waiting once. The origin's side is in `fetch`, `fill` and `ended`:
-//! `Requested → Headed → Streaming → Complete | Failed`, a task of its own, so that a client that
-//! leaves kills neither the fetch nor the waiters. `forward` turns a client's request into the
-//! origin's, [`deliver`] a stored or fetched head into the client's response.
+//! Two machines that never mix: the client's side ([`client`]) and the origin's ([`fetch`]); the
+//! list of each one's steps stands at the top of its folder. A request takes the [`Plan`] in force
+//! when it is received and keeps it to its end; what outlives plans is the [`State`].
 //!
-//! `guarded` lets requests in by limits and keys, `sharing` and `compare` watch the routes that are
-//! shared among keys, and `explain` says what would come of a request.
+//! # The halls, from the ground
 //!
-//! Before the origin is asked, `fleet` asks what the other instances have or fetch, and `warm` takes
-//! what they use most when an instance starts.
+//! No hall imports from one above it; `tests/house.rs` holds this.
 //!
-//! Beside that way: `ranges` cuts parts out of a body, `keep` stores partial responses and `part`
-//! answers from them and completes them; `learn` is what a 304 or a HEAD tells of stored responses,
-//! `invalidate` what a write does to them before its answer goes out; `interim` passes on what the
-//! origin says before its final response; `clean` and `hops` are what every message goes through.
+//! | hall | what it is for |
+//! |---|---|
+//! | [`wire`] | what every message goes through: framing, fields of one hop, forwarding, bodies, tunnels, interim responses |
+//! | [`state`] | memory, flights, purge log, second tier, verdicts, windows of limits: what outlives plans |
+//! | [`plan`] | routes and rules as the configuration has them, exchanged whole |
+//! | `pending_request`, `request_key`, `exchange` | a request on its way, its key, and one exchange with the origin |
+//! | [`parts`] | ranges and partial responses |
+//! | [`fleet`] | what other instances have, fetch, use and know |
+//! | [`fetch`] | the origin's side of a request |
+//! | [`purging`] | what writes and the operator make unusable |
+//! | [`admission`] | limits and keys of a request |
+//! | [`client`] | the client's side of a request |
 
-#[path = "pending_request.rs"]
-mod asked;
-#[path = "wire/body.rs"]
-mod body;
-#[path = "wire/response_head.rs"]
-mod clean;
-#[path = "shared_routes/compare.rs"]
-mod compare;
-#[path = "client/deliver.rs"]
-pub mod deliver;
-#[path = "fetch/outcome.rs"]
-mod ended;
+mod admission;
+mod client;
 mod exchange;
-#[path = "client/explain.rs"]
-mod explain;
-#[path = "fetch/headed.rs"]
 mod fetch;
-#[path = "fetch/streaming.rs"]
-mod fill;
-#[path = "fleet/consult.rs"]
 mod fleet;
-#[path = "wire/forward.rs"]
-mod forward;
-#[path = "admission/keys.rs"]
-mod guarded;
-#[path = "wire/hops.rs"]
-mod hops;
-#[path = "wire/whole_body.rs"]
-mod inspect;
-#[path = "wire/interim.rs"]
-mod interim;
-#[path = "purging/write.rs"]
-mod invalidate;
-#[path = "parts/store.rs"]
-mod keep;
-#[path = "client/key.rs"]
-mod keyed;
-#[path = "fetch/update_stored.rs"]
-mod learn;
-#[path = "client/miss.rs"]
-mod miss;
-#[path = "parts/extend.rs"]
-mod part;
-#[path = "client/bypass.rs"]
-mod pass;
-#[path = "parts/ranges.rs"]
-mod ranges;
-#[path = "wire/framing.rs"]
-mod received;
-#[path = "client/way.rs"]
-pub mod request;
-#[path = "shared_routes/shared_route.rs"]
-mod sharing;
-#[path = "wire/tunnel.rs"]
-mod tunnel;
-#[path = "fleet/warm_up.rs"]
-mod warm;
+mod parts;
+mod pending_request;
+mod plan;
+mod purging;
+mod request_key;
+mod state;
+mod wire;
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use http::StatusCode;
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use bytes::Bytes;
+use http::{Request, Response};
+use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::flight::Flights;
-use crate::guard::credential::Credentials;
-use crate::guard::{Guard, Limits, Source};
-use crate::metrics::second::SecondReadings;
+use crate::error::FailureKind;
+use crate::guard::Source;
 use crate::metrics::{Metrics, Readings};
-use crate::policy::Reason;
-use crate::store::second::used::Used;
-use crate::store::second::{Lease, Outcome, Second};
-use crate::store::{Entry, Memory, PurgeLog};
+use crate::policy::Mode;
+use crate::store::second::Second;
+use crate::store::{Purge, PurgeLog, Target};
 use crate::upstream::Origin;
 
-pub use body::Body;
-pub use fleet::Known;
-pub use interim::Interim;
-pub use request::Handled;
-use sharing::Sharing;
+use fleet::{acknowledged, warm_up};
 
-/// Everything that answering a request needs. One per process, shared by all workers.
+pub use client::Handled;
+pub use fleet::Known;
+pub use plan::Plan;
+pub use state::State;
+pub use wire::{Body, Client, InterimQueue};
+
+/// Answers requests by the plan in force. One per process, shared by all workers.
 pub struct Proxy {
-    pub config: Arc<Config>,
-    pub metrics: Arc<Metrics>,
-    clock: Clock,
-    memory: Memory,
-    /// What the fleet shares; `None` for an instance alone.
-    second: Option<Arc<Second>>,
-    /// What is used most, where the fleet is told.
-    used: Option<Used>,
-    flights: Arc<Flights>,
-    origin: Arc<dyn Origin>,
-    forwarding: forward::Forwarding,
-    /// `None` where no route verifies keys.
-    pub guard: Option<Arc<Guard>>,
-    pub limits: Arc<Limits>,
-    credentials: Credentials,
-    sharing: Sharing,
-    /// Stored responses are being judged by the purge log, one by one.
-    is_sweeping: AtomicBool,
+    state: Arc<State>,
+    plan: Arc<ArcSwap<Plan>>,
 }
 
 /// What is shared with the rest of the fleet: by default nothing.
@@ -132,12 +78,10 @@ pub struct Shared {
     pub source: Source,
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Client {
-    pub address: IpAddr,
-    /// Its `X-Forwarded-*` fields are believed.
-    pub is_trusted: bool,
+thread_local! {
+    /// The plan in force as this thread saw it last: to look whether it still is costs no write to
+    /// memory that other workers read.
+    static IN_FORCE: RefCell<Option<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>> = const { RefCell::new(None) };
 }
 
 impl Proxy {
@@ -148,127 +92,139 @@ impl Proxy {
         clock: Clock,
         shared: Shared,
     ) -> Arc<Self> {
-        let credentials = || {
-            let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
-            Credentials::new(&cache.credential_fields, &cache.credential_cookies, secret)
-        };
-        let sharing = Sharing::new(&config.routes, &config.auth.volatile);
-        let guard = sharing.is_wanted().then(|| {
-            Arc::new(Guard::new(
-                config.auth.clone(),
-                credentials(),
-                shared.source,
-                Arc::clone(&shared.purges),
-                shared.second.clone(),
-                clock.clone(),
-                Arc::clone(&metrics),
-            ))
-        });
-        let routes_of = |path: &str| {
-            let routes = config.routes.list().iter().enumerate();
-            let same = routes.filter(|(_, route)| route.path == path);
-            same.map(|(index, _)| index).collect()
-        };
-        let limits = Arc::new(Limits::new(
-            &config.rate_limits,
-            routes_of,
-            shared.second.clone(),
-            clock.clone(),
-            Arc::clone(&metrics),
-        ));
-        let credentials = credentials();
-        let redis = config.cache.redis.as_ref();
-        let warm_up = redis.filter(|redis| redis.warm_up > 0);
+        let Shared {
+            purges,
+            second,
+            source,
+        } = shared;
+        let state = State::new(&config, metrics, origin, clock, purges, second);
+        let plan = Plan::new(config, source, Arc::clone(&state));
         Arc::new(Self {
-            memory: Memory::new(config.cache.memory, config.cache.max_object, shared.purges),
-            second: shared.second,
-            used: warm_up.is_some().then(Used::default),
-            flights: Flights::new(config.cache.max_flights),
-            forwarding: forward::Forwarding::new(&config),
-            is_sweeping: AtomicBool::new(false),
-            guard,
-            limits,
-            credentials,
-            sharing,
-            config,
-            metrics,
-            clock,
-            origin,
+            plan: Arc::new(ArcSwap::from_pointee(plan)),
+            state,
         })
+    }
+
+    /// Puts another configuration in force: requests that come from now on go by it, those under way
+    /// end by the one that they came under. `source` says whether keys are good.
+    ///
+    /// What was fixed at the start stays: addresses, workers, the sizes of memory and pools, the
+    /// upstream and Redis.
+    pub fn exchange(&self, config: Arc<Config>, source: Source) {
+        let successor = self.plan.load().successor(config, source);
+        self.plan.store(Arc::new(successor));
+        self.state.metrics.retire_routes();
+    }
+
+    /// The plan in force.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.state.metrics
+    }
+
+    /// Runs something short with the plan in force, without counting a reference to it.
+    fn with_plan<T>(&self, run: impl FnOnce(&Arc<Plan>) -> T) -> T {
+        IN_FORCE.with(|cell| {
+            let Ok(mut slot) = cell.try_borrow_mut() else {
+                // Only from inside itself.
+                return run(&self.plan());
+            };
+            let is_ours = |cache: &&mut Cache<_, _>| std::ptr::eq(cache.arc_swap(), &*self.plan);
+            match slot.as_mut().filter(is_ours) {
+                Some(cache) => run(cache.load()),
+                None => run(slot.insert(Cache::new(Arc::clone(&self.plan))).load()),
+            }
+        })
+    }
+
+    /// Answers a request. What its origin says before the final response goes to `interim`.
+    pub fn handle<B>(
+        &self,
+        request: Request<B>,
+        client: Client,
+        interim: Option<&Arc<InterimQueue>>,
+    ) -> Handled
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
+        self.with_plan(|plan| client::handle(plan, request, client, interim))
     }
 
     /// Whether `address` is one of the configured trusted proxies.
     pub fn client(&self, address: IpAddr) -> Client {
-        let address = address.to_canonical();
-        let trusted = &self.config.listen.trusted_proxies;
-        Client {
-            address,
-            is_trusted: trusted.iter().any(|network| network.contains(&address)),
-        }
+        self.with_plan(|plan| plan.client(address))
     }
 
-    /// Stores a response, unless a purge came after its fetch had begun; `false` then. What is
-    /// whole goes to the second tier too, and the lease of its fetch ends with that.
-    fn keep(&self, key: &[u8], entry: Arc<Entry>, lease: Option<Lease>) -> bool {
-        let is_stored = self.memory.insert(key, Arc::clone(&entry));
-        if !is_stored {
-            self.metrics.not_stored(Reason::Purged);
-        }
-        let is_whole = entry.head.status != StatusCode::PARTIAL_CONTENT;
-        match &self.second {
-            Some(second) if is_stored && is_whole => {
-                let stamp = self.memory.purges().stamp_of(entry.head.stamp);
-                second.put(key, entry, stamp, lease, self.clock.now());
-            }
-            _ => {
-                if let Some(lease) = lease {
-                    lease.end(Outcome::Dropped);
-                }
-            }
-        }
-        is_stored
+    /// The response to what is not even a request head.
+    pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
+        self.with_plan(|plan| client::refuse_head(plan, kind))
+    }
+
+    /// Why a request would be answered as it would; nothing is asked, counted or changed.
+    pub fn explain(&self, request: Request<()>, client: Client) -> Value {
+        self.with_plan(|plan| client::explain(plan, request, client))
+    }
+
+    /// The digest of a key, as revocations name it.
+    pub fn digest_of(&self, key: &str) -> [u8; 32] {
+        self.with_plan(|plan| plan.credentials.digest(key.as_bytes()).0)
+    }
+
+    /// How a URL stands in keys, by the rules of its routes; empty where no route answers it.
+    pub fn targets(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Vec<Target> {
+        self.with_plan(|plan| purging::targets::url_targets(plan, host, path, query))
+    }
+
+    /// Writes a purge down; the log's position. Nobody gets an older response from now on.
+    pub fn purge(&self, purge: Purge, mode: Mode) -> u64 {
+        self.state.purge(purge, mode)
+    }
+
+    /// The purge log's position now.
+    pub fn purge_position(&self) -> u64 {
+        self.state.purge_position()
+    }
+
+    /// Lets go of stored responses that purges have made unusable; how many there were that
+    /// `purges` name.
+    pub async fn sweep(&self, purges: &[Purge]) -> u64 {
+        self.state.sweep(purges).await
+    }
+
+    /// Waits, not for long, until the fleet knows of the purges up to this local position.
+    pub async fn known_to_all(&self, local: u64) -> Known {
+        acknowledged::known_to_all(&self.state, local).await
     }
 
     /// What the gauges of the admin port show now.
     pub fn readings(&self) -> Readings {
-        let (upstream_connections, breaker_is_open) = self.origin.readings();
-        let stored_bytes = self.memory.stored_bytes();
-        Readings {
-            stored_bytes,
-            stored_entries: self.memory.stored_entries(),
-            in_flight_bytes: self.memory.held_bytes().saturating_sub(stored_bytes),
-            flights: self.flights.count() as u64,
-            evictions: self.memory.evictions(),
-            upstream_connections,
-            breaker_is_open,
-            database_connections: self.origin.database_connections(),
-            verdicts: self
-                .guard
-                .as_ref()
-                .map_or((0, 0), |guard| guard.remembered()),
-            second: self.second_readings(),
+        self.state.readings()
+    }
+
+    /// What runs beside the requests, for ever, on the runtime that calls this.
+    pub fn spawn_background(&self) {
+        let state = &self.state;
+        tokio::spawn(Arc::clone(&state.limits).hear_recalls());
+        if state.second.is_some() {
+            tokio::spawn(acknowledged::sweep_by_and_by(Arc::clone(state)));
+        }
+        let redis = self.plan().config.cache.redis.clone();
+        if let Some(redis) = redis.filter(|redis| redis.warm_up > 0) {
+            tokio::spawn(warm_up::keep_warm(Arc::clone(state), redis.warm_up));
         }
     }
 
-    /// The second tier, too, lets go of what the origin says may not be used any more.
-    fn forget_shared(&self, primary: &[u8]) {
-        if let Some(second) = &self.second {
-            second.forget(primary);
-        }
+    /// Reports what was used now, and not only when that is due.
+    pub async fn report_used_now(&self) {
+        warm_up::report_used_now(&self.state).await;
     }
 
-    fn second_readings(&self) -> Option<SecondReadings> {
-        let second = self.second.as_ref()?;
-        let purges = self.memory.purges();
-        let silence = purges.heard().map(|heard| self.clock.now().since(heard));
-        Some(SecondReadings {
-            breaker_is_open: second.breaker_is_open(),
-            is_heard: second.is_heard(),
-            position: purges.cursor().stamp.position,
-            silence_ms: silence.map_or(0, |silence| silence.as_millis() as u64),
-            pending: purges.pending() as u64,
-            queued: second.queued() as u64,
-            waiting: second.waiting() as u64,
-        })
+    /// The end of the process: what the fleet does not know yet is told, if that does not take long.
+    pub async fn finish(&self, limit: Duration) {
+        acknowledged::finish(&self.state, limit).await;
     }
 }

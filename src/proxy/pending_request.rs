@@ -1,89 +1,162 @@
-//! A request that is not answered at once: what its later steps need to know, owned.
+//! A request on its way: what its later steps need to know of it, owned.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, request};
+use http::{Method, Request, request};
 
-use crate::config::Route;
-use crate::policy::key::KeyBytes;
+use crate::error::Failure;
+use crate::guard::Caller;
+use crate::policy::key::{KeyBytes, KeyParts};
 use crate::policy::{Options, RequestView, Share, range};
+use crate::upstream::{OriginBody, empty};
 
-use super::Client;
-use super::guarded::{self, LetIn};
-use super::interim::Ear;
+use super::plan::{Plan, PlannedRoute};
+use super::wire::forward::{client_scheme, forwarded_host};
+use super::wire::{Client, Conditions, Host, InterimListener};
 
-/// What the later steps need to know of a request, owned.
-pub(super) struct Asked {
+/// A request that was checked, with the host that it is for and its path in one spelling.
+pub struct ClientRequest {
     pub parts: request::Parts,
-    pub host: Option<String>,
+    /// `None` for an HTTP/1.0 request that names none.
+    pub host: Option<Host>,
+    /// The path in one spelling, where that is not the one that was sent.
+    pub normal_path: Option<Box<str>>,
     pub client: Client,
-    pub route: Option<(usize, Arc<Route>)>,
-    pub primary: KeyBytes,
-    /// The primary key, or that of a variant where there are known ones.
-    pub key: KeyBytes,
     pub started: Instant,
-    /// The purge log's position when it came: later purges do not concern it.
-    pub arrived: u64,
-    /// By what it was let in, where keys are verified.
-    pub let_in: Option<LetIn>,
-    /// Hears the origin's interim responses; `None` where the client is not to be told.
-    pub ear: Option<Ear>,
+    /// There is a body that an origin may need.
+    pub has_body: bool,
 }
 
-impl Asked {
-    pub fn options(&self) -> Option<&Options> {
-        self.route.as_ref().map(|(_, route)| &route.options)
+impl ClientRequest {
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_ref().map(Host::as_str)
     }
 
-    /// Whether its own request is what asks about its key: nothing that is stored answers it.
-    pub(super) fn verifies(&self) -> bool {
-        self.let_in.is_some_and(|let_in| let_in.verifies)
+    /// The path in the spelling by which it is routed and keyed.
+    pub fn path(&self) -> &str {
+        match &self.normal_path {
+            Some(path) => path,
+            None => self.parts.uri.path(),
+        }
     }
 
-    /// Whether keys are verified where it goes.
-    pub(super) fn is_guarded(&self) -> bool {
-        let route = self.route.as_ref();
-        route.is_some_and(|(_, route)| guarded::is_guarded(&self.parts, route))
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: &self.parts.method,
+            headers: &self.parts.headers,
+            has_body: self.has_body,
+        }
     }
 
-    /// Whether what the origin answers to it may change what others get.
-    pub(super) fn may_teach(&self) -> bool {
-        !self.is_guarded() || self.let_in.is_some() && !self.verifies()
+    /// Whether this request looks at what is stored: whether its method does.
+    pub fn is_read(&self) -> bool {
+        matches!(self.parts.method, Method::GET | Method::HEAD)
     }
 
     /// Whether it asks for a part of a representation that we could make.
-    pub(super) fn wants_part(&self) -> bool {
+    pub fn wants_part(&self) -> bool {
         self.parts.method == Method::GET && range::is_wanted(&self.parts.headers)
     }
 
-    pub(super) fn view(&self) -> RequestView<'_> {
-        view(&self.parts, false)
+    /// Whether keys are verified on this route for such requests.
+    pub fn is_guarded_on(&self, route: &PlannedRoute) -> bool {
+        route.options().share == Share::Verified && self.is_read()
+    }
+
+    /// The parts of a key that say which origin, as it sees them; the rest is empty.
+    pub fn origin_parts(&self, plan: &Plan) -> KeyParts<'_> {
+        let hides_host = plan.forwarding.rewrites_host() && !plan.config.routes.match_hosts();
+        let (headers, client) = (&self.parts.headers, self.client);
+        let scheme = client_scheme(headers, client);
+        // A default port says nothing (RFC 9110 §4.2.3).
+        let port = if scheme == "https" { ":443" } else { ":80" };
+        fn bare<'a>(host: &'a str, port: &str) -> &'a str {
+            host.strip_suffix(port).unwrap_or(host)
+        }
+        let host = self.host().filter(|_| !hides_host);
+        let forwarded = forwarded_host(headers, client).filter(|_| !hides_host);
+        KeyParts {
+            scheme,
+            host: host.map_or("", |host| bare(host, port)),
+            forwarded_host: forwarded.map(|host| bare(host, port)),
+            path: "",
+            query: None,
+            rule: Default::default(),
+            partition: &[],
+        }
+    }
+
+    /// The request that the origin gets, with a body to come. What the origin says before its final
+    /// response goes to `interim`.
+    pub fn to_origin(
+        &self,
+        plan: &Plan,
+        route: Option<&PlannedRoute>,
+        conditions: Conditions<'_>,
+        body: OriginBody,
+        interim: Option<&InterimListener>,
+    ) -> Result<Request<OriginBody>, Failure> {
+        let rule = route.map(|route| &route.rule);
+        let (parts, host) = (&self.parts, self.host());
+        let forwarding = &plan.forwarding;
+        let mut request = forwarding.request(parts, host, self.client, rule, conditions, body)?;
+        if let Some(interim) = interim {
+            interim.listen(&mut request);
+        }
+        Ok(request)
     }
 }
 
-pub(super) fn view(parts: &request::Parts, has_body: bool) -> RequestView<'_> {
-    RequestView {
-        method: &parts.method,
-        headers: &parts.headers,
-        has_body,
-    }
+/// By what a caller was let in, on a route where keys are verified.
+#[derive(Clone, Copy, Debug)]
+pub struct LetIn {
+    pub caller: Caller,
+    /// Its own request is what asks the origin about its key: nothing that is stored answers it.
+    pub verifies: bool,
 }
 
-/// Requests with a credential do not wait for ones without, nor the other way round, where the
-/// answer may only be shared among those without (RFC 9111 §3.5).
-pub(super) fn flight_key(asked: &Asked) -> KeyBytes {
-    let mut key = asked.key.clone();
-    let apart = asked.options().is_some_and(|options| {
-        options.share == Share::Standard && options.has_credential(&asked.parts.headers)
-    });
-    if apart {
-        key.extend_from_slice(b"\x02credential");
+/// A request whose answer may be stored, and that nothing stored has answered.
+pub struct KeyedRequest {
+    pub request: ClientRequest,
+    pub route: Arc<PlannedRoute>,
+    /// The primary key, and what selects a variant where there are known ones.
+    pub key: KeyBytes,
+    pub primary_length: usize,
+    pub let_in: Option<LetIn>,
+    /// The purge log's position when it came: later purges do not concern it.
+    pub arrived: u64,
+    /// Hears the origin's interim responses; `None` where the client is not to be told.
+    pub interim: Option<InterimListener>,
+}
+
+impl KeyedRequest {
+    pub fn primary(&self) -> &[u8] {
+        &self.key[..self.primary_length]
     }
-    // Who must prove a key waits for nobody but those with the same one.
-    if let Some(let_in) = asked.let_in.filter(|let_in| let_in.verifies) {
-        key.extend_from_slice(b"\x03key");
-        key.extend_from_slice(&let_in.caller.id.0);
+
+    pub fn options(&self) -> &Options {
+        self.route.options()
     }
-    key
+
+    pub fn headers(&self) -> &http::HeaderMap {
+        &self.request.parts.headers
+    }
+
+    /// Whether its own request is what asks about its key.
+    pub fn verifies(&self) -> bool {
+        self.let_in.is_some_and(|let_in| let_in.verifies)
+    }
+
+    /// The request that the origin gets, without a body.
+    pub fn to_origin(
+        &self,
+        plan: &Plan,
+        conditions: Conditions<'_>,
+    ) -> Result<Request<OriginBody>, Failure> {
+        let interim = self.interim.as_ref();
+        let route = Some(&*self.route);
+        self.request
+            .to_origin(plan, route, conditions, empty(), interim)
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::proxy::Interim;
+use crate::proxy::InterimQueue;
 
 /// What happened on a connection, for its timer to judge. Times are milliseconds since accept.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Activity {
     /// Its end is ours, and not to be lingered over.
     is_cut: AtomicBool,
     /// What the origin said before its final response.
-    pub interim: Arc<Interim>,
+    pub interim: Arc<InterimQueue>,
 }
 
 /// When a body gave its last piece; `u64::MAX` while it is being asked for the next.

@@ -44,7 +44,8 @@ pub struct Acceptor {
 
 impl Acceptor {
     pub fn new(proxy: Arc<Proxy>, stopped: watch::Receiver<bool>) -> Self {
-        let limits = &proxy.config.limits;
+        let plan = proxy.plan();
+        let limits = &plan.config.limits;
         let mut protocol = auto::Builder::new(TokioExecutor::new());
         protocol
             .http1()
@@ -82,7 +83,8 @@ impl Acceptor {
             .protocol
             .serve_connection_with_upgrades(stream, service);
         let mut connection = std::pin::pin!(connection);
-        let limits = &self.proxy.config.limits;
+        // Its own: a plan is not to live as long as a connection.
+        let limits = self.proxy.plan().config.limits.clone();
         let first = limits
             .head_timeout
             .min(limits.idle_timeout)
@@ -102,7 +104,7 @@ impl Acceptor {
                     }
                     return;
                 }
-                () = timer.as_mut() => match activity.verdict(limits) {
+                () = timer.as_mut() => match activity.verdict(&limits) {
                     _ if is_draining && !is_closing => {
                         is_closing = true;
                         connection.as_mut().graceful_shutdown();

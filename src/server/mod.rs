@@ -31,7 +31,8 @@ pub struct Server {
 impl Server {
     /// Binds `listen.address` and starts the workers.
     pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
-        let listen = &proxy.config.listen;
+        let plan = proxy.plan();
+        let listen = &plan.config.listen;
         let workers = listen.workers.unwrap_or_else(cores);
         let listeners = bind(listen.address, workers)?;
         let address = listeners[0].local_addr()?;

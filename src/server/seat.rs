@@ -26,12 +26,12 @@ pub struct Connections {
 impl Connections {
     /// A place for one more connection, unless `limits.connections` are taken.
     pub fn seat(all: &Arc<Self>, proxy: &Arc<Proxy>) -> Option<Seat> {
-        let limit = proxy.config.limits.connections;
+        let limit = proxy.plan().config.limits.connections;
         if all.open.fetch_add(1, Ordering::AcqRel) >= limit {
             all.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
-        proxy.metrics.connections.inc();
+        proxy.metrics().connections.inc();
         Some(Seat {
             connections: Arc::clone(all),
             proxy: Arc::clone(proxy),
@@ -56,7 +56,7 @@ impl Connections {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.proxy.metrics.connections.dec();
+        self.proxy.metrics().connections.dec();
         if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.connections.none_left.notify_waiters();
         }

@@ -44,7 +44,7 @@ pub struct Watched {
     seat: Option<Seat>,
     /// hyper refused the head: said by us when the stream is let go.
     refused: Option<FailureKind>,
-    /// Interim responses that are being written.
+    /// InterimQueue responses that are being written.
     interim: Bytes,
     /// The last write did not take all that it was offered: something of a response is left.
     is_behind: bool,

@@ -73,7 +73,7 @@ impl Worker {
     }
 
     fn admit(&self, stream: TcpStream, acceptor: &Arc<Acceptor>) {
-        let metrics = &self.proxy.metrics;
+        let metrics = self.proxy.metrics();
         metrics.connections_accepted.inc();
         let Some(seat) = Connections::seat(&self.connections, &self.proxy) else {
             metrics.connections_refused.inc();
@@ -102,7 +102,7 @@ impl Worker {
     }
 
     async fn drain(&self) {
-        let deadline = self.proxy.config.listen.drain_timeout;
+        let deadline = self.proxy.plan().config.listen.drain_timeout;
         if timeout(deadline, self.connections.all_gone())
             .await
             .is_err()

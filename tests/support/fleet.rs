@@ -1,6 +1,5 @@
 //! Several sidecars in front of one origin, with one Redis among them.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use iris_sidecar::clock::{Clock, Timestamp};
@@ -76,10 +75,6 @@ impl Fleet {
             sidecar.drain();
             sidecar.join();
         }
-    }
-
-    pub fn count(&self) -> usize {
-        self.instances.len()
     }
 
     pub async fn connect(&self, at: usize) -> Client {
@@ -168,6 +163,3 @@ impl Drop for Fleet {
         }
     }
 }
-
-/// Shared by reference among tasks of one test.
-pub type SharedFleet = Arc<Fleet>;

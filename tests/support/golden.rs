@@ -373,7 +373,7 @@ impl Golden {
 
 /// Opens a database with the tables of the contract.
 pub async fn open(url: &str) -> Database {
-    let metrics = Arc::new(Metrics::new([].into_iter()));
+    let metrics = Arc::new(Metrics::new());
     let database = Database::open(Settings::at(url), metrics)
         .await
         .expect("it opens");

@@ -1,9 +1,6 @@
 //! What the behaviour tests share: the real sidecar on free loopback ports, a scripted origin that
 //! can misbehave, and a client that sees every byte.
 
-// Each test file uses its own part of this.
-#![allow(dead_code)]
-
 pub mod api;
 pub mod certificate;
 pub mod client;
@@ -18,16 +15,13 @@ pub mod ranged;
 pub mod redis;
 pub mod wire;
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use iris_sidecar::clock::{Clock, Timestamp};
 use iris_sidecar::config::Config;
 use iris_sidecar::process::Sidecar;
 
-#[allow(unused_imports)]
 pub use client::{Client, Received};
-#[allow(unused_imports)]
 pub use origin::{Gate, Origin, Reply, Seen, Step, after, numbered, ok, reply};
 
 /// Nothing a test waits for takes as long as this.
@@ -194,6 +188,3 @@ pub async fn all<T: Send + 'static>(
     }
     results
 }
-
-/// Shared by reference among tasks of one test.
-pub type Shared = Arc<Fixture>;

@@ -123,6 +123,7 @@ impl Origin {
     }
 
     /// An origin that does not remember what it was asked: for very many requests.
+    #[allow(dead_code)] // by `memory.rs` alone, which is a crate of its own
     pub async fn unrecorded(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::listen(false, script).await
     }

@@ -1,206 +1,249 @@
-//! Bypass: to the origin and back, streamed both ways and never stored. And the answers that the
-//! proxy makes by itself, where there is nothing to pass on.
+//! Bypass: to the origin and back, streamed both ways and never stored.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     CONTENT_LENGTH, DATE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Response, StatusCode, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
-use crate::error::{self, Failure, FailureKind};
-use crate::guard::Ruling;
+use crate::error::Failure;
+use crate::guard::{Ruling, source_is_ill};
 use crate::http::dates;
-use crate::metrics::CacheResult;
 use crate::policy::Reason;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::fetch::key_ruling::{Proof, probe_of, rule};
+use crate::proxy::fetch::update_stored::update_by_head;
+use crate::proxy::parts::store::store_as_it_passes;
+use crate::proxy::pending_request::{ClientRequest, KeyedRequest, LetIn};
+use crate::proxy::plan::{Plan, PlannedRoute};
+use crate::proxy::purging::write::Write;
+use crate::proxy::wire::hops::{self, Hops};
+use crate::proxy::wire::response_head::clean_response;
+use crate::proxy::wire::{Body, Conditions, InterimListener, InterimQueue, forward, tunnel};
+use crate::upstream::{OriginBody, empty};
 
-use super::asked::Asked;
-use super::body::Body;
-use super::clean::clean_response;
-use super::deliver::Note;
-use super::exchange::Exchange;
-use super::forward::{self, Conditions};
-use super::guarded;
-use super::hops::{self, Hops};
-use super::invalidate::Write;
-use super::{Proxy, tunnel};
+use super::Handled;
+use super::deliver::Delivered;
+use super::miss::Awaited;
+use super::note::Note;
+use super::refusal::failure_on;
 
-impl Proxy {
-    /// Bypass: to the origin and back, streamed both ways and never stored.
-    pub(super) async fn pass<B>(
-        self: Arc<Self>,
-        mut asked: Asked,
-        body: B,
-        note: Note,
-    ) -> (Response<Body>, Note)
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: std::fmt::Display,
-    {
-        let index = asked.route.as_ref().map(|(index, _)| *index);
-        match hops::left(&asked.parts) {
-            Hops::Unlimited => {}
-            Hops::Left(left) => drop(asked.parts.headers.insert(MAX_FORWARDS, left.into())),
-            Hops::None => return (self.last_hop(&asked.parts, note), note),
-        }
-        let route = asked.route.as_ref().map(|(_, route)| &**route);
-        let upgrade = forward::upgrade_of(&asked.parts).cloned();
-        let limits = &self.config.limits;
-        let body = tunnel::client_body(body, limits.request_body, limits.body_timeout);
-        let request = self.forwarding.request(
-            &asked.parts,
-            asked.host.as_deref(),
-            asked.client,
-            route,
-            Conditions::Pass,
-            body,
-        );
-        let mut exchange = Exchange::begin(&self);
-        let probe = match &request {
-            Ok(request) => self.probe_of(asked.let_in, request),
-            Err(_) => None,
-        };
-        let answer = match request {
-            Ok(mut request) => {
-                if let Some(ear) = &asked.ear {
-                    ear.listen(&mut request);
-                }
-                match Write::of(&self, &asked) {
-                    Some(write) => write.carry_out(request).await,
-                    None => self.origin.answer(request).await,
-                }
-            }
-            Err(failure) => Err(failure),
-        };
-        match answer {
-            Ok(mut response) => {
-                let note = Note {
-                    forward_status: Some(response.status()),
-                    ..note
-                };
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    let switched = tunnel::switch(&mut asked.parts, &mut response, upgrade);
-                    return match switched {
-                        Ok(response) => (response, note),
-                        Err(failure) => (
-                            self.failure_on(index, &asked.parts.method, &failure, note),
-                            note,
-                        ),
-                    };
-                }
-                if let Err(failure) = clean_response(&mut response, self.clock.now()) {
-                    self.metrics.upstream_failed(failure.kind);
-                    let note = Note {
-                        detail: Some(Reason::OriginFailed),
-                        ..note
-                    };
-                    return (
-                        self.failure_on(index, &asked.parts.method, &failure, note),
-                        note,
-                    );
-                }
-                exchange.received = self.clock.now();
-                let is_proof = is_plain_get(&asked.parts);
-                let ruling = self.rule(asked.let_in, response.status(), is_proof, probe);
-                let is_unsaid = asked.verifies() && response.status().is_server_error();
-                if ruling.await == Ruling::Outage || is_unsaid {
-                    let failure = guarded::source_is_ill();
-                    return (
-                        self.failure_on(index, &asked.parts.method, &failure, note),
-                        note,
-                    );
-                }
-                let mut response = if asked.may_teach() {
-                    self.learn(&asked, exchange, &response);
-                    self.keep_part(&asked, exchange, response)
-                } else {
-                    response
-                };
-                note.write(response.headers_mut());
-                (response.map(Body::Origin), note)
-            }
-            Err(failure) => {
-                let note = Note {
-                    detail: Some(Reason::OriginFailed),
-                    ..note
-                };
-                let is_origins = failure.kind.is_origins();
-                if let (Some(guard), Some(let_in), true) = (&self.guard, asked.let_in, is_origins) {
-                    guard.failed(&let_in.caller);
-                }
-                let failure = if asked.verifies() && is_origins {
-                    guarded::source_is_ill()
-                } else {
-                    failure
-                };
-                (
-                    self.failure_on(index, &asked.parts.method, &failure, note),
-                    note,
-                )
-            }
-        }
-    }
+/// A request that goes by.
+pub struct Bypass {
+    pub request: ClientRequest,
+    pub route: Option<Arc<PlannedRoute>>,
+    pub let_in: Option<LetIn>,
+    pub note: Note,
+}
 
-    /// The answer to an OPTIONS or TRACE that goes no further (RFC 9110 §7.6.2).
-    fn last_hop(&self, parts: &request::Parts, note: Note) -> Response<Body> {
-        let mut response = hops::answer(parts).map(Body::Whole);
-        let date = dates::format(self.clock.now());
-        response.headers_mut().insert(DATE, date);
-        note.write_result(response.headers_mut());
-        response
-    }
+/// Why there is no response of the origin's for a client.
+struct NoResponse {
+    failure: Failure,
+    /// It is the origin's fault, and `Cache-Status` says so.
+    detail: Option<Reason>,
+}
 
-    /// The response to what is not even a request head.
-    pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
-        let limits = &self.config.limits;
-        let message = match kind {
-            FailureKind::HeadTooLarge => format!(
-                "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
-                limits.header_bytes, limits.header_count
-            ),
-            FailureKind::TargetTooLong => "the request target is too long".to_owned(),
-            _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
-        };
-        // No method was read: counted under "OTHER".
-        let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
-        self.metrics.failed(None, &method, kind);
-        self.metrics
-            .answered(None, &method, kind.status(), Duration::ZERO);
-        self.metrics
-            .cache_result(CacheResult::Bypass, Reason::Refused);
-        error::response(
-            &Failure::new(kind, message),
-            self.clock.now(),
-            &self.config.error_headers,
-        )
-    }
-
-    /// The response to a failed request.
-    pub(super) fn failure(&self, failure: &Failure, note: Note) -> Response<Body> {
-        let response = error::response(failure, self.clock.now(), &self.config.error_headers);
-        let mut response = response.map(Body::Whole);
-        note.write_result(response.headers_mut());
-        response
-    }
-
-    pub(super) fn failure_on(
-        &self,
-        route: Option<usize>,
+impl NoResponse {
+    fn answer(
+        self,
+        plan: &Plan,
+        route: Option<&PlannedRoute>,
         method: &Method,
-        failure: &Failure,
         note: Note,
-    ) -> Response<Body> {
-        self.metrics.failed(route, method, failure.kind);
-        tracing::debug!(%failure, "a request failed");
-        self.failure(failure, note)
+    ) -> Delivered {
+        let detail = self.detail.or(note.detail);
+        let note = Note { detail, ..note };
+        let response = failure_on(plan, route, method, &self.failure, note);
+        Delivered { response, note }
     }
 }
 
+impl Bypass {
+    /// Sends it with what the client sends after its head.
+    pub fn answer(
+        self,
+        plan: &Arc<Plan>,
+        upload: Option<OriginBody>,
+        interim: Option<&Arc<InterimQueue>>,
+    ) -> Handled {
+        let interim = InterimListener::open(interim, self.request.parts.version);
+        let awaited = Awaited {
+            plan: Arc::clone(plan),
+            route: self.route.clone(),
+            method: self.request.parts.method.clone(),
+            started: self.request.started,
+            interim: interim.clone(),
+        };
+        let upload = upload.unwrap_or_else(empty);
+        awaited.handle(self.pass(Arc::clone(plan), upload, interim))
+    }
+
+    async fn pass(
+        mut self,
+        plan: Arc<Plan>,
+        upload: OriginBody,
+        interim: Option<InterimListener>,
+    ) -> Delivered {
+        let parts = &mut self.request.parts;
+        match hops::left(parts) {
+            Hops::Unlimited => {}
+            Hops::Left(left) => drop(parts.headers.insert(MAX_FORWARDS, left.into())),
+            Hops::None => return last_hop(&plan, parts, self.note),
+        }
+        let upgrade = forward::upgrade_of(parts).cloned();
+        let route = self.route.as_deref();
+        let interim = interim.as_ref();
+        let conditions = Conditions::Pass;
+        let request = self
+            .request
+            .to_origin(&plan, route, conditions, upload, interim);
+        let request = match request {
+            Ok(request) => request,
+            Err(failure) => return self.no_response(&plan, failed(&plan, self.let_in, failure)),
+        };
+        let probe = probe_of(&plan, self.let_in, &request);
+        let answer = match Write::of(&plan, &self.request, route) {
+            Some(write) => write.carry_out(request).await,
+            None => plan.state.origin.answer(request).await,
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(failure) => return self.no_response(&plan, failed(&plan, self.let_in, failure)),
+        };
+        self.note.forward_status = Some(response.status());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(&plan, response, upgrade);
+        }
+        let proof = proof_of(&self.request.parts);
+        match judged(&plan, self.let_in, proof, probe, &mut response).await {
+            Ok(_) => {
+                self.note.write(response.headers_mut());
+                Delivered {
+                    response: response.map(Body::Origin),
+                    note: self.note,
+                }
+            }
+            Err(why) => self.no_response(&plan, why),
+        }
+    }
+
+    /// The origin switches protocols, and so do we.
+    fn switch(
+        mut self,
+        plan: &Plan,
+        mut response: Response<OriginBody>,
+        upgrade: Option<HeaderValue>,
+    ) -> Delivered {
+        match tunnel::switch(&mut self.request.parts, &mut response, upgrade) {
+            Ok(response) => Delivered {
+                response,
+                note: self.note,
+            },
+            Err(failure) => {
+                let detail = None;
+                self.no_response(plan, NoResponse { failure, detail })
+            }
+        }
+    }
+
+    fn no_response(&self, plan: &Plan, why: NoResponse) -> Delivered {
+        let method = &self.request.parts.method;
+        why.answer(plan, self.route.as_deref(), method, self.note)
+    }
+}
+
+/// Passes a keyed request on as it is: a HEAD, a condition or a range that is the origin's to
+/// answer. What the answer says of stored responses is heard.
+pub async fn pass_keyed(plan: &Plan, keyed: KeyedRequest, mut note: Note) -> Delivered {
+    let let_in = keyed.let_in;
+    let route = Some(&*keyed.route);
+    let method = &keyed.request.parts.method;
+    let request = match keyed.to_origin(plan, Conditions::Pass) {
+        Ok(request) => request,
+        Err(failure) => return failed(plan, let_in, failure).answer(plan, route, method, note),
+    };
+    let mut exchange = Exchange::begin(&plan.state);
+    let probe = probe_of(plan, let_in, &request);
+    let mut response = match plan.state.origin.answer(request).await {
+        Ok(response) => response,
+        Err(failure) => return failed(plan, let_in, failure).answer(plan, route, method, note),
+    };
+    note.forward_status = Some(response.status());
+    let proof = proof_of(&keyed.request.parts);
+    match judged(plan, let_in, proof, probe, &mut response).await {
+        Ok(()) => {}
+        Err(why) => return why.answer(plan, route, method, note),
+    }
+    exchange.received = plan.state.clock.now();
+    if !keyed.verifies() {
+        update_by_head(&plan.state, &keyed, exchange, &response);
+        response = store_as_it_passes(plan, &keyed, exchange, response);
+    }
+    note.write(response.headers_mut());
+    let response = response.map(Body::Origin);
+    Delivered { response, note }
+}
+
+/// Cleans a response and hears what it says of its caller's key; an error where it is not for the
+/// client.
+async fn judged(
+    plan: &Plan,
+    let_in: Option<LetIn>,
+    proof: Proof,
+    probe: Option<Request<()>>,
+    response: &mut Response<OriginBody>,
+) -> Result<(), NoResponse> {
+    let state = &plan.state;
+    clean_response(response, state.clock.now()).map_err(|failure| {
+        state.metrics.upstream_failed(failure.kind);
+        NoResponse {
+            failure,
+            detail: Some(Reason::OriginFailed),
+        }
+    })?;
+    let status = response.status();
+    let verifies = let_in.is_some_and(|let_in| let_in.verifies);
+    let is_unanswered = verifies && status.is_server_error();
+    let ruling = rule(plan, let_in, status, proof, probe).await;
+    if ruling == Ruling::Outage || is_unanswered {
+        return Err(NoResponse {
+            failure: source_is_ill(),
+            detail: None,
+        });
+    }
+    Ok(())
+}
+
+/// The origin could not be asked, or gave no answer.
+fn failed(plan: &Plan, let_in: Option<LetIn>, failure: Failure) -> NoResponse {
+    let is_origins = failure.kind.is_origins();
+    if let (Some(guard), Some(let_in), true) = (&plan.guard, let_in, is_origins) {
+        guard.failed(&let_in.caller);
+    }
+    let verifies = let_in.is_some_and(|let_in| let_in.verifies);
+    NoResponse {
+        failure: if verifies && is_origins {
+            source_is_ill()
+        } else {
+            failure
+        },
+        detail: Some(Reason::OriginFailed),
+    }
+}
+
+/// The answer to an OPTIONS or TRACE that goes no further (RFC 9110 §7.6.2).
+fn last_hop(plan: &Plan, parts: &request::Parts, note: Note) -> Delivered {
+    let mut response = hops::answer(parts).map(Body::Whole);
+    let date = dates::format(plan.state.clock.now());
+    response.headers_mut().insert(DATE, date);
+    note.write_result(response.headers_mut());
+    Delivered { response, note }
+}
+
 /// A GET without conditions, of the whole: a 2xx to it proves a key good.
-fn is_plain_get(parts: &request::Parts) -> bool {
+fn proof_of(parts: &request::Parts) -> Proof {
     let headers = &parts.headers;
     let names = [
         IF_MATCH,
@@ -213,5 +256,11 @@ fn is_plain_get(parts: &request::Parts) -> bool {
         TRANSFER_ENCODING,
         CONTENT_LENGTH,
     ];
-    parts.method == Method::GET && !names.iter().any(|name| headers.contains_key(name))
+    let is_plain =
+        parts.method == Method::GET && !names.iter().any(|name| headers.contains_key(name));
+    if is_plain {
+        Proof::Proves
+    } else {
+        Proof::ProvesNothing
+    }
 }

@@ -1,147 +1,137 @@
-//! Why a request would be answered as it would: what every step would say, without taking any.
+//! Why a request would be answered as it would: it takes the same steps as one that is answered, up
+//! to the point where something would be sent, and nothing is counted, asked or changed.
 
-use std::sync::Arc;
-
-use http::request;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
-use crate::guard::Standing;
 use crate::guard::credential::Malformed;
-use crate::policy::key::{KeyBytes, normalise_path};
-use crate::policy::{self, Decision, Reason};
+use crate::guard::{Guard, Standing};
+use crate::metrics::CacheResult;
+use crate::policy::Reason;
+use crate::proxy::admission::keys::caller;
+use crate::proxy::admission::limits::who;
+use crate::proxy::admission::{Purpose, Refusal};
+use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::plan::{Plan, PlannedRoute};
+use crate::proxy::wire::Client;
 use crate::store::{Entry, Found};
 
-use super::asked::view;
-use super::guarded::{self, Admission};
-use super::{Client, Proxy, received};
+use super::look_up::LookedUp;
+use super::received::receive;
+use super::steps::{Guarded, KeyedOrNot, Routed};
 
-impl Proxy {
-    /// What a request would meet: its route, how that is shared, what is known of its key, what is
-    /// stored for it, and what would come of it. Nothing is asked, counted or changed.
-    pub fn explain(&self, parts: &request::Parts, client: Client) -> Value {
-        let host = match received::check(parts, &self.config.limits) {
-            Ok(host) => host,
-            Err(failure) => {
-                return json!({
-                    "result": failure.kind.status().as_u16(),
-                    "reason": Reason::Refused.as_str(),
-                    "why": failure.message,
-                });
-            }
-        };
-        let path = normalise_path(parts.uri.path());
-        let bare = received::without_port(host.as_deref().unwrap_or_default());
-        let Some((index, route)) = self.routed(&parts.method, bare, &path) else {
-            return json!({
-                "route": null,
-                "result": "BYPASS",
-                "reason": Reason::NoRoute.as_str(),
-                "why": "no [[route]] takes it: it is proxied and never stored",
-            });
-        };
-        let configured = self
-            .config
-            .routes
-            .list()
-            .get(index)
-            .map_or(route.options.share, |route| route.options.share);
-        let mut told = json!({
-            "route": {"path": route.path, "line": route.line},
-            "share": {
-                "configured": configured.as_str(),
-                "in_effect": route.options.share.as_str(),
-                "demoted": self.sharing.why_demoted(index, self.memory.purges()),
-            },
-        });
-        let mut key = KeyBytes::new();
-        self.write_key(&mut key, parts, host.as_deref(), &path, route, client);
-        if let Some(guard) = &self.guard
-            && guarded::is_guarded(parts, route)
-        {
-            let credential = guard.credentials.of(&parts.headers);
-            told["key"] = match &credential {
-                Ok(None) => json!("none: it goes to the origin, and is never stored"),
-                Err(Malformed::More) => json!("more than one: refused"),
-                Err(Malformed::Form) => json!("malformed: refused"),
-                Ok(Some(credential)) => {
-                    let caller = guard.caller(*credential, &guarded::scope(route, &key));
-                    match guard.standing(&caller) {
-                        Standing::Good => json!("good"),
-                        Standing::Bad => json!("bad or revoked: refused"),
-                        Standing::Unknown { known: true } => json!("was good: asked about again"),
-                        Standing::Unknown { known: false } => json!("unknown: asked about"),
-                    }
+/// What a request would meet: its route, how that is shared, what is known of its key, what is
+/// stored for it, and what would come of it.
+pub fn explain(plan: &Plan, request: Request<()>, client: Client) -> Value {
+    let request = request.map(|()| Empty::<Bytes>::new());
+    let received = match receive(plan, request, client) {
+        Ok(received) => received,
+        Err(refused) => return told_refusal(json!({}), refused.refusal()),
+    };
+    let routed = Routed::of(plan, received);
+    let mut told = match routed.route() {
+        None => json!({
+            "route": null,
+            "why": "no [[route]] takes it: it is proxied and never stored",
+        }),
+        Some(route) => told_route(plan, routed.request(), route),
+    };
+    if plan.limits.concern(&routed.request().parts.method) {
+        match who(plan, routed.request(), routed.route()) {
+            Err(refusal) => return told_refusal(told, &refusal),
+            Ok(who) => {
+                if let Some(failure) = plan.limits.foresee(who).refusal {
+                    let reason = Reason::RateLimited;
+                    return told_refusal(told, &Refusal { failure, reason });
                 }
-            };
-            // Known already, so that nothing is counted for it.
-            let standing = credential.ok().flatten().map(|credential| {
-                let caller = guard.caller(credential, &guarded::scope(route, &key));
-                guard.standing(&caller)
-            });
-            if matches!(standing, Some(Standing::Unknown { .. })) && guard.has_others_to_ask() {
-                told["result"] = json!("MISS");
-                told["reason"] = json!(Reason::KeyUnverified.as_str());
-                return told;
-            }
-            let admission = self.admit(guard, &parts.headers, (index, route), &key, standing);
-            let (result, reason) = match admission {
-                Admission::In(let_in) if !let_in.verifies => (None, Reason::Fresh),
-                Admission::In(_) | Admission::Ask(_) => {
-                    (Some(json!("MISS")), Reason::KeyUnverified)
-                }
-                Admission::Anonymous => (Some(json!("BYPASS")), Reason::Credential),
-                Admission::Refused(failure, reason) => {
-                    (Some(json!(failure.kind.status().as_u16())), reason)
-                }
-            };
-            if let Some(result) = result {
-                told["result"] = result;
-                told["reason"] = json!(reason.as_str());
-                return told;
             }
         }
-        if let Some(reason) = policy::bypass(view(parts, false), &route.options) {
-            told["result"] = json!("BYPASS");
-            told["reason"] = json!(reason.as_str());
-            return told;
+    }
+    let keyed = match routed.guarded(plan, None, Purpose::Explain) {
+        Guarded::Refused(_, refusal) => return told_refusal(told, &refusal),
+        // The fleet, or the source of verdicts, would be asked before anything is looked up.
+        Guarded::AskAbout(..) => {
+            return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
-        let now = self.clock.now();
-        let entry = match self.memory.get(&mut key, &parts.headers, now) {
-            Found::Entry(entry) => Some(entry),
-            Found::NotShared(reason) => {
-                told["stored"] = json!(format!(
-                    "nothing: not storable a moment ago ({})",
-                    reason.as_str()
-                ));
-                None
-            }
-            Found::NoVariant => {
-                told["stored"] = json!("other variants (Vary), not this one");
-                None
-            }
-            Found::Nothing => {
-                told["stored"] = Value::Null;
-                None
-            }
-        };
-        if let Some(entry) = &entry {
-            told["stored"] = described(entry, now);
-        }
-        let stored = entry.as_deref().map(Entry::view);
-        let (result, reason) = match policy::decide(view(parts, false), stored, &route.options, now)
-        {
-            Decision::Hit { .. } => ("HIT", Reason::Fresh),
-            Decision::StaleHit { reason, .. } => ("STALE", reason),
-            Decision::Miss { reason, .. } => ("MISS", reason),
-        };
-        told["result"] = json!(result);
-        told["reason"] = json!(reason.as_str());
-        told
+        Guarded::In(admitted) => match admitted.key(plan) {
+            KeyedOrNot::Bypassed(bypassed) => return told_words(told, bypassed.words()),
+            KeyedOrNot::Keyed(keyed) => keyed,
+        },
+    };
+    let now = plan.state.clock.now();
+    let looked_up = keyed.look_up(plan);
+    told["stored"] = match &looked_up {
+        LookedUp::Hit(hit) | LookedUp::StaleHit(hit) => told_entry(&hit.entry, now),
+        LookedUp::Miss(miss) => match &miss.found {
+            Found::Entry(entry) => told_entry(entry, now),
+            Found::NotShared(reason) => json!(format!(
+                "nothing: not storable a moment ago ({})",
+                reason.as_str()
+            )),
+            Found::NoVariant => json!("other variants (Vary), not this one"),
+            Found::Nothing => Value::Null,
+        },
+        LookedUp::NothingStored(_) => Value::Null,
+    };
+    told_words(told, looked_up.words())
+}
+
+fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {
+    told["result"] = json!(result.as_str());
+    told["reason"] = json!(reason.as_str());
+    told
+}
+
+fn told_refusal(mut told: Value, refusal: &Refusal) -> Value {
+    told["status"] = json!(refusal.failure.kind.status().as_u16());
+    told["why"] = json!(refusal.failure.message);
+    told_words(told, (CacheResult::Bypass, refusal.reason))
+}
+
+fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Value {
+    let purges = plan.state.memory.purges();
+    let configured = plan.configured(route);
+    let demoted = configured.and_then(|route| route.sharing.as_ref()?.why_demoted(purges));
+    let share = configured.map_or(route.options().share, |route| route.options().share);
+    let mut told = json!({
+        "route": {"path": route.rule.path, "line": route.rule.line},
+        "share": {
+            "configured": share.as_str(),
+            "in_effect": route.options().share.as_str(),
+            "demoted": demoted,
+        },
+    });
+    if let Some(guard) = &plan.guard
+        && request.is_guarded_on(route)
+    {
+        told["key"] = json!(key_told(plan, guard, request, route));
+    }
+    told
+}
+
+fn key_told(
+    plan: &Plan,
+    guard: &Guard,
+    request: &ClientRequest,
+    route: &PlannedRoute,
+) -> &'static str {
+    match caller(plan, guard, request, route) {
+        Ok(None) => "none: it goes to the origin, and is never stored",
+        Err(Malformed::More) => "more than one: refused",
+        Err(Malformed::Form) => "malformed: refused",
+        Ok(Some(caller)) => match guard.standing(&caller) {
+            Standing::Good => "good",
+            Standing::Bad => "bad or revoked: refused",
+            Standing::Unknown { known: true } => "was good: asked about again",
+            Standing::Unknown { known: false } => "unknown: asked about",
+        },
     }
 }
 
-fn described(entry: &Arc<Entry>, now: Timestamp) -> Value {
+fn told_entry(entry: &Entry, now: Timestamp) -> Value {
     let stored = entry.view();
     json!({
         "status": entry.head.status.as_u16(),

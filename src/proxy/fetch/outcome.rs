@@ -1,26 +1,52 @@
-//! How a fetch ends for those who wait for it: it is one client's alone, it has failed, or it was
-//! refused; and what they, and the fleet, are told.
+//! How a fetch ends for those who wait for it: it is stored, it is one client's alone, it has failed,
+//! or it was refused; and what they, and the fleet, are told.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::COOKIE;
 use http::{Response, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::error::Failure;
-use crate::flight::Outcome;
+use crate::flight::{Outcome, Reader};
+use crate::guard::source_is_ill;
 use crate::metrics::Refresh;
-use crate::policy::Reason;
+use crate::policy::{Reason, StoredView};
+use crate::proxy::parts::store::forget_part;
 use crate::store::second::Outcome as LeaseOutcome;
+use crate::store::{Entry, Head};
 use crate::upstream::OriginBody;
 
-use super::fetch::{Fetching, Led, Validation, pause};
-use super::guarded;
+use super::{Fetch, Validation};
 
-impl Fetching {
+/// What the request that leads a fetch is told.
+pub enum Led {
+    /// It may be stored, and its body is coming in.
+    Streaming {
+        head: Arc<Head>,
+        reader: Reader,
+    },
+    /// It is whole and stored; `status` is what the origin said: 304 where it confirmed.
+    Stored {
+        entry: Arc<Entry>,
+        status: StatusCode,
+    },
+    /// The second tier had it, and it is stored here now.
+    Found(Arc<Entry>),
+    /// It is this request's alone.
+    Own {
+        response: Response<OriginBody>,
+        reason: Reason,
+    },
+    Failed(Failure),
+}
+
+impl Fetch {
     /// The response is the leader's alone; the waiters are let go at once, and the key is
     /// remembered, so that the next ones do not wait either.
-    pub(super) fn own(
+    pub(super) fn not_shared(
         mut self,
         response: Response<OriginBody>,
         reason: Reason,
@@ -33,29 +59,30 @@ impl Fetching {
             Reason::Credential if self.let_in.is_some() => LeaseOutcome::Dropped,
             _ => LeaseOutcome::NotStorable,
         });
-        self.not_stored(reason);
+        self.count_not_stored(reason);
         self.refreshed(Refresh::NotStored);
-        let until = self
-            .exchange
-            .received
-            .plus(self.proxy.config.cache.hit_for_miss);
+        let until = self.not_asked_until();
         let is_keys = reason == Reason::Credential && self.let_in.is_some();
         self.leave_alone(validation.filter(|_| self.is_background && !is_keys), until);
-        let memory = &self.proxy.memory;
+        let state = Arc::clone(self.state());
         // An error says nothing about what was stored before it, nor does one client's own answer.
         let is_personal = self.client_headers.contains_key(COOKIE)
-            || self.options.has_credential(&self.client_headers);
+            || self.options().has_credential(&self.client_headers);
         let keep_stored = is_personal || response.status().as_u16() >= 400;
         if reason.is_of_the_response() {
             if response.status().is_success() && reason != Reason::TooLarge {
-                self.proxy.forget_part(&self.primary);
+                forget_part(&state, self.primary());
             }
-            memory.mark_not_shared(&self.key, until, reason, keep_stored);
+            state
+                .memory
+                .mark_not_shared(&self.key, until, reason, keep_stored);
             if !keep_stored && reason != Reason::TooLarge {
-                self.proxy.forget_shared(&self.primary);
+                state.forget_shared(self.primary());
             }
         } else if reason == Reason::Credential && !is_keys {
-            memory.mark_not_shared(self.ticket.key(), until, reason, true);
+            state
+                .memory
+                .mark_not_shared(self.ticket.key(), until, reason, true);
         }
         if is_keys {
             // Those who wait elect another leader: they must not meet this one again.
@@ -77,7 +104,7 @@ impl Fetching {
 
     /// Failed: stale stands in where it may, and is left alone for a moment.
     pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
-        if let (Some(guard), Some(let_in)) = (&self.proxy.guard, self.let_in)
+        if let (Some(guard), Some(let_in)) = (&self.plan.guard, self.let_in)
             && failure.kind.is_origins()
             // A status was heard already, when it came.
             && failure.status.is_none()
@@ -95,7 +122,7 @@ impl Fetching {
     /// The origin refuses good keys: its leader is answered as if the origin had failed, and of those
     /// who wait each sees for itself.
     pub(super) fn refused_in_outage(mut self, status: StatusCode) {
-        let mut failure = guarded::source_is_ill();
+        let mut failure = source_is_ill();
         failure.status = Some(status);
         self.release(LeaseOutcome::Dropped);
         self.refreshed(Refresh::Failed);
@@ -119,14 +146,62 @@ impl Fetching {
         }
     }
 
-    pub(super) fn not_stored(&self, reason: Reason) {
-        self.proxy.metrics.not_stored(reason);
+    pub(super) fn count_not_stored(&self, reason: Reason) {
+        self.state().metrics.not_stored(reason);
+    }
+
+    /// Until when a response that may not be shared is remembered as such.
+    pub(super) fn not_asked_until(&self) -> Timestamp {
+        let remembered = self.plan.config.cache.hit_for_miss;
+        self.exchange.received.plus(remembered)
+    }
+
+    /// It is whole, and the leader gets it; those who wait too, where they may use it as it stands.
+    pub(super) fn tell_stored(
+        mut self,
+        entry: Arc<Entry>,
+        status: StatusCode,
+        may_store: Result<(), Reason>,
+    ) {
+        self.release(match may_store {
+            Ok(()) => LeaseOutcome::Dropped,
+            Err(_) => LeaseOutcome::NotStorable,
+        });
+        self.ticket.publish(match may_store {
+            Ok(()) => self.if_reusable(&entry.head, Outcome::Stored(Arc::clone(&entry))),
+            Err(reason) => Outcome::NotShared(reason),
+        });
+        self.tell(Led::Stored { entry, status });
+        self.ticket.finish(Ok(None));
+    }
+
+    /// `outcome`, unless the response must be validated by everybody who wants it.
+    pub(super) fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
+        if StoredView::of(&head.record).is_reusable(self.exchange.received) {
+            outcome
+        } else {
+            Outcome::NotShared(Reason::MustValidate)
+        }
+    }
+
+    /// Stores it, unless a purge came while it was fetched.
+    pub(super) fn store_entry(&mut self, entry: Arc<Entry>) {
+        let lease = self.lease.take();
+        // Where a purge came, that is counted, and the answer is its readers' alone.
+        let _ = self.state().store(self.primary(), entry, lease);
+        forget_part(self.state(), self.primary());
     }
 
     /// Counts the end of a refresh behind a stale answer.
     pub(super) fn refreshed(&self, how: Refresh) {
         if self.is_background {
-            self.proxy.metrics.refreshed(how);
+            self.state().metrics.refreshed(how);
         }
     }
+}
+
+/// How long a failed origin is left alone about one stored response.
+fn pause(failure: &Failure) -> Duration {
+    let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
+    asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
 }

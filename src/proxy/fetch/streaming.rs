@@ -13,16 +13,18 @@ use crate::flight::Outcome;
 use crate::http::fields::strip_hop_by_hop;
 use crate::metrics::Refresh;
 use crate::policy::storable::ResponseView;
-use crate::policy::{self, Lifetimes, Reason, StoredView};
+use crate::policy::{self, Lifetimes, Reason};
+use crate::proxy::parts::Beginning;
+use crate::proxy::parts::store::store_beginning;
+use crate::proxy::wire::whole_body::collect;
 use crate::store::second::Outcome as LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
-use super::fetch::{Fetching, Led, Validation};
-use super::inspect::collect;
-use super::part::Beginning;
+use super::headed::Answered;
+use super::{Fetch, Led, Validation};
 
-impl Fetching {
+impl Fetch {
     /// Streaming; or, for a small body that gets an entity tag of ours, awaited whole.
     pub(super) async fn store(
         mut self,
@@ -31,19 +33,19 @@ impl Fetching {
         validation: Option<Validation>,
     ) {
         let length = content_length(response.headers());
-        let limit = self.proxy.config.cache.max_object;
+        let limit = self.plan.config.cache.max_object;
         if length.is_some_and(|length| length > limit) {
-            return self.own(response, Reason::TooLarge, validation.as_ref());
+            return self.not_shared(response, Reason::TooLarge, validation.as_ref());
         }
-        let mut charge = self.proxy.memory.charge();
+        let mut charge = self.state().memory.charge();
         if !charge.grow(length.unwrap_or(0)) {
-            return self.own(response, Reason::Budget, validation.as_ref());
+            return self.not_shared(response, Reason::Budget, validation.as_ref());
         }
         let (parts, body) = response.into_parts();
         let head = Arc::new(self.head(parts.status, &parts.headers, lifetimes));
         let tagged = length.filter(|length| {
             let is_plain = parts.status == StatusCode::OK && !head.record.has_validator;
-            is_plain && *length <= self.proxy.config.cache.etag_up_to
+            is_plain && *length <= self.plan.config.cache.etag_up_to
         });
         if let Some(length) = tagged {
             let whole = collect(body, length).await;
@@ -64,15 +66,6 @@ impl Fetching {
         self.ticket.publish(self.if_reusable(head, outcome));
     }
 
-    /// `outcome`, unless the response must be validated by everybody who wants it.
-    fn if_reusable(&self, head: &Head, outcome: Outcome) -> Outcome {
-        if StoredView::of(&head.record).is_reusable(self.exchange.received) {
-            outcome
-        } else {
-            Outcome::NotShared(Reason::MustValidate)
-        }
-    }
-
     async fn stream(
         mut self,
         head: &Head,
@@ -80,18 +73,17 @@ impl Fetching {
         length: Option<u64>,
         mut charge: Charge,
     ) {
-        let limit = self.proxy.config.cache.max_object;
+        let limit = self.plan.config.cache.max_object;
         let (mut received, mut storing, mut trailers) = (0, true, None);
         loop {
             let piece = match body.frame().await {
                 None => break,
                 Some(Err(failure)) => {
-                    self.proxy.metrics.upstream_failed(failure.kind);
+                    self.state().metrics.upstream_failed(failure.kind);
                     self.refreshed(Refresh::Failed);
                     if let (true, Some(length)) = (storing, length) {
                         let pieces = self.ticket.pieces();
-                        self.proxy
-                            .keep_beginning(&self.primary, head, length, &pieces);
+                        store_beginning(self.state(), self.primary(), head, length, &pieces);
                     }
                     self.ticket.keep_charge(charge);
                     return self.ticket.finish(Err(failure));
@@ -111,7 +103,7 @@ impl Fetching {
             let beyond = received.saturating_sub(length.unwrap_or(0)).min(size);
             let is_too_large = received > limit;
             if storing && (is_too_large || !charge.grow(beyond)) {
-                self.not_stored(if is_too_large {
+                self.count_not_stored(if is_too_large {
                     Reason::TooLarge
                 } else {
                     Reason::Budget
@@ -133,63 +125,15 @@ impl Fetching {
             self.ticket.push(piece);
         }
         if storing {
-            let own_charge = self.proxy.memory.charge();
+            let own_charge = self.state().memory.charge();
             match Entry::assemble(head, &self.ticket.pieces(), None, own_charge) {
-                Ok(entry) => self.keep(Arc::new(entry)),
-                Err(_) => self.not_stored(Reason::Budget),
+                Ok(entry) => self.store_entry(Arc::new(entry)),
+                Err(_) => self.count_not_stored(Reason::Budget),
             }
         }
         self.refreshed(Refresh::Replaced);
         self.ticket.keep_charge(charge);
         self.ticket.finish(Ok(trailers));
-    }
-
-    /// The rest of a response whose beginning is stored (RFC 9111 §3.4): `headers` are those of the
-    /// whole.
-    pub(super) async fn complete(
-        mut self,
-        beginning: Beginning,
-        headers: HeaderMap,
-        rest: Response<OriginBody>,
-    ) {
-        let mut charge = self.proxy.memory.charge();
-        let (size, known) = (content_length(&headers).unwrap_or(0), beginning.part.body());
-        let missing = size.saturating_sub(known.len() as u64);
-        if !charge.grow(missing) {
-            return self.ask_again(None).await;
-        }
-        let view = ResponseView {
-            status: StatusCode::OK,
-            headers: &headers,
-        };
-        let judged = policy::storable(self.view(), view, &self.options, self.exchange.received);
-        let pieces: Vec<Bytes> = match collect(rest.into_body(), missing).await {
-            Ok(rest) => std::iter::once(known).chain(rest).collect(),
-            Err(failure) => {
-                // Nobody has been told anything yet.
-                self.proxy.metrics.upstream_failed(failure.kind);
-                beginning.forget(&self.proxy, &self.primary);
-                return self.ask_again(None).await;
-            }
-        };
-        let head = Arc::new(self.head(StatusCode::OK, &headers, judged.unwrap_or_default()));
-        match Entry::assemble(&head, &pieces, None, charge) {
-            Ok(entry) => {
-                let entry = Arc::new(entry);
-                match judged {
-                    Ok(_) => self.keep(Arc::clone(&entry)),
-                    Err(reason) => self.not_stored(reason),
-                }
-                self.refreshed(Refresh::Replaced);
-                self.tell_stored(entry, StatusCode::PARTIAL_CONTENT, judged.map(drop));
-            }
-            Err(_) => {
-                self.not_stored(Reason::Budget);
-                self.begin(&head);
-                pieces.into_iter().for_each(|piece| self.ticket.push(piece));
-                self.ticket.finish(Ok(None));
-            }
-        }
     }
 
     /// The hash of a small body without validator becomes its entity tag.
@@ -204,7 +148,7 @@ impl Fetching {
         let pieces = match whole {
             Ok(pieces) => pieces,
             Err(failure) => {
-                self.proxy.metrics.upstream_failed(failure.kind);
+                self.state().metrics.upstream_failed(failure.kind);
                 return self.failed(failure, validation);
             }
         };
@@ -212,7 +156,7 @@ impl Fetching {
         match Entry::assemble(head, &pieces, Some(etag), charge) {
             Ok(entry) => {
                 let entry = Arc::new(entry);
-                self.keep(Arc::clone(&entry));
+                self.store_entry(Arc::clone(&entry));
                 self.refreshed(Refresh::Replaced);
                 let outcome = Outcome::Stored(Arc::clone(&entry));
                 self.ticket.publish(self.if_reusable(head, outcome));
@@ -230,7 +174,7 @@ impl Fetching {
             }
             // It is whole, and good; there is only no room to keep it.
             Err(NotAssembled::NoRoom) => {
-                self.not_stored(Reason::Budget);
+                self.count_not_stored(Reason::Budget);
                 self.refreshed(Refresh::NotStored);
                 self.begin(head);
                 pieces.into_iter().for_each(|piece| self.ticket.push(piece));
@@ -238,12 +182,61 @@ impl Fetching {
         }
         self.ticket.finish(Ok(None));
     }
+}
 
-    /// Stores it, unless a purge came while it was fetched.
-    pub(super) fn keep(&mut self, entry: Arc<Entry>) {
-        let lease = self.lease.take();
-        self.proxy.keep(&self.primary, entry, lease);
-        self.proxy.forget_part(&self.primary);
+impl Answered {
+    /// The rest of a response whose beginning is stored (RFC 9111 §3.4): `headers` are those of the
+    /// whole.
+    pub(super) async fn complete(
+        self,
+        beginning: Beginning,
+        headers: HeaderMap,
+        rest: Response<OriginBody>,
+    ) {
+        let fetch = &self.fetch;
+        let mut charge = fetch.state().memory.charge();
+        let (size, known) = (content_length(&headers).unwrap_or(0), beginning.part.body());
+        let missing = size.saturating_sub(known.len() as u64);
+        if !charge.grow(missing) {
+            return self.ask_again(None).await;
+        }
+        let view = ResponseView {
+            status: StatusCode::OK,
+            headers: &headers,
+        };
+        let (request, options) = (fetch.view(), fetch.options());
+        let judged = policy::storable(request, view, options, fetch.exchange.received);
+        let pieces: Vec<Bytes> = match collect(rest.into_body(), missing).await {
+            Ok(rest) => std::iter::once(known).chain(rest).collect(),
+            Err(failure) => {
+                // Nobody has been told anything yet.
+                let state = fetch.state();
+                state.metrics.upstream_failed(failure.kind);
+                beginning.forget(state, fetch.primary());
+                return self.ask_again(None).await;
+            }
+        };
+        let mut fetch = self.fetch;
+        let head = Arc::new(fetch.head(StatusCode::OK, &headers, judged.unwrap_or_default()));
+        match Entry::assemble(&head, &pieces, None, charge) {
+            Ok(entry) => {
+                let entry = Arc::new(entry);
+                match judged {
+                    Ok(_) => fetch.store_entry(Arc::clone(&entry)),
+                    Err(reason) => fetch.count_not_stored(reason),
+                }
+                fetch.refreshed(Refresh::Replaced);
+                fetch.tell_stored(entry, StatusCode::PARTIAL_CONTENT, judged.map(drop));
+            }
+            Err(_) => {
+                fetch.count_not_stored(Reason::Budget);
+                fetch.begin(&head);
+                pieces
+                    .into_iter()
+                    .for_each(|piece| fetch.ticket.push(piece));
+                fetch.ticket.finish(Ok(None));
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::policy::range::{self, Selected, Span};
 
-use super::body::{Body, Pieces, Slice};
+use crate::proxy::wire::body::{Body, Pieces, Slice};
 
 /// What a GET that asked for ranges gets.
 pub enum Cut {

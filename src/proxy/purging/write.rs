@@ -3,105 +3,29 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use url::Url;
 
 use crate::error::{Failure, FailureKind};
-use crate::policy::key::{KeyBytes, normalise_path, select_query, write_target};
+use crate::policy::key::KeyBytes;
 use crate::policy::{Mode, groups, invalidate};
+use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};
 use crate::upstream::OriginBody;
 
-use super::Proxy;
-use super::asked::Asked;
-use super::received::without_port;
-
-/// Stored responses are judged again after so many purges, so that the log can forget.
-pub(super) const SWEEP_EVERY: u64 = 16_384;
-
-/// Entries that a sweep looks at before it lets others run.
-const SLICE: usize = 256;
-
-impl Proxy {
-    /// Writes a purge down; the log's position. Nobody gets an older response from now on.
-    pub fn purge(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
-        self.metrics.purged(purge.target.as_str(), mode);
-        self.purge_again(purge, mode)
-    }
-
-    /// As [`Proxy::purge`], of what is counted already.
-    fn purge_again(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
-        let position = self.memory.purges().append(purge, mode, self.clock.now());
-        if position.is_multiple_of(SWEEP_EVERY)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-            && !self.is_sweeping.swap(true, Ordering::AcqRel)
-        {
-            let proxy = Arc::clone(self);
-            runtime.spawn(async move {
-                proxy.sweep(&[]).await;
-                proxy.is_sweeping.store(false, Ordering::Release);
-            });
-        }
-        position
-    }
-
-    /// The log's position now.
-    pub fn purge_position(&self) -> u64 {
-        self.memory.purges().position()
-    }
-
-    /// Lets go of stored responses that purges have made unusable; how many there were that
-    /// `purges` name.
-    pub async fn sweep(&self, purges: &[Purge]) -> u64 {
-        let mut named = 0;
-        for (at, is_named) in self.memory.sweep(purges).enumerate() {
-            named += u64::from(is_named);
-            if at % SLICE == SLICE - 1 {
-                tokio::task::yield_now().await;
-            }
-        }
-        named
-    }
-
-    /// How a URL of this host stands in keys: its path, and of its query what the routes for it
-    /// let through. Without a host, as each route of any host has it. Empty where no route
-    /// answers it, for then nothing of it is stored.
-    pub fn targets(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Vec<Target> {
-        let path = normalise_path(path);
-        let routes = &self.config.routes;
-        let of_host = host.map(|host| {
-            let host = without_port(host).to_ascii_lowercase();
-            routes.find(&Method::GET, &host, &path)
-        });
-        let routes: Vec<_> = match of_host {
-            Some(found) => found.into_iter().map(|(_, route)| route).collect(),
-            None => routes.for_path(&Method::GET, &path).collect(),
-        };
-        let mut targets: Vec<Target> = Vec::new();
-        for route in routes {
-            let query = select_query(query, &route.query, route.sort_query);
-            let mut target = KeyBytes::new();
-            write_target(&path, query.as_deref(), &mut target);
-            let target = Target::Url(short(&target).into());
-            if !targets.contains(&target) {
-                targets.push(target);
-            }
-        }
-        targets
-    }
-}
+use super::targets::url_targets;
 
 /// A write under way. What it may have changed is purged when its answer comes, once more when that
 /// ends, for an origin may do the work meanwhile, and also where it never comes.
-pub(super) struct Write {
-    proxy: Arc<Proxy>,
+pub struct Write {
+    plan: Arc<Plan>,
     origin: Box<[u8]>,
     host: String,
     /// The target URI, where the request says enough to write it.
@@ -112,37 +36,39 @@ pub(super) struct Write {
 
 impl Write {
     /// `None` for a request that changes nothing.
-    pub fn of(proxy: &Arc<Proxy>, asked: &Asked) -> Option<Self> {
-        if invalidate::is_safe(&asked.parts.method) {
+    pub fn of(
+        plan: &Arc<Plan>,
+        request: &ClientRequest,
+        route: Option<&PlannedRoute>,
+    ) -> Option<Self> {
+        if invalidate::is_safe(&request.parts.method) {
             return None;
         }
-        let host = asked.host.as_deref();
-        let parts = proxy.origin_parts(&asked.parts.headers, host, asked.client);
+        let host = request.host().unwrap_or_default();
+        let parts = request.origin_parts(plan);
         let mut origin = KeyBytes::new();
         parts.write_origin(&mut origin);
-        let uri = &asked.parts.uri;
-        let named = parts.forwarded_host.or(host).unwrap_or_default();
+        let uri = &request.parts.uri;
+        let named = parts.forwarded_host.unwrap_or(host);
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let mut write = Self {
             url: Url::parse(&format!("{}://{named}{target}", parts.scheme)).ok(),
-            proxy: Arc::clone(proxy),
+            plan: Arc::clone(plan),
             origin: short(&origin).into(),
-            host: host.unwrap_or_default().to_owned(),
+            host: host.to_owned(),
             changes: Vec::new(),
         };
         write.add_url(uri.path(), uri.query());
-        if let Some((_, route)) = &asked.route {
-            // The operator's groups are of the whole sidecar, whatever host was written to.
-            for (name, mode) in &route.invalidates {
-                let (target, reach) = (Target::Group(name.clone()), Reach::Any);
-                write.changes.push((Purge { target, reach }, *mode));
-            }
+        // The operator's groups are of the whole sidecar, whatever host was written to.
+        for (name, mode) in route.into_iter().flat_map(|route| &route.rule.invalidates) {
+            let (target, reach) = (Target::Group(name.clone()), Reach::Any);
+            write.changes.push((Purge { target, reach }, *mode));
         }
         Some(write)
     }
 
     fn add_url(&mut self, path: &str, query: Option<&str>) {
-        for target in self.proxy.targets(Some(&self.host), path, query) {
+        for target in url_targets(&self.plan, Some(&self.host), path, query) {
             self.add(target);
         }
     }
@@ -155,14 +81,14 @@ impl Write {
 
     fn purge(&self) {
         for (purge, mode) in &self.changes {
-            self.proxy.purge(purge.clone(), *mode);
+            self.plan.state.purge(purge.clone(), *mode);
         }
     }
 
     /// The end of an answer: nothing is left to be done when this is dropped.
     fn ends(&mut self) {
         for (purge, mode) in self.changes.drain(..) {
-            self.proxy.purge_again(purge, mode);
+            self.plan.state.purge_again(purge, mode);
         }
     }
 
@@ -173,8 +99,8 @@ impl Write {
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
         let writing = tokio::spawn(async move {
-            let proxy = Arc::clone(&self.proxy);
-            let answer = proxy.origin.answer(request).await;
+            let state = Arc::clone(&self.plan.state);
+            let answer = state.origin.answer(request).await;
             self.answered(&answer);
             self.purge();
             match answer {

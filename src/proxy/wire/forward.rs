@@ -8,7 +8,7 @@ use http::header::{
     IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
 use http_body::Body as _;
 
 use crate::config::{Config, HostRule, Route};
@@ -20,7 +20,6 @@ use crate::policy::key::select_query;
 use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
-use super::Client;
 use super::hops;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -42,6 +41,14 @@ const UNKEYED: [HeaderName; 11] = [
     HeaderName::from_static("x-forwarded-scheme"),
     HeaderName::from_static("x-forwarded-ssl"),
 ];
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    /// Its `X-Forwarded-*` fields are believed.
+    pub is_trusted: bool,
+}
 
 /// What of the configuration every forwarded request needs.
 #[derive(Debug)]
@@ -86,6 +93,12 @@ impl Forwarding {
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
             forwarded_proto: rewrite.and_then(|upstream| upstream.forwarded_proto.clone()),
         }
+    }
+
+    /// What the operator has put in the place of the client's words.
+    pub fn configured_values(&self) -> [Option<&HeaderValue>; 3] {
+        let values = [&self.own_host, &self.forwarded_host, &self.forwarded_proto];
+        values.map(Option::as_ref)
     }
 
     /// Whether the origin never sees the client's host.
@@ -310,11 +323,6 @@ fn target(uri: &Uri, route: Option<&Route>) -> Result<Uri, Failure> {
         None => whole.parse(),
     };
     target.map_err(|_| Failure::new(FailureKind::BadRequest, "the request target is not a path"))
-}
-
-/// Whether a request has a body that an origin may need.
-pub fn has_body(parts: &request::Parts, is_end_stream: bool) -> bool {
-    !is_end_stream && !matches!(parts.method, Method::TRACE)
 }
 
 #[cfg(test)]

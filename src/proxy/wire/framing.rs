@@ -1,22 +1,36 @@
-//! Received: what is checked before anything else is believed of a request, and the words that
-//! the later steps use for it.
-
-use std::borrow::Cow;
+//! Framing: what is checked before anything else is believed of a request, and the host that it is
+//! for.
 
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version, request};
+use smallvec::SmallVec;
 
 use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
-/// Refuses what is ambiguous or not for us; else gives the host that the client means, as it
-/// wrote it, or nothing for an HTTP/1.0 request without one.
-pub fn check<'a>(
-    parts: &'a request::Parts,
-    limits: &Limits,
-) -> Result<Option<Cow<'a, str>>, Failure> {
+/// The host that a client means, in lower case, with the port that it wrote. One of usual length
+/// stands on the stack.
+#[derive(Clone, Debug)]
+pub struct Host(SmallVec<[u8; 48]>);
+
+impl Host {
+    fn new(text: &str) -> Self {
+        let mut bytes = SmallVec::from_slice(text.as_bytes());
+        bytes.make_ascii_lowercase();
+        Self(bytes)
+    }
+
+    pub fn as_str(&self) -> &str {
+        // It was made of a text, and letters stay letters.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Refuses what is ambiguous or not for us; else gives the host that the client means, or nothing
+/// for an HTTP/1.0 request without one.
+pub fn check(parts: &request::Parts, limits: &Limits) -> Result<Option<Host>, Failure> {
     if parts.method == Method::CONNECT {
         let message = "CONNECT is refused: this is a proxy of one API, not of the world";
         return Err(Failure::new(FailureKind::MethodNotAllowed, message));
@@ -64,7 +78,7 @@ fn transfer_coding(headers: &HeaderMap) -> Result<(), Failure> {
 
 /// The host of the target URI (RFC 9110 §7.1, RFC 9112 §3.2.2): from the request target where it
 /// has one, from `Host` otherwise; the two must agree.
-fn host(parts: &request::Parts) -> Result<Option<Cow<'_, str>>, Failure> {
+fn host(parts: &request::Parts) -> Result<Option<Host>, Failure> {
     let bad = |message: &str| Err(Failure::new(FailureKind::BadRequest, message));
     let Ok(field) = fields::single(&parts.headers, &HOST) else {
         return bad("the request has more than one Host");
@@ -87,8 +101,8 @@ fn host(parts: &request::Parts) -> Result<Option<Cow<'_, str>>, Failure> {
         (Some(_), _) if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) => {
             bad("the request target has another scheme than http or https")
         }
-        (Some(authority), _) => Ok(Some(lower_case(authority.as_str()))),
-        (None, Some(text)) => Ok(Some(lower_case(text))),
+        (Some(authority), _) => Ok(Some(Host::new(authority.as_str()))),
+        (None, Some(text)) => Ok(Some(Host::new(text))),
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
         (None, None) => bad("the request has no Host"),
     }
@@ -118,14 +132,6 @@ fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
     authority.host().eq_ignore_ascii_case(other.host()) && port(authority) == port(&other)
 }
 
-fn lower_case(host: &str) -> Cow<'_, str> {
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
-}
-
 /// A host without its port.
 pub fn without_port(host: &str) -> &str {
     &host[..fields::without_port(host.as_bytes()).len()]
@@ -147,7 +153,7 @@ mod tests {
             ..Limits::default()
         };
         let host = check(&parts, &limits);
-        host.map(|host| host.map(Cow::into_owned))
+        host.map(|host| host.map(|host| host.as_str().to_owned()))
             .map_err(|failure| failure.kind)
     }
 

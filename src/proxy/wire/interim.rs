@@ -1,11 +1,12 @@
-//! Interim responses: what the origin says before its final one, `103 Early Hints` above all, on
+//! InterimQueue responses: what the origin says before its final one, `103 Early Hints` above all, on
 //! its way to the client (RFC 9110 §15.2). They are never stored and never part of the final
 //! response.
 //!
 //! hyper's client hands them over, but its server has no call to send them. It flushes the stream
 //! beneath it whenever nothing of its own is left to be written, though: then, or just before the
 //! first byte of the final response, the stream writes what stands in a queue of its connection.
-//! Where the response before is not out yet by then, they are dropped. That is HTTP/1.1; over HTTP/2, where the frames are hyper's own, they are left out.
+//! Where the response before is not out yet by then, they are dropped. That is HTTP/1.1; over HTTP/2,
+//! where the frames are hyper's own, they are left out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ const MOST: usize = 64 << 10;
 
 /// The interim responses of one connection that are not written yet.
 #[derive(Debug, Default)]
-pub struct Interim {
+pub struct InterimQueue {
     /// Something waits: all that most connections ever look at.
     waits: AtomicBool,
     queue: Mutex<Queue>,
@@ -39,7 +40,7 @@ struct Queue {
     is_open: bool,
 }
 
-impl Interim {
+impl InterimQueue {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,15 +80,15 @@ impl Interim {
 
 /// Where the interim responses for one request go.
 #[derive(Clone, Debug)]
-pub(super) struct Ear {
-    connection: Arc<Interim>,
+pub struct InterimListener {
+    connection: Arc<InterimQueue>,
     turn: u64,
 }
 
-impl Ear {
+impl InterimListener {
     /// For a request that waits from now on; `None` where its client cannot be told
     /// (RFC 9110 §15.2: never an HTTP/1.0 one).
-    pub fn open(connection: Option<&Arc<Interim>>, version: Version) -> Option<Self> {
+    pub fn open(connection: Option<&Arc<InterimQueue>>, version: Version) -> Option<Self> {
         let connection = connection.filter(|_| version == Version::HTTP_11)?;
         let mut queue = connection.queue();
         queue.turn += 1;
@@ -109,9 +110,9 @@ impl Ear {
 
     /// Hears what comes for this request to the origin.
     pub fn listen<B>(&self, request: &mut Request<B>) {
-        let ear = self.clone();
+        let listener = self.clone();
         hyper::ext::on_informational(request, move |response| {
-            ear.hear(response.status(), response.headers());
+            listener.hear(response.status(), response.headers());
         });
     }
 

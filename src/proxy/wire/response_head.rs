@@ -1,14 +1,16 @@
 //! The origin's head on its way in: what cannot be believed is a failure, what is of one hop goes.
 
-use http::header::{self, CONTENT_LENGTH};
+use http::header::{self, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use crate::clock::Timestamp;
 use crate::error::{Failure, FailureKind};
 use crate::http::{dates, fields};
 
-use super::deliver::X_CACHE;
 use super::hops::append_via;
+
+/// How a request was answered, for people (see [`CacheResult`](crate::metrics::CacheResult)).
+pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// What every response from an origin goes through before anybody sees or stores it. An error says
 /// that its framing cannot be believed.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::policy::Mode;
 use crate::policy::Record;
-use crate::policy::key::KeyParts;
+use crate::policy::key::{KeyParts, RuleDigest};
 use crate::store::entry::{Fields, Selecting};
 use crate::store::purge::{Reach, Target};
 use bytes::Bytes;
@@ -173,6 +173,7 @@ fn what_a_purge_reached_is_neither_found_nor_put_back() {
         forwarded_host: None,
         path: "/a",
         query: None,
+        rule: RuleDigest::default(),
         partition: b"",
     }
     .write(&mut key);

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::clock::Timestamp;
 use crate::policy::Groups;
 use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
-use super::named::{Purge, Reach, Target, short};
+use super::named::{Purge, Reach, Target, path_of, short};
 
 /// Marks that are kept; past it the older half goes, and what was not judged by it since is
 /// taken for purged.
@@ -119,18 +119,22 @@ pub struct Names {
 }
 
 impl Names {
-    /// The name of a target of one reach; `None` where it must be compared one by one.
-    fn of(&self, purge: &Purge) -> Option<u128> {
+    /// The names of a target of one reach; none where it must be compared one by one.
+    fn of(&self, purge: &Purge) -> SmallVec<[u128; 2]> {
         let origin: &[u8] = match &purge.reach {
             Reach::Any => b"",
             Reach::Origin(origin) => origin,
-            Reach::Host(_) => return None,
+            Reach::Host(_) => return SmallVec::new(),
         };
+        let name = |kind, target: &[u8]| self.name(kind, origin, target);
         match &purge.target {
-            Target::All => Some(self.name(0, origin, b"")),
-            Target::Url(target) => Some(self.name(1, origin, target)),
-            Target::Group(name) => Some(self.name(2, origin, name.as_bytes())),
-            Target::Prefix(_) | Target::Key(_) => None,
+            Target::All => smallvec![name(0, b"")],
+            Target::Url(target) => smallvec![name(1, target)],
+            Target::UrlOfAnyRule(target) => {
+                smallvec![name(1, target), name(3, path_of(target))]
+            }
+            Target::Group(group) => smallvec![name(2, group.as_bytes())],
+            Target::Prefix(_) | Target::Key(_) => SmallVec::new(),
         }
     }
 
@@ -147,9 +151,11 @@ impl Names {
             [b"", &*origin].map(|origin| self.name(kind, origin, target))
         };
         let groups = groups.into_iter().flat_map(|groups| groups.iter());
+        let changed = place.changes_query.then(|| of_each(3, place.path));
         let names: SmallVec<[u128; 8]> = of_each(0, b"")
             .into_iter()
             .chain(of_each(1, &target))
+            .chain(changed.into_iter().flatten())
             .chain(groups.flat_map(|group| of_each(2, group.as_bytes())))
             .collect();
         names.into_iter()
@@ -179,11 +185,14 @@ impl Book {
         if matches!(purge.target, Target::Key(_)) {
             return;
         }
-        if let Some(name) = self.names.of(&purge) {
-            self.named.entry(name).or_default().add(mode, position, at);
-            if self.named.len() > MOST_MARKS {
-                self.forget_older_half();
-            }
+        let names = self.names.of(&purge);
+        for name in &names {
+            self.named.entry(*name).or_default().add(mode, position, at);
+        }
+        if self.named.len() > MOST_MARKS {
+            self.forget_older_half();
+        }
+        if !names.is_empty() {
             return;
         }
         let known = self.compared.iter().position(|(known, _)| *known == purge);

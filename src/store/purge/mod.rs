@@ -32,7 +32,7 @@ use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
 use revoked::Revoked;
 
 pub use book::{Judgement, Seen};
-pub use named::{Purge, Reach, Target, short};
+pub use named::{LONGEST, Purge, Reach, Target, short};
 
 /// Heard always: there is no fleet to hear from.
 const ALONE: u64 = u64::MAX;

@@ -14,6 +14,9 @@ pub enum Target {
     All,
     /// Path and query as [`write_target`](crate::policy::key::write_target) writes them, [`short`].
     Url(Box<[u8]>),
+    /// The same, not [`short`]ened, under whatever rule it is stored: where a rule changes queries,
+    /// whatever the query of the path is, for this log does not know the rule.
+    UrlOfAnyRule(Box<[u8]>),
     /// The beginning of a path, or a path and the beginning of its query after a `?`.
     Prefix(Box<str>),
     Group(Box<str>),
@@ -27,7 +30,7 @@ impl Target {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::All => "all",
-            Self::Url(_) => "url",
+            Self::Url(_) | Self::UrlOfAnyRule(_) => "url",
             Self::Prefix(_) => "prefix",
             Self::Group(_) => "group",
             Self::Key(_) => "key",
@@ -77,6 +80,8 @@ impl Purge {
         let names = match &self.target {
             Target::All => true,
             Target::Url(target) => **target == *short(place.target),
+            Target::UrlOfAnyRule(target) if place.changes_query => path_of(target) == place.path,
+            Target::UrlOfAnyRule(target) => **target == *place.target,
             Target::Prefix(prefix) => has_prefix(place, prefix),
             Target::Group(name) => groups.is_some_and(|groups| groups.contains(name)),
             Target::Key(_) => false,
@@ -87,7 +92,7 @@ impl Purge {
 
 /// Longer names stand in a purge as their digest: clients choose them, by writes, and a log of many
 /// must stay small.
-const LONGEST: usize = 512;
+pub const LONGEST: usize = 512;
 
 /// A part of a key as purges name it. No such part begins as a digest does.
 pub fn short(part: &[u8]) -> Cow<'_, [u8]> {
@@ -97,6 +102,12 @@ pub fn short(part: &[u8]) -> Cow<'_, [u8]> {
     let mut digest = b"\xffsha256".to_vec();
     digest.extend_from_slice(&Sha256::digest(part));
     Cow::Owned(digest)
+}
+
+/// The path of a target as [`write_target`](crate::policy::key::write_target) writes it.
+pub fn path_of(target: &[u8]) -> &[u8] {
+    let end = target.iter().position(|byte| *byte == 0);
+    &target[..end.unwrap_or(target.len())]
 }
 
 fn has_prefix(place: &Place<'_>, prefix: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use super::book::{KEPT, MOST_COMPARED, MOST_MARKS, Marks};
 use super::*;
-use crate::policy::key::{KeyBytes, KeyParts, write_target};
+use crate::policy::key::{KeyBytes, KeyParts, RuleDigest, write_target};
 
 fn key(host: &str, path: &str, query: Option<&str>) -> KeyBytes {
     let mut key = KeyBytes::new();
@@ -12,6 +12,7 @@ fn key(host: &str, path: &str, query: Option<&str>) -> KeyBytes {
         forwarded_host: None,
         path,
         query,
+        rule: RuleDigest::default(),
         partition: b"",
     }
     .write(&mut key);

@@ -187,7 +187,7 @@ async fn start(patience: Patience) -> (Arc<Fake>, Arc<Second>) {
         max_object: 1 << 20,
     };
     let tier: Arc<dyn SecondTier> = fake.clone();
-    let metrics = Arc::new(Metrics::new([].into_iter()));
+    let metrics = Arc::new(Metrics::new());
     // The log has a server of its own here: what is shown is not its doing.
     let patience = Patience {
         unheard: Duration::from_secs(1_000_000),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::key::{KeyBytes, KeyParts, write_target};
+use crate::policy::key::{KeyBytes, KeyParts, RuleDigest, write_target};
 use crate::store::PurgeLog;
 
 const NOW: Timestamp = Timestamp::from_millis(5000);
@@ -28,6 +28,7 @@ fn worth(log: &PurgeLog, epoch: u64, position: u64) -> Judgement {
         forwarded_host: None,
         path: "/a",
         query: None,
+        rule: RuleDigest::default(),
         partition: b"",
     }
     .write(&mut key);

@@ -96,10 +96,10 @@ pub(super) fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
     } = purge;
     let bytes = |bytes: &[u8]| Value::Bytes(Bytes::copy_from_slice(bytes));
     arguments.extend([number(token), mode.as_str().into(), number(at.as_millis())]);
-    arguments.push(purge.target.as_str().into());
+    arguments.push(kind(&purge.target).into());
     arguments.push(match &purge.target {
         Target::All => "".into(),
-        Target::Url(target) => bytes(target),
+        Target::Url(target) | Target::UrlOfAnyRule(target) => bytes(target),
         Target::Prefix(text) | Target::Group(text) => bytes(text.as_bytes()),
         Target::Key(digest) => bytes(digest),
     });
@@ -109,6 +109,14 @@ pub(super) fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
         Reach::Origin(origin) => ("origin", bytes(origin)),
     };
     arguments.extend([reach.into(), of]);
+}
+
+/// The word for a target in the log.
+fn kind(target: &Target) -> &'static str {
+    match target {
+        Target::UrlOfAnyRule(_) => "url-of-any-rule",
+        other => other.as_str(),
+    }
 }
 
 /// An entry of the stream: its id, then its fields. One that says what this version does not know
@@ -134,6 +142,7 @@ fn read_logged(entry: Value) -> Option<Logged> {
         let target = match text("kind")? {
             "all" => Target::All,
             "url" => Target::Url(value.into()),
+            "url-of-any-rule" => Target::UrlOfAnyRule(value.into()),
             "prefix" => Target::Prefix(word()?),
             "group" => Target::Group(word()?),
             "key" => Target::Key(value.try_into().ok()?),

@@ -101,7 +101,7 @@ impl Cache {
             heard: Mutex::default(),
             clock: clock.clone(),
         });
-        let metrics = Arc::new(Metrics::new(["/{*rest}"].into_iter()));
+        let metrics = Arc::new(Metrics::new());
         let answers: Arc<dyn Origin> = origin.clone();
         let proxy = Proxy::new(
             Arc::new(config),

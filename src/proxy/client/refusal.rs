@@ -1,0 +1,84 @@
+//! Answers that are made here: to requests that are not let in, and to what is not even a request.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+
+use crate::error::{Failure, FailureKind};
+use crate::metrics::CacheResult;
+use crate::policy::Reason;
+use crate::proxy::admission::Refusal;
+use crate::proxy::plan::{Plan, PlannedRoute};
+use crate::proxy::wire::Body;
+
+use super::note::Note;
+
+/// Counts an answer.
+pub fn count(
+    plan: &Plan,
+    route: Option<&PlannedRoute>,
+    method: &Method,
+    started: Instant,
+    note: &Note,
+    status: StatusCode,
+) {
+    plan.series(route)
+        .answered(method, status, started.elapsed());
+    plan.state.metrics.cache_result(note.result, note.reason);
+}
+
+/// The answer to a request that is not let in, counted.
+pub fn refuse(
+    plan: &Plan,
+    route: Option<&PlannedRoute>,
+    method: &Method,
+    started: Instant,
+    refusal: &Refusal,
+) -> Response<Body> {
+    let note = Note::new(CacheResult::Bypass, refusal.reason);
+    let response = failure_on(plan, route, method, &refusal.failure, note);
+    count(plan, route, method, started, &note, response.status());
+    response
+}
+
+/// The response to a failed request.
+pub fn failure_on(
+    plan: &Plan,
+    route: Option<&PlannedRoute>,
+    method: &Method,
+    failure: &Failure,
+    note: Note,
+) -> Response<Body> {
+    plan.series(route).failed(method, failure.kind);
+    tracing::debug!(%failure, "a request failed");
+    failure_response(plan, failure, note)
+}
+
+/// As [`failure_on`], of what is no error of the route's.
+pub fn failure_response(plan: &Plan, failure: &Failure, note: Note) -> Response<Body> {
+    let mut response = plan.failure_response(failure).map(Body::Whole);
+    note.write_result(response.headers_mut());
+    response
+}
+
+/// The response to what is not even a request head.
+pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
+    let limits = &plan.config.limits;
+    let message = match kind {
+        FailureKind::HeadTooLarge => format!(
+            "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
+            limits.header_bytes, limits.header_count
+        ),
+        FailureKind::TargetTooLong => "the request target is too long".to_owned(),
+        _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
+    };
+    // No method was read: counted under "OTHER".
+    let method = Method::from_bytes(b"UNKNOWN").unwrap_or_default();
+    let series = plan.series(None);
+    series.failed(&method, kind);
+    series.answered(&method, kind.status(), Duration::ZERO);
+    let metrics = &plan.state.metrics;
+    metrics.cache_result(CacheResult::Bypass, Reason::Refused);
+    plan.failure_response(&Failure::new(kind, message))
+}

@@ -1,0 +1,126 @@
+//! The plan: everything that is made from the configuration, immutable, exchanged whole. A request
+//! takes the plan in force when it is received and keeps it to its end.
+//!
+//! What must outlive a plan (stored responses, verdicts, counters) is in the [`State`], which the
+//! plan knows, so that one pointer is all that a request takes.
+
+mod route;
+mod rule_digest;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Response};
+
+use crate::config::Config;
+use crate::error::{self, Failure};
+use crate::guard::credential::Credentials;
+use crate::guard::{Guard, Limits, Source};
+use crate::metrics::{NO_ROUTE, RouteSeries};
+
+use super::state::State;
+use super::wire::{Client, Forwarding, framing};
+
+pub use route::PlannedRoute;
+
+/// Everything made from one configuration, and the state that it works on.
+pub struct Plan {
+    pub config: Arc<Config>,
+    pub state: Arc<State>,
+    /// Who says whether keys are good.
+    pub source: Source,
+    /// Plans that were in force before this one.
+    pub generation: u64,
+    /// By their place in the configuration.
+    routes: Vec<Arc<PlannedRoute>>,
+    pub forwarding: Forwarding,
+    /// `None` where no route verifies keys.
+    pub guard: Option<Arc<Guard>>,
+    pub limits: Arc<Limits>,
+    pub credentials: Credentials,
+    no_route: Arc<RouteSeries>,
+}
+
+impl Plan {
+    /// Makes the plan of a configuration.
+    pub fn new(config: Arc<Config>, source: Source, state: Arc<State>) -> Self {
+        let credentials = || {
+            let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
+            Credentials::new(&cache.credential_fields, &cache.credential_cookies, secret)
+        };
+        let forwarding = Forwarding::new(&config);
+        let routes: Vec<Arc<PlannedRoute>> = config
+            .routes
+            .list()
+            .iter()
+            .map(|route| PlannedRoute::of(route, &config.auth.volatile, &forwarding, &state))
+            .collect();
+        let is_guarded = routes.iter().any(|route| route.sharing.is_some());
+        let guard = is_guarded.then(|| {
+            let known = Arc::clone(&state.guard);
+            Arc::new(Guard::new(
+                config.auth.clone(),
+                credentials(),
+                source.clone(),
+                known,
+            ))
+        });
+        let limits = Limits::new(&config.rate_limits, Arc::clone(&state.limits));
+        Self {
+            no_route: state.metrics.route_series(NO_ROUTE),
+            credentials: credentials(),
+            limits: Arc::new(limits),
+            forwarding,
+            generation: 0,
+            source,
+            routes,
+            guard,
+            config,
+            state,
+        }
+    }
+
+    /// The plan that takes this one's place.
+    pub fn successor(&self, config: Arc<Config>, source: Source) -> Self {
+        Self {
+            generation: self.generation + 1,
+            ..Self::new(config, source, Arc::clone(&self.state))
+        }
+    }
+
+    /// The route that takes a request, as it takes effect: one whose answers differ by key is not
+    /// shared any more.
+    pub fn route(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<PlannedRoute>> {
+        let host = framing::without_port(host);
+        let (place, _) = self.config.routes.find(method, host, path)?;
+        let route = self.routes.get(place)?;
+        Some(route.in_effect(self.state.memory.purges()))
+    }
+
+    /// A route as it is configured, whatever takes effect of it.
+    pub fn configured(&self, route: &PlannedRoute) -> Option<&Arc<PlannedRoute>> {
+        let same = |known: &&Arc<PlannedRoute>| known.rule.line == route.rule.line;
+        self.routes.iter().find(same)
+    }
+
+    /// Whether `address` is one of the configured trusted proxies.
+    pub fn client(&self, address: IpAddr) -> Client {
+        let address = address.to_canonical();
+        let trusted = &self.config.listen.trusted_proxies;
+        Client {
+            address,
+            is_trusted: trusted.iter().any(|network| network.contains(&address)),
+        }
+    }
+
+    /// The series of a request by its route.
+    pub fn series<'a>(&'a self, route: Option<&'a PlannedRoute>) -> &'a RouteSeries {
+        route.map_or(&*self.no_route, |route| &*route.series)
+    }
+
+    /// The response to a failed request, with the operator's fields.
+    pub fn failure_response(&self, failure: &Failure) -> Response<Bytes> {
+        error::response(failure, self.state.clock.now(), &self.config.error_headers)
+    }
+}

@@ -1,0 +1,123 @@
+//! One route of a plan, with all that its requests need: its rules, its series, its digest, and what
+//! is known of how it is shared.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::config::Route;
+use crate::error::rfc3339;
+use crate::metrics::RouteSeries;
+use crate::policy::key::RuleDigest;
+use crate::policy::{Options, Share};
+use crate::proxy::state::{SharedRoute, State};
+use crate::proxy::wire::Forwarding;
+use crate::store::{Purge, PurgeLog, Reach, Target};
+
+use super::rule_digest::rule_digest;
+
+/// One route of a plan.
+pub struct PlannedRoute {
+    pub rule: Route,
+    pub series: Arc<RouteSeries>,
+    /// Part of the key of everything that is stored under the route.
+    pub digest: RuleDigest,
+    /// Where one answer is shared among all whose key is good.
+    pub sharing: Option<Sharing>,
+}
+
+/// How a route with `share = "verified"` is known, whatever its place in whatever plan: by host
+/// pattern and path pattern.
+pub struct Sharing {
+    /// Under this digest the purge log, and so the fleet, knows that the route was demoted: as of a
+    /// key that is revoked. With other volatile members it is another route.
+    demotion: [u8; 32],
+    /// The same route, not shared.
+    per_key: Arc<PlannedRoute>,
+    pub observed: Arc<SharedRoute>,
+}
+
+impl PlannedRoute {
+    /// A route of the configuration, which has these volatile members in its answers.
+    pub fn of(
+        rule: &Route,
+        volatile: &[String],
+        forwarding: &Forwarding,
+        state: &State,
+    ) -> Arc<Self> {
+        let sharing = (rule.options.share == Share::Verified).then(|| {
+            let demotion = demotion_digest(rule, volatile);
+            Sharing {
+                demotion,
+                per_key: Self::of(&per_key(rule), volatile, forwarding, state),
+                observed: state.shared_routes.of(demotion),
+            }
+        });
+        Arc::new(Self {
+            series: state.metrics.route_series(&rule.path),
+            digest: rule_digest(rule, forwarding),
+            rule: rule.clone(),
+            sharing,
+        })
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.rule.options
+    }
+
+    /// What takes effect of a route: itself, or the same not shared, where this instance or another
+    /// has demoted it.
+    pub fn in_effect<'a>(self: &'a Arc<Self>, purges: &PurgeLog) -> &'a Arc<Self> {
+        match &self.sharing {
+            Some(sharing) if purges.is_revoked(&sharing.demotion) => &sharing.per_key,
+            _ => self,
+        }
+    }
+}
+
+impl Sharing {
+    /// What is to be purged so that from now on each key has its own answers there; `None` where
+    /// that was done before.
+    pub fn demotion(&self, purges: &PurgeLog) -> Option<Purge> {
+        (!purges.is_revoked(&self.demotion)).then_some(Purge {
+            target: Target::Key(self.demotion),
+            reach: Reach::Any,
+        })
+    }
+
+    /// Why a route is not shared any more; `None` where it is.
+    pub fn why_demoted(&self, purges: &PurgeLog) -> Option<String> {
+        if !purges.is_revoked(&self.demotion) {
+            return None;
+        }
+        let Some((at, path)) = self.observed.why_demoted() else {
+            return Some(
+                "another instance has found that answers differ by key: its log says by which path"
+                    .to_owned(),
+            );
+        };
+        let at = rfc3339(at);
+        Some(format!(
+            "answers for {path} were found to differ by key at {at}: set share = \"per-key\", or name what differs by itself in auth.volatile"
+        ))
+    }
+}
+
+/// What stands in for a route that was found to differ by key.
+fn per_key(route: &Route) -> Route {
+    let mut per_key = route.clone();
+    per_key.options.share = Share::PerKey;
+    per_key
+}
+
+fn demotion_digest(route: &Route, volatile: &[String]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    let parts = ["a route whose answers differ by key", &route.path];
+    let host = route.host.as_deref().unwrap_or_default();
+    let parts = parts.into_iter().chain([host]);
+    for part in parts.chain(volatile.iter().map(String::as_str)) {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    digest.finalize().into()
+}

@@ -1,0 +1,82 @@
+//! Keyed: under which key a request is looked up, as the origin sees it, and kept apart by who asks
+//! where the route says so.
+
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use crate::http::fields;
+use crate::policy::key::{KeyBytes, KeyParts, select_query};
+use crate::policy::{Cookies, Options, Share};
+
+use super::pending_request::ClientRequest;
+use super::plan::{Plan, PlannedRoute};
+
+/// Writes the primary key of a request on a route: scheme, host, path, query, rule and partition.
+pub fn write_primary_key(
+    key: &mut KeyBytes,
+    plan: &Plan,
+    request: &ClientRequest,
+    route: &PlannedRoute,
+) {
+    with_parts(plan, request, route, |parts| parts.write(key));
+}
+
+/// Writes what a request asks for and by whom, whatever the rules of its route.
+pub fn write_subject(
+    subject: &mut KeyBytes,
+    plan: &Plan,
+    request: &ClientRequest,
+    route: &PlannedRoute,
+) {
+    with_parts(plan, request, route, |parts| parts.write_subject(subject));
+}
+
+fn with_parts(
+    plan: &Plan,
+    request: &ClientRequest,
+    route: &PlannedRoute,
+    write: impl FnOnce(KeyParts<'_>),
+) {
+    let rule = &route.rule;
+    let query = select_query(request.parts.uri.query(), &rule.query, rule.sort_query);
+    let partition = partition(&request.parts.headers, &rule.options);
+    write(KeyParts {
+        path: request.path(),
+        query: query.as_deref(),
+        rule: route.digest,
+        partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
+        ..request.origin_parts(plan)
+    });
+}
+
+/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`).
+fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
+    let by_cookie = options.cookies == Cookies::Key;
+    if options.share != Share::PerKey && !by_cookie {
+        return None;
+    }
+    let mut digest = Sha256::new();
+    let mut add = |name: &str, value: &[u8]| {
+        // Length first: no two lists of fields give the same bytes.
+        for part in [name.as_bytes(), value] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+    };
+    let credentials = options
+        .credential_fields
+        .iter()
+        .filter(|_| options.share == Share::PerKey);
+    for name in credentials.chain(by_cookie.then_some(&http::header::COOKIE)) {
+        for value in headers.get_all(name) {
+            add(name.as_str(), value.as_bytes());
+        }
+    }
+    // No field is named so.
+    for name in options.credential_cookies.iter() {
+        for value in fields::cookies(headers, name) {
+            add(&format!("cookie {name}"), value);
+        }
+    }
+    Some(digest.finalize().into())
+}

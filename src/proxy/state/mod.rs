@@ -1,0 +1,187 @@
+//! The running state: what outlives plans. Memory, flights, purge log, second tier, origin, verdicts,
+//! limit windows, the registry of metrics.
+//!
+//! Nothing here may hold what a configuration says, but for sizes that are fixed at the start.
+
+mod shared_route;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::StatusCode;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::flight::Flights;
+use crate::guard::{GuardState, LimitState};
+use crate::metrics::second::SecondReadings;
+use crate::metrics::{Metrics, Readings};
+use crate::policy::{Mode, Reason};
+use crate::store::second::used::Used;
+use crate::store::second::{Lease, Outcome, Second};
+use crate::store::{Entry, Memory, Purge, PurgeLog};
+use crate::upstream::Origin;
+
+pub use shared_route::{RememberedKey, SharedRoute, SharedRoutes};
+
+/// Stored responses are judged again after so many purges, so that the log can forget.
+pub const SWEEP_EVERY: u64 = 16_384;
+
+/// Entries that a sweep looks at before it lets others run.
+const SLICE: usize = 256;
+
+/// What outlives plans. One per process, shared by all workers.
+pub struct State {
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    pub memory: Memory,
+    /// What the fleet shares; `None` for an instance alone.
+    pub second: Option<Arc<Second>>,
+    /// What is used most, where the fleet is told.
+    pub used: Option<Used>,
+    pub flights: Arc<Flights>,
+    pub origin: Arc<dyn Origin>,
+    pub guard: Arc<GuardState>,
+    pub limits: Arc<LimitState>,
+    pub shared_routes: SharedRoutes,
+    /// Stored responses are being judged by the purge log, one by one.
+    is_sweeping: AtomicBool,
+}
+
+impl State {
+    /// The state of a process that starts: sizes come from its first configuration.
+    pub fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        origin: Arc<dyn Origin>,
+        clock: Clock,
+        purges: Arc<PurgeLog>,
+        second: Option<Arc<Second>>,
+    ) -> Arc<Self> {
+        let guard = GuardState::new(
+            config.auth.verdicts,
+            Arc::clone(&purges),
+            second.clone(),
+            clock.clone(),
+            Arc::clone(&metrics),
+        );
+        let redis = config.cache.redis.as_ref();
+        let warm_up = redis.filter(|redis| redis.warm_up > 0);
+        Arc::new(Self {
+            memory: Memory::new(config.cache.memory, config.cache.max_object, purges),
+            used: warm_up.is_some().then(Used::default),
+            flights: Flights::new(config.cache.max_flights),
+            guard: Arc::new(guard),
+            limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
+            shared_routes: SharedRoutes::default(),
+            is_sweeping: AtomicBool::new(false),
+            second,
+            metrics,
+            clock,
+            origin,
+        })
+    }
+
+    /// Stores a response, unless a purge came after its fetch had begun; `false` then. What is
+    /// whole goes to the second tier too, and the lease of its fetch ends with that.
+    #[must_use]
+    pub fn store(&self, key: &[u8], entry: Arc<Entry>, lease: Option<Lease>) -> bool {
+        let is_stored = self.memory.insert(key, Arc::clone(&entry));
+        if !is_stored {
+            self.metrics.not_stored(Reason::Purged);
+        }
+        let is_whole = entry.head.status != StatusCode::PARTIAL_CONTENT;
+        match &self.second {
+            Some(second) if is_stored && is_whole => {
+                let stamp = self.memory.purges().stamp_of(entry.head.stamp);
+                second.put(key, entry, stamp, lease, self.clock.now());
+            }
+            _ => {
+                if let Some(lease) = lease {
+                    lease.end(Outcome::Dropped);
+                }
+            }
+        }
+        is_stored
+    }
+
+    /// The second tier lets go of what the origin says may not be used any more.
+    pub fn forget_shared(&self, primary: &[u8]) {
+        if let Some(second) = &self.second {
+            second.forget(primary);
+        }
+    }
+
+    /// Writes a purge down; the log's position. Nobody gets an older response from now on.
+    pub fn purge(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
+        self.metrics.purged(purge.target.as_str(), mode);
+        self.purge_again(purge, mode)
+    }
+
+    /// As [`State::purge`], of what is counted already.
+    pub fn purge_again(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
+        let position = self.memory.purges().append(purge, mode, self.clock.now());
+        if position.is_multiple_of(SWEEP_EVERY)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !self.is_sweeping.swap(true, Ordering::AcqRel)
+        {
+            let state = Arc::clone(self);
+            runtime.spawn(async move {
+                state.sweep(&[]).await;
+                state.is_sweeping.store(false, Ordering::Release);
+            });
+        }
+        position
+    }
+
+    /// The log's position now.
+    pub fn purge_position(&self) -> u64 {
+        self.memory.purges().position()
+    }
+
+    /// Lets go of stored responses that purges have made unusable; how many there were that
+    /// `purges` name.
+    pub async fn sweep(&self, purges: &[Purge]) -> u64 {
+        let mut named = 0;
+        for (at, is_named) in self.memory.sweep(purges).enumerate() {
+            named += u64::from(is_named);
+            if at % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        named
+    }
+
+    /// What the gauges of the admin port show now.
+    pub fn readings(&self) -> Readings {
+        let (upstream_connections, breaker_is_open) = self.origin.readings();
+        let stored_bytes = self.memory.stored_bytes();
+        Readings {
+            stored_bytes,
+            stored_entries: self.memory.stored_entries(),
+            in_flight_bytes: self.memory.held_bytes().saturating_sub(stored_bytes),
+            flights: self.flights.count() as u64,
+            evictions: self.memory.evictions(),
+            upstream_connections,
+            breaker_is_open,
+            database_connections: self.origin.database_connections(),
+            verdicts: self.guard.remembered(),
+            second: self.second_readings(),
+        }
+    }
+
+    fn second_readings(&self) -> Option<SecondReadings> {
+        let second = self.second.as_ref()?;
+        let purges = self.memory.purges();
+        let silence = purges.heard().map(|heard| self.clock.now().since(heard));
+        Some(SecondReadings {
+            breaker_is_open: second.breaker_is_open(),
+            is_heard: second.is_heard(),
+            position: purges.cursor().stamp.position,
+            silence_ms: silence.map_or(0, |silence| silence.as_millis() as u64),
+            pending: purges.pending() as u64,
+            queued: second.queued() as u64,
+            waiting: second.waiting() as u64,
+        })
+    }
+}

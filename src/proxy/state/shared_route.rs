@@ -1,0 +1,92 @@
+//! What was observed on routes that share one answer among all keys: which keys were good there
+//! lately, and why a route was demoted. It is kept by the digest of a route's identity.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use http::HeaderMap;
+
+use crate::clock::Timestamp;
+use crate::guard::Caller;
+
+/// A caller's credential, in memory only, until the next one takes its place.
+#[derive(Clone, Debug)]
+pub struct RememberedKey {
+    pub caller: Caller,
+    pub credential: HeaderMap,
+}
+
+/// What was observed on one shared route.
+#[derive(Debug, Default)]
+pub struct SharedRoute {
+    /// When and by which path its answers were found to differ, for who asks why.
+    why_demoted: Mutex<Option<(Timestamp, String)>>,
+    /// Misses that could be compared so far.
+    misses: AtomicU64,
+    is_comparing: AtomicBool,
+    /// The last two keys that were good there.
+    good_keys: Mutex<Vec<RememberedKey>>,
+}
+
+impl SharedRoute {
+    pub fn why_demoted(&self) -> Option<(Timestamp, String)> {
+        lock(&self.why_demoted).clone()
+    }
+
+    pub fn set_why_demoted(&self, at: Timestamp, path: &str) {
+        *lock(&self.why_demoted) = Some((at, path.to_owned()));
+    }
+
+    /// Remembers a good key, and gives another one that is.
+    pub fn another_key(&self, caller: Caller, credential: &HeaderMap) -> Option<RememberedKey> {
+        let mut keys = lock(&self.good_keys);
+        let is_own = |known: &RememberedKey| known.caller.credential.key == caller.credential.key;
+        let other = keys.iter().rev().find(|known| !is_own(known)).cloned();
+        keys.retain(|known| !is_own(known));
+        keys.push(RememberedKey {
+            caller,
+            credential: credential.clone(),
+        });
+        if keys.len() > 2 {
+            keys.remove(0);
+        }
+        other
+    }
+
+    /// Whether this miss is one of those that are fetched with a second key: the first is, and then
+    /// one in `every`; one at a time.
+    pub fn is_sampled(&self, every: u64) -> bool {
+        let number = self.misses.fetch_add(1, Ordering::Relaxed);
+        number.is_multiple_of(every) && !self.is_comparing.swap(true, Ordering::AcqRel)
+    }
+
+    /// The comparison of a sampled miss has ended.
+    pub fn has_compared(&self) {
+        self.is_comparing.store(false, Ordering::Release);
+    }
+}
+
+/// What was observed on all shared routes of the plans that are held somewhere.
+#[derive(Debug, Default)]
+pub struct SharedRoutes {
+    routes: Mutex<HashMap<[u8; 32], Weak<SharedRoute>>>,
+}
+
+impl SharedRoutes {
+    /// What was observed on the route with this digest; every plan that has it shares that.
+    pub fn of(&self, digest: [u8; 32]) -> Arc<SharedRoute> {
+        let mut routes = lock(&self.routes);
+        if let Some(known) = routes.get(&digest).and_then(Weak::upgrade) {
+            return known;
+        }
+        routes.retain(|_, route| route.strong_count() > 0);
+        let fresh = Arc::new(SharedRoute::default());
+        routes.insert(digest, Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,19 @@
+//! Wire: what every message goes through, whatever is stored of it: checks of its framing, the
+//! fields of one hop, what says who forwarded it, bodies, tunnels, interim responses.
+//!
+//! Nothing here may look at what is stored, at keys of clients, or at the clock but to bound a wait.
+
+pub mod body;
+pub mod forward;
+pub mod framing;
+pub mod hops;
+pub mod interim;
+pub mod response_head;
+pub mod tunnel;
+pub mod upload;
+pub mod whole_body;
+
+pub use body::{Body, Pieces};
+pub use forward::{Client, Conditions, Forwarding};
+pub use framing::Host;
+pub use interim::{InterimListener, InterimQueue};

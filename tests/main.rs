@@ -1,0 +1,45 @@
+//! The behaviour of the sidecar, one file a behaviour: each test drives the real server over loopback,
+//! or the real binary. One crate, so that it is linked once and what no test uses is found.
+//!
+//! What measures this process itself stands apart: `allocations.rs` and `memory.rs`.
+
+mod admin;
+mod caching;
+mod cluster;
+mod coalesce;
+mod command;
+mod drain;
+mod failure;
+mod fleet;
+mod fleet_ill;
+mod fleet_purge;
+mod framing;
+mod guard;
+mod guard_edges;
+mod house;
+mod interim;
+mod keys;
+mod limits;
+mod load;
+mod model;
+mod nginx;
+mod origin;
+mod origin_database;
+mod parts;
+mod plans;
+mod proxying;
+mod purge;
+mod ranges;
+mod rate_limits;
+mod redis;
+mod redis_log;
+mod restart;
+mod rules;
+mod stale;
+mod topologies;
+mod validation;
+mod verdicts;
+mod wishes;
+mod writes;
+
+mod support;
