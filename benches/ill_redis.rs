@@ -5,6 +5,7 @@
 //! more than 5 ms beyond that of the instance without Redis.
 
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@
 //! requirement's figure), or a large table was scanned.
 
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::net::SocketAddr;

@@ -12,6 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
+use strum::{EnumIter, IntoStaticStr};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,7 +22,8 @@ use crate::clock::Timestamp;
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// The kind of a failure: its status, its code for programs, and its RFC 9209 error type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum FailureKind {
     /// The request cannot be understood, or means two things at once.
     BadRequest,
@@ -69,189 +71,114 @@ pub enum FailureKind {
     /// The request goes in a circle (RFC 9110 §7.6).
     Loop,
     /// No credential that counts, or one that was refused a moment ago.
+    #[strum(serialize = "unauthorized")]
     KeyRefused,
     /// Nobody can say now whether the key is good.
+    #[strum(serialize = "key_not_verified")]
     KeyUnverified,
     /// More requests than a limit allows.
+    #[strum(serialize = "rate_limit_exceeded")]
     RateLimited,
     /// A defect of ours.
+    #[strum(serialize = "internal_error")]
     Internal,
 }
 
-impl FailureKind {
-    /// All kinds, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 30] = [
-        Self::BadRequest,
-        Self::InvalidHead,
-        Self::HeadTooLarge,
-        Self::TargetTooLong,
-        Self::NotImplemented,
-        Self::MethodNotAllowed,
-        Self::BodyTooLarge,
-        Self::RequestTimeout,
-        Self::Overloaded,
-        Self::DnsFailed,
-        Self::ConnectFailed,
-        Self::ConnectTimeout,
-        Self::TlsFailed,
-        Self::ConnectionClosed,
-        Self::ProtocolError,
-        Self::ResponseTimeout,
-        Self::ResponseIncomplete,
-        Self::BodyTimeout,
-        Self::BreakerOpen,
-        Self::QueueFull,
-        Self::WaitTimeout,
-        Self::OriginFailed,
-        Self::DatabaseTimeout,
-        Self::RangeNotSatisfiable,
-        Self::OnlyIfCached,
-        Self::Loop,
-        Self::KeyRefused,
-        Self::KeyUnverified,
-        Self::RateLimited,
-        Self::Internal,
-    ];
+/// Who is to blame for a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The request itself, or a limit of this proxy's that it met.
+    Request,
+    /// As with [`Fault::Request`], and the rest of the request cannot be found or is not wanted: the
+    /// connection ends (RFC 9112 §6.3, §9.6).
+    RequestAndItsFraming,
+    /// The origin, before a byte of the request was sent: it has surely changed nothing.
+    OriginUnasked,
+    /// The origin, or a defect of ours after it was asked: it may have acted on the request.
+    OriginAsked,
+}
 
-    pub fn status(self) -> StatusCode {
+impl FailureKind {
+    /// Its status, its registered error type (RFC 9209 §2.3) and whose fault it is: all that is to be
+    /// said of a kind, in one place.
+    fn profile(self) -> (StatusCode, &'static str, Fault) {
+        use Fault::{OriginAsked, OriginUnasked, Request, RequestAndItsFraming};
+        const INVALID: &str = "http_request_error";
+        const DENIED: &str = "http_request_denied";
+        const FULL: &str = "connection_limit_reached";
+        const SLOW: &str = "http_response_timeout";
+        const GONE: &str = "destination_unavailable";
+        type Status = StatusCode;
         match self {
-            Self::BadRequest | Self::InvalidHead => StatusCode::BAD_REQUEST,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::DnsFailed
-            | Self::ConnectFailed
-            | Self::TlsFailed
-            | Self::ConnectionClosed
-            | Self::ProtocolError
-            | Self::ResponseIncomplete => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout
-            | Self::ResponseTimeout
-            | Self::BodyTimeout
-            | Self::DatabaseTimeout
-            | Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overloaded
-            | Self::BreakerOpen
-            | Self::QueueFull
-            | Self::WaitTimeout
-            | Self::KeyUnverified
-            | Self::OriginFailed => StatusCode::SERVICE_UNAVAILABLE,
-            Self::KeyRefused => StatusCode::UNAUTHORIZED,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BadRequest => (Status::BAD_REQUEST, INVALID, RequestAndItsFraming),
+            Self::InvalidHead => (Status::BAD_REQUEST, INVALID, RequestAndItsFraming),
+            Self::HeadTooLarge => (
+                Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                INVALID,
+                RequestAndItsFraming,
+            ),
+            Self::TargetTooLong => (Status::URI_TOO_LONG, INVALID, RequestAndItsFraming),
+            Self::NotImplemented => (Status::NOT_IMPLEMENTED, INVALID, RequestAndItsFraming),
+            Self::MethodNotAllowed => (Status::METHOD_NOT_ALLOWED, DENIED, Request),
+            Self::BodyTooLarge => (Status::PAYLOAD_TOO_LARGE, INVALID, RequestAndItsFraming),
+            Self::RequestTimeout => (Status::REQUEST_TIMEOUT, INVALID, RequestAndItsFraming),
+            Self::Overloaded => (Status::SERVICE_UNAVAILABLE, FULL, Request),
+            Self::DnsFailed => (Status::BAD_GATEWAY, "dns_error", OriginUnasked),
+            Self::ConnectFailed => (Status::BAD_GATEWAY, "connection_refused", OriginUnasked),
+            Self::ConnectTimeout => (Status::GATEWAY_TIMEOUT, "connection_timeout", OriginUnasked),
+            Self::TlsFailed => (Status::BAD_GATEWAY, "tls_protocol_error", OriginUnasked),
+            Self::ConnectionClosed => (Status::BAD_GATEWAY, "connection_terminated", OriginAsked),
+            Self::ProtocolError => (Status::BAD_GATEWAY, "http_protocol_error", OriginAsked),
+            Self::ResponseTimeout => (Status::GATEWAY_TIMEOUT, SLOW, OriginAsked),
+            Self::ResponseIncomplete => {
+                (Status::BAD_GATEWAY, "http_response_incomplete", OriginAsked)
+            }
+            Self::BodyTimeout => (
+                Status::GATEWAY_TIMEOUT,
+                "connection_read_timeout",
+                OriginAsked,
+            ),
+            Self::BreakerOpen => (Status::SERVICE_UNAVAILABLE, GONE, OriginUnasked),
+            Self::QueueFull => (Status::SERVICE_UNAVAILABLE, FULL, OriginUnasked),
+            Self::WaitTimeout => (Status::SERVICE_UNAVAILABLE, SLOW, OriginUnasked),
+            Self::OriginFailed => (Status::SERVICE_UNAVAILABLE, GONE, OriginAsked),
+            Self::DatabaseTimeout => (Status::GATEWAY_TIMEOUT, SLOW, OriginAsked),
+            Self::RangeNotSatisfiable => (Status::RANGE_NOT_SATISFIABLE, INVALID, Request),
+            Self::OnlyIfCached => (Status::GATEWAY_TIMEOUT, DENIED, Request),
+            Self::Loop => (Status::LOOP_DETECTED, "proxy_loop_detected", Request),
+            Self::KeyRefused => (Status::UNAUTHORIZED, DENIED, Request),
+            Self::KeyUnverified => (Status::SERVICE_UNAVAILABLE, GONE, OriginAsked),
+            Self::RateLimited => (Status::TOO_MANY_REQUESTS, DENIED, Request),
+            Self::Internal => (
+                Status::INTERNAL_SERVER_ERROR,
+                "proxy_internal_error",
+                OriginAsked,
+            ),
         }
     }
 
-    /// Whether the origin may have acted on a request that failed so: only what failed before a
-    /// byte was sent has surely changed nothing.
-    pub fn may_have_arrived(self) -> bool {
-        !matches!(
-            self,
-            Self::DnsFailed
-                | Self::ConnectFailed
-                | Self::ConnectTimeout
-                | Self::TlsFailed
-                | Self::BreakerOpen
-                | Self::QueueFull
-                | Self::WaitTimeout
-        )
+    pub fn status(self) -> StatusCode {
+        self.profile().0
     }
 
     /// The label in metrics and logs.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::InvalidHead => "invalid_head",
-            Self::HeadTooLarge => "head_too_large",
-            Self::TargetTooLong => "target_too_long",
-            Self::NotImplemented => "not_implemented",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::BodyTooLarge => "body_too_large",
-            Self::RequestTimeout => "request_timeout",
-            Self::Overloaded => "overloaded",
-            Self::DnsFailed => "dns_failed",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::TlsFailed => "tls_failed",
-            Self::ConnectionClosed => "connection_closed",
-            Self::ProtocolError => "protocol_error",
-            Self::ResponseTimeout => "response_timeout",
-            Self::ResponseIncomplete => "response_incomplete",
-            Self::BodyTimeout => "body_timeout",
-            Self::BreakerOpen => "breaker_open",
-            Self::QueueFull => "queue_full",
-            Self::WaitTimeout => "wait_timeout",
-            Self::OriginFailed => "origin_failed",
-            Self::DatabaseTimeout => "database_timeout",
-            Self::RangeNotSatisfiable => "range_not_satisfiable",
-            Self::OnlyIfCached => "only_if_cached",
-            Self::Loop => "loop",
-            Self::KeyRefused => "unauthorized",
-            Self::KeyUnverified => "key_not_verified",
-            Self::RateLimited => "rate_limit_exceeded",
-            Self::Internal => "internal_error",
-        }
+        self.into()
     }
 
-    /// The registered error type (RFC 9209 §2.3).
-    fn proxy_error(self) -> &'static str {
-        match self {
-            Self::BadRequest
-            | Self::InvalidHead
-            | Self::HeadTooLarge
-            | Self::TargetTooLong
-            | Self::NotImplemented
-            | Self::BodyTooLarge
-            | Self::RangeNotSatisfiable
-            | Self::RequestTimeout => "http_request_error",
-            Self::MethodNotAllowed | Self::OnlyIfCached | Self::KeyRefused | Self::RateLimited => {
-                "http_request_denied"
-            }
-            Self::Overloaded | Self::QueueFull => "connection_limit_reached",
-            Self::DnsFailed => "dns_error",
-            Self::ConnectFailed => "connection_refused",
-            Self::ConnectTimeout => "connection_timeout",
-            Self::TlsFailed => "tls_protocol_error",
-            Self::ConnectionClosed => "connection_terminated",
-            Self::ProtocolError => "http_protocol_error",
-            Self::ResponseTimeout | Self::WaitTimeout | Self::DatabaseTimeout => {
-                "http_response_timeout"
-            }
-            Self::ResponseIncomplete => "http_response_incomplete",
-            Self::BodyTimeout => "connection_read_timeout",
-            Self::BreakerOpen | Self::OriginFailed | Self::KeyUnverified => {
-                "destination_unavailable"
-            }
-            Self::Loop => "proxy_loop_detected",
-            Self::Internal => "proxy_internal_error",
-        }
+    fn fault(self) -> Fault {
+        self.profile().2
+    }
+
+    /// Whether the origin may have acted on a request that failed so.
+    pub fn may_have_arrived(self) -> bool {
+        self.fault() != Fault::OriginUnasked
     }
 
     /// Whether the origin, rather than the client or this proxy's limits, is to blame: such a
     /// failure may be answered from a stale response (RFC 5861 §4).
     pub fn is_origins(self) -> bool {
-        !matches!(
-            self,
-            Self::BadRequest
-                | Self::InvalidHead
-                | Self::HeadTooLarge
-                | Self::TargetTooLong
-                | Self::NotImplemented
-                | Self::MethodNotAllowed
-                | Self::BodyTooLarge
-                | Self::RequestTimeout
-                | Self::Overloaded
-                | Self::RangeNotSatisfiable
-                | Self::OnlyIfCached
-                | Self::KeyRefused
-                | Self::RateLimited
-                | Self::Loop
-        )
+        matches!(self.fault(), Fault::OriginUnasked | Fault::OriginAsked)
     }
 }
 
@@ -296,7 +223,7 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let proxy_status = format!(
         "iris-sidecar; error={}; details=\"{}\"",
-        failure.kind.proxy_error(),
+        failure.kind.profile().1,
         failure.kind.as_str()
     );
     if let Ok(value) = HeaderValue::try_from(proxy_status) {
@@ -305,17 +232,7 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
     if let Some(after) = failure.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
     }
-    // The rest of the request cannot be found, or is not wanted: RFC 9112 §6.3, §9.6.
-    if matches!(
-        failure.kind,
-        FailureKind::BadRequest
-            | FailureKind::InvalidHead
-            | FailureKind::HeadTooLarge
-            | FailureKind::TargetTooLong
-            | FailureKind::NotImplemented
-            | FailureKind::BodyTooLarge
-            | FailureKind::RequestTimeout
-    ) {
+    if failure.kind.fault() == Fault::RequestAndItsFraming {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if failure.kind == FailureKind::KeyRefused {

@@ -77,7 +77,7 @@ async fn every_kind_of_purge_is_read_as_it_was_written() {
     let mut written = Vec::new();
     for target in &targets {
         for reach in &reaches {
-            for mode in Mode::ALL {
+            for mode in [Mode::Hard, Mode::Soft] {
                 let token = u64::MAX - written.len() as u64;
                 let mut one = purge(token, target.clone(), mode);
                 one.purge.reach = reach.clone();

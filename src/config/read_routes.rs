@@ -264,7 +264,7 @@ fn group_names(section: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<B
 /// What `invalidates` names, as `invalidation` says, and what `purges` names, always hard.
 fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<str>, Mode)> {
     let mode = section.parsed("invalidation", "\"soft\" or \"hard\"", |text| {
-        Mode::ALL.into_iter().find(|mode| mode.as_str() == text)
+        text.parse::<Mode>().ok()
     });
     let mode = mode.map_or(Mode::Soft, |at| at.value);
     let mut changes = Vec::new();

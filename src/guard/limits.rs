@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{LimitBy, RateLimit, WithoutRedis};
 use crate::metrics::Metrics;
+use crate::metrics::guard::LimitKind;
 use crate::store::second::{Second, Taken, Taking, TierError};
 
 use super::address;
@@ -269,7 +270,7 @@ impl Limits {
                 self.alone(limit, caller, Counting::Counted, now)
             };
             let guard = &self.state.metrics.guard;
-            guard.counted(limit.settings.by.as_str(), true, said.is_allowed);
+            guard.counted(kind(limit.settings.by), true, said.is_allowed);
             measured.add(&limit.settings, said, now);
             if measured.refusal.is_some() {
                 break;
@@ -298,7 +299,7 @@ impl Limits {
                 }
             };
             let guard = &self.state.metrics.guard;
-            guard.counted(limit.settings.by.as_str(), is_at_hand, said.is_allowed);
+            guard.counted(kind(limit.settings.by), is_at_hand, said.is_allowed);
             measured.add(&limit.settings, said, self.state.clock.now());
             if measured.refusal.is_some() {
                 break;
@@ -469,6 +470,13 @@ impl Callers {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kind(by: LimitBy) -> LimitKind {
+    match by {
+        LimitBy::Address => LimitKind::Ip,
+        LimitBy::Key => LimitKind::ApiKey,
+    }
 }
 
 fn digest(bytes: &[u8]) -> [u8; 8] {

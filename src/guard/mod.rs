@@ -29,7 +29,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
-use crate::metrics::guard::Outcome;
+use crate::metrics::guard::{Outcome, VerdictBy};
 use crate::store::PurgeLog;
 use crate::store::second::Second;
 
@@ -318,7 +318,7 @@ impl Guard {
         self.state
             .metrics
             .guard
-            .verdict(self.source.name(), outcome);
+            .verdict(self.source.label(), outcome);
     }
 
     /// What the origin answered to a caller's request, but for a 2xx whose body means failure.
@@ -334,7 +334,7 @@ impl Guard {
         if !self.learns_from_origin() {
             return Ruling::Passes;
         }
-        let verdict = |outcome| self.state.metrics.guard.verdict("origin", outcome);
+        let verdict = |outcome| self.state.metrics.guard.verdict(VerdictBy::Origin, outcome);
         let now = self.state.clock.now();
         let key = caller.credential.key;
         if is_refusal(status) {
@@ -380,7 +380,10 @@ impl Guard {
         let now = self.state.clock.now();
         let key = caller.credential.key;
         if self.learns_from_origin() {
-            self.state.metrics.guard.verdict("origin", Outcome::Failed);
+            self.state
+                .metrics
+                .guard
+                .verdict(VerdictBy::Origin, Outcome::Failed);
             if self.known(caller, now).is_some() {
                 self.state.outage.note(key, Met::Failed, now);
             }
@@ -473,7 +476,7 @@ impl Guard {
             return None;
         }
         let refused = self.state.verdicts.last_refused(key, &caller.id);
-        let verdict = |outcome| self.state.metrics.guard.verdict("fleet", outcome);
+        let verdict = |outcome| self.state.metrics.guard.verdict(VerdictBy::Fleet, outcome);
         match noted {
             // What this instance saw refused after that is asked about again.
             Noted::Good(good) if now < good.until && refused < Some(good.last) => {

@@ -17,6 +17,7 @@ use url::{Position, Url};
 use crate::config::Upstream;
 use crate::database::Database;
 use crate::metrics::Metrics;
+use crate::metrics::guard::VerdictBy;
 use crate::upstream::{self, Origin, empty};
 
 use super::outage::Met;
@@ -82,11 +83,11 @@ impl Source {
     }
 
     /// The label in metrics.
-    pub fn name(&self) -> &'static str {
+    pub fn label(&self) -> VerdictBy {
         match self {
-            Self::Origin => "origin",
-            Self::Service { .. } => "url",
-            Self::Table(_) => "table",
+            Self::Origin => VerdictBy::Origin,
+            Self::Service { .. } => VerdictBy::Url,
+            Self::Table(_) => VerdictBy::Table,
         }
     }
 }

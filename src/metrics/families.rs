@@ -4,11 +4,13 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use strum::{IntoEnumIterator, VariantArray};
 
 use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
 
-use super::{CacheResult, Metrics, REFRESHES, TABLES};
+use super::by_variant::ByVariant;
+use super::{CacheResult, Metrics, TABLES};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -80,11 +82,6 @@ pub struct ReasonLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TypeLabels {
     pub error_type: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabels {
-    pub result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -171,8 +168,8 @@ impl Metrics {
             "Requests by how they were answered (X-Cache) and why (the detail of Cache-Status)",
             results.clone(),
         );
-        for result in CacheResult::ALL {
-            for reason in Reason::ALL {
+        for result in CacheResult::VARIANTS.iter().copied() {
+            for reason in Reason::iter() {
                 let labels = ResultLabels {
                     result: result.as_str(),
                     reason: reason.as_str(),
@@ -190,10 +187,7 @@ impl Metrics {
             "Responses that were not stored, by reason",
             self.not_stored.clone(),
         );
-        for reason in Reason::ALL
-            .into_iter()
-            .filter(|reason| reason.is_of_the_response())
-        {
+        for reason in Reason::iter().filter(|reason| reason.is_of_the_response()) {
             touch(
                 &self.not_stored,
                 &ReasonLabels {
@@ -212,18 +206,16 @@ impl Metrics {
             self.purges.clone(),
         );
         for target in ["all", "url", "prefix", "group", "key"] {
-            for mode in Mode::ALL.map(Mode::as_str) {
+            for mode in Mode::VARIANTS.iter().copied().map(Mode::as_str) {
                 touch(&self.purges, &PurgeLabels { target, mode });
             }
         }
-        registry.register(
+        self.refreshes = ByVariant::register(
+            registry,
             "cache_background_refreshes",
             "Refreshes behind a stale answer, by how they ended",
-            self.refreshes.clone(),
+            "result",
         );
-        for (_, result) in REFRESHES {
-            touch(&self.refreshes, &OutcomeLabels { result });
-        }
         registry.register(
             "cache_flights",
             "Fetches that other requests can wait for, now",
@@ -258,10 +250,7 @@ impl Metrics {
             "Failed exchanges with the origin, by type",
             self.upstream_errors.clone(),
         );
-        for kind in FailureKind::ALL
-            .into_iter()
-            .filter(|kind| kind.is_origins())
-        {
+        for kind in FailureKind::iter().filter(|kind| kind.is_origins()) {
             touch(
                 &self.upstream_errors,
                 &TypeLabels {

@@ -4,11 +4,13 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::families::{CacheLabels, LimitLabels, VerdictLabels, touch};
 
 /// What a source said of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     Good,
     Bad,
@@ -18,10 +20,9 @@ pub enum Outcome {
     Outage,
 }
 
-const OUTCOMES: [&str; 4] = ["good", "bad", "failed", "outage"];
-
 /// How the answers to two keys compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Compared {
     Same,
     /// By key, and not by time.
@@ -30,27 +31,30 @@ pub enum Compared {
     Unclear,
 }
 
-impl Compared {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Same => "same",
-            Self::Differs => "differs",
-            Self::Unclear => "unclear",
-        }
-    }
+/// Who says whether a key is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum VerdictBy {
+    Origin,
+    Url,
+    Table,
+    Fleet,
 }
 
-const SOURCES: [&str; 4] = ["origin", "url", "table", "fleet"];
-
-/// Kinds of limits.
-const LIMITS: [&str; 2] = ["ip", "apikey"];
+/// Whom a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "lowercase")]
+pub enum LimitKind {
+    Ip,
+    ApiKey,
+}
 
 #[derive(Debug, Default)]
 pub struct GuardMetrics {
     auth: [Counter; 2],
     rate_limit: [Counter; 2],
     /// By kind of limit: let through, and refused.
-    requests: [[Counter; 2]; 2],
+    requests: Vec<(LimitKind, [Counter; 2])>,
     verdicts: Family<VerdictLabels, Counter>,
     comparisons: Family<VerdictLabels, Counter>,
     good: Gauge,
@@ -74,17 +78,21 @@ impl GuardMetrics {
             "Requests by the kind of limit that judged them",
             requests.clone(),
         );
-        self.requests = LIMITS.map(|key| {
-            ["allowed", "blocked"]
-                .map(|result| requests.get_or_create_owned(&LimitLabels { key, result }))
-        });
+        let of_kind = |kind: &LimitKind| {
+            let key = (*kind).into();
+            let counters = ["allowed", "blocked"]
+                .map(|result| requests.get_or_create_owned(&LimitLabels { key, result }));
+            (*kind, counters)
+        };
+        self.requests = LimitKind::VARIANTS.iter().map(of_kind).collect();
         registry.register(
             "auth_verdicts",
             "Answers about keys, by who gave them and what they said",
             self.verdicts.clone(),
         );
-        for source in SOURCES {
-            for outcome in OUTCOMES {
+        for source in VerdictBy::VARIANTS {
+            for outcome in Outcome::VARIANTS {
+                let (source, outcome) = ((*source).into(), (*outcome).into());
                 touch(&self.verdicts, &VerdictLabels { source, outcome });
             }
         }
@@ -93,8 +101,8 @@ impl GuardMetrics {
             "Answers that were fetched with a second key, by how they compared",
             self.comparisons.clone(),
         );
-        for outcome in ["same", "differs", "unclear"] {
-            let source = "origin";
+        for outcome in Compared::VARIANTS {
+            let (source, outcome) = (VerdictBy::Origin.into(), (*outcome).into());
             touch(&self.comparisons, &VerdictLabels { source, outcome });
         }
         registry.register(
@@ -109,8 +117,8 @@ impl GuardMetrics {
         );
     }
 
-    pub fn verdict(&self, source: &'static str, outcome: Outcome) {
-        let outcome = OUTCOMES[outcome as usize];
+    pub fn verdict(&self, source: VerdictBy, outcome: Outcome) {
+        let (source, outcome) = (source.into(), outcome.into());
         self.verdicts
             .get_or_create(&VerdictLabels { source, outcome })
             .inc();
@@ -122,14 +130,16 @@ impl GuardMetrics {
     }
 
     /// One request counted by one kind of limit: without asking Redis, and let through.
-    pub fn counted(&self, key: &'static str, is_at_hand: bool, is_allowed: bool) {
+    pub fn counted(&self, kind: LimitKind, is_at_hand: bool, is_allowed: bool) {
         self.rate_limit[usize::from(!is_at_hand)].inc();
-        let kind = usize::from(key == LIMITS[1]);
-        self.requests[kind][usize::from(!is_allowed)].inc();
+        let found = self.requests.iter().find(|(known, _)| *known == kind);
+        if let Some((_, counters)) = found {
+            counters[usize::from(!is_allowed)].inc();
+        }
     }
 
     pub fn compared(&self, compared: Compared) {
-        let (source, outcome) = ("origin", compared.as_str());
+        let (source, outcome) = (VerdictBy::Origin.into(), compared.into());
         self.comparisons
             .get_or_create(&VerdictLabels { source, outcome })
             .inc();
@@ -142,7 +152,7 @@ impl GuardMetrics {
 
     /// Requests that limits let through, and refused.
     pub(super) fn totals(&self) -> (u64, u64) {
-        let sum = |at: usize| self.requests.iter().map(|pair| pair[at].get()).sum();
+        let sum = |at: usize| self.requests.iter().map(|(_, pair)| pair[at].get()).sum();
         (sum(0), sum(1))
     }
 }

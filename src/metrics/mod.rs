@@ -5,9 +5,11 @@
 //! the pattern of its route. Handles are resolved when the process starts, so that the hit path
 //! never looks a metric up by label.
 
+mod by_variant;
 mod families;
 pub mod guard;
 pub mod latency;
+mod routes;
 pub mod second;
 mod summary;
 
@@ -19,20 +21,23 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
 
-use families::{
-    OutcomeLabels, PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels,
-};
+use by_variant::ByVariant;
+use families::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use guard::GuardMetrics;
 use latency::Latency;
 use routes::RouteFamilies;
 use second::{SecondMetrics, SecondReadings};
 
+pub use routes::{NO_ROUTE, RouteSeries};
+
 /// How a request was answered: the value of `X-Cache`, and a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum CacheResult {
     Hit,
     Stale,
@@ -42,27 +47,14 @@ pub enum CacheResult {
 }
 
 impl CacheResult {
-    pub const ALL: [Self; 5] = [
-        Self::Hit,
-        Self::Stale,
-        Self::Revalidated,
-        Self::Miss,
-        Self::Bypass,
-    ];
-
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "HIT",
-            Self::Stale => "STALE",
-            Self::Revalidated => "REVALIDATED",
-            Self::Miss => "MISS",
-            Self::Bypass => "BYPASS",
-        }
+        self.into()
     }
 }
 
 /// How a refresh behind a stale answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Refresh {
     /// The origin confirmed what is stored.
     Confirmed,
@@ -72,16 +64,6 @@ pub enum Refresh {
     NotStored,
     Failed,
 }
-
-const REFRESHES: [(Refresh, &str); 4] = [
-    (Refresh::Confirmed, "confirmed"),
-    (Refresh::Replaced, "replaced"),
-    (Refresh::NotStored, "not_stored"),
-    (Refresh::Failed, "failed"),
-];
-
-mod routes;
-pub use routes::{NO_ROUTE, RouteSeries};
 
 /// Sizes that live elsewhere and are read when somebody looks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +94,7 @@ pub struct Metrics {
     not_stored: Family<ReasonLabels, Counter>,
     pub coalesced_waiters: Counter,
     pub second: SecondMetrics,
-    refreshes: Family<OutcomeLabels, Counter>,
+    refreshes: ByVariant<Refresh>,
     purges: Family<PurgeLabels, Counter>,
     upstream_duration: Latency,
     upstream_errors: Family<TypeLabels, Counter>,
@@ -167,7 +149,7 @@ impl Metrics {
             not_stored: Family::default(),
             coalesced_waiters: Counter::default(),
             second: SecondMetrics::default(),
-            refreshes: Family::default(),
+            refreshes: ByVariant::default(),
             purges: Family::default(),
             upstream_duration: Latency::default(),
             upstream_errors: Family::default(),
@@ -211,7 +193,7 @@ impl Metrics {
             CacheResult::Miss => self.cache_miss.inc(),
             CacheResult::Bypass => 0,
         };
-        let index = result as usize * Reason::ALL.len() + reason as usize;
+        let index = result as usize * Reason::COUNT + reason as usize;
         if let Some(counter) = self.results.get(index) {
             counter.inc();
         }
@@ -226,12 +208,7 @@ impl Metrics {
     }
 
     pub fn refreshed(&self, how: Refresh) {
-        let found = REFRESHES.iter().find(|(known, _)| *known == how);
-        if let Some((_, result)) = found {
-            self.refreshes
-                .get_or_create(&OutcomeLabels { result })
-                .inc();
-        }
+        self.refreshes.inc(how);
     }
 
     pub fn purged(&self, target: &'static str, mode: Mode) {

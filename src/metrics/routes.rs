@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use strum::IntoEnumIterator;
 
 use crate::error::FailureKind;
 
@@ -165,7 +166,7 @@ impl RouteSeries {
                     status,
                 });
             }
-            for kind in FailureKind::ALL {
+            for kind in FailureKind::iter() {
                 self.families.errors.remove(&ErrorLabels {
                     method,
                     path: path(),

@@ -7,12 +7,14 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use strum::{IntoStaticStr, VariantArray};
 
-use super::families::OutcomeLabels;
+use super::by_variant::ByVariant;
 use super::latency::Latency;
 
 /// How a look-up in the second tier ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Reading {
     /// There is a value; what it is worth is judged after.
     Found,
@@ -32,12 +34,9 @@ pub enum Reading {
     Failed,
 }
 
-const READINGS: [&str; 9] = [
-    "found", "miss", "wait", "invalid", "late", "busy", "open", "unheard", "failed",
-];
-
 /// What became of a response that was to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Writing {
     Stored,
     /// Not written: the queue was full, or the tier ill.
@@ -46,10 +45,9 @@ pub enum Writing {
     Failed,
 }
 
-const WRITINGS: [&str; 4] = ["stored", "dropped", "too_large", "failed"];
-
 /// What is sent to the second tier: each is one round trip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Command {
     LookUp,
     Settle,
@@ -64,22 +62,9 @@ pub enum Command {
     Take,
 }
 
-const COMMANDS: [&str; 11] = [
-    "look_up",
-    "settle",
-    "renew",
-    "delete",
-    "append",
-    "sync",
-    "instances",
-    "used",
-    "noted",
-    "note",
-    "take",
-];
-
 /// What a value that was found turned out to be worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Worth {
     /// Answered from, fresh or within a grace window.
     Used,
@@ -89,10 +74,9 @@ pub enum Worth {
     Unusable,
 }
 
-const WORTHS: [&str; 3] = ["used", "validated", "unusable"];
-
 /// How another instance's fetch ended for those who waited here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Awaited {
     Stored,
     NotStorable,
@@ -103,22 +87,6 @@ pub enum Awaited {
     Lost,
     /// Not waited for any longer.
     TimedOut,
-}
-
-const AWAITED: [&str; 8] = [
-    "stored",
-    "not_storable",
-    "too_large",
-    "dropped",
-    "failed",
-    "expired",
-    "lost",
-    "timed_out",
-];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CommandLabels {
-    command: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -145,11 +113,11 @@ pub struct SecondReadings {
 /// Handles of the second tier's families.
 #[derive(Debug, Default)]
 pub struct SecondMetrics {
-    reads: Vec<Counter>,
-    worths: Vec<Counter>,
-    writes: Vec<Counter>,
-    commands: Vec<Counter>,
-    awaited: Vec<Counter>,
+    reads: ByVariant<Reading>,
+    worths: ByVariant<Worth>,
+    writes: ByVariant<Writing>,
+    commands: ByVariant<Command>,
+    awaited: ByVariant<Awaited>,
     led: Counter,
     body_bytes: Counter,
     overhead_bytes: Counter,
@@ -167,48 +135,36 @@ pub struct SecondMetrics {
 
 impl SecondMetrics {
     pub(super) fn register(&mut self, registry: &mut Registry) {
-        let results = [
-            (
-                "cache_l2_reads",
-                "Look-ups in Redis, by how they ended",
-                &READINGS[..],
-                &mut self.reads,
-            ),
-            (
-                "cache_l2_values",
-                "Values found in Redis, by what they were worth",
-                &WORTHS[..],
-                &mut self.worths,
-            ),
-            (
-                "cache_l2_writes",
-                "Responses to be written to Redis, by what became of them",
-                &WRITINGS[..],
-                &mut self.writes,
-            ),
-            (
-                "cache_leases_awaited",
-                "Fetches of other instances that were waited for, by how they ended",
-                &AWAITED[..],
-                &mut self.awaited,
-            ),
-        ];
-        for (name, help, words, counters) in results {
-            let family = Family::<OutcomeLabels, Counter>::default();
-            registry.register(name, help, family.clone());
-            let counter =
-                |result: &&'static str| family.get_or_create_owned(&OutcomeLabels { result });
-            *counters = words.iter().map(counter).collect();
-        }
-        let commands = Family::<CommandLabels, Counter>::default();
-        registry.register(
+        self.reads = ByVariant::register(
+            registry,
+            "cache_l2_reads",
+            "Look-ups in Redis, by how they ended",
+            "result",
+        );
+        self.worths = ByVariant::register(
+            registry,
+            "cache_l2_values",
+            "Values found in Redis, by what they were worth",
+            "result",
+        );
+        self.writes = ByVariant::register(
+            registry,
+            "cache_l2_writes",
+            "Responses to be written to Redis, by what became of them",
+            "result",
+        );
+        self.awaited = ByVariant::register(
+            registry,
+            "cache_leases_awaited",
+            "Fetches of other instances that were waited for, by how they ended",
+            "result",
+        );
+        self.commands = ByVariant::register(
+            registry,
             "cache_l2_commands",
             "Round trips to Redis, by kind",
-            commands.clone(),
+            "command",
         );
-        let counter =
-            |command: &&'static str| commands.get_or_create_owned(&CommandLabels { command });
-        self.commands = COMMANDS.iter().map(counter).collect();
         let bytes = Family::<PartLabels, Counter>::default();
         registry.register(
             "cache_l2_written_bytes",
@@ -281,23 +237,23 @@ impl SecondMetrics {
     }
 
     pub fn read(&self, how: Reading) {
-        bump(&self.reads, how as usize);
+        self.reads.inc(how);
     }
 
     pub fn worth(&self, what: Worth) {
-        bump(&self.worths, what as usize);
+        self.worths.inc(what);
     }
 
     pub fn wrote(&self, how: Writing) {
-        bump(&self.writes, how as usize);
+        self.writes.inc(how);
     }
 
     pub fn asked(&self, command: Command) {
-        bump(&self.commands, command as usize);
+        self.commands.inc(command);
     }
 
     pub fn awaited(&self, how: Awaited) {
-        bump(&self.awaited, how as usize);
+        self.awaited.inc(how);
     }
 
     pub fn led(&self) {
@@ -333,11 +289,5 @@ impl SecondMetrics {
         set(&self.pending, readings.pending);
         set(&self.queued, readings.queued);
         set(&self.waiting, readings.waiting);
-    }
-}
-
-fn bump(counters: &[Counter], at: usize) {
-    if let Some(counter) = counters.get(at) {
-        counter.inc();
     }
 }

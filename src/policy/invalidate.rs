@@ -2,10 +2,12 @@
 
 use http::header::{CONTENT_LOCATION, LOCATION};
 use http::{HeaderMap, Method, StatusCode};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use url::Url;
 
 /// Whether a purged response is gone or stale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Mode {
     /// Never used again.
     #[default]
@@ -15,13 +17,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const ALL: [Self; 2] = [Self::Hard, Self::Soft];
-
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hard => "hard",
-            Self::Soft => "soft",
-        }
+        self.into()
     }
 }
 

@@ -1,7 +1,10 @@
 //! Why: one closed list of reasons, whose codes appear in `Cache-Status`, logs and metrics alike.
 
+use strum::{EnumCount, EnumIter, IntoStaticStr};
+
 /// Why a response was or was not looked up, reused or stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumCount, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Reason {
     /// A stored response within its freshness lifetime.
     Fresh,
@@ -60,90 +63,9 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All reasons, for metrics that show each from the first scrape.
-    pub const ALL: [Self; 38] = [
-        Self::Fresh,
-        Self::SecondTier,
-        Self::StaleWhileRevalidate,
-        Self::StaleIfError,
-        Self::MaxStale,
-        Self::Revalidated,
-        Self::Cold,
-        Self::VaryMiss,
-        Self::Expired,
-        Self::MustValidate,
-        Self::Purged,
-        Self::ClientDirective,
-        Self::HitForMiss,
-        Self::NoRoute,
-        Self::Method,
-        Self::RequestBody,
-        Self::Range,
-        Self::Precondition,
-        Self::Upgrade,
-        Self::Cookie,
-        Self::Credential,
-        Self::NoStore,
-        Self::Private,
-        Self::SetCookie,
-        Self::VaryAny,
-        Self::Status,
-        Self::Partial,
-        Self::NoLifetime,
-        Self::EventStream,
-        Self::TooLarge,
-        Self::Budget,
-        Self::FlightsFull,
-        Self::WaitTimeout,
-        Self::OriginFailed,
-        Self::Refused,
-        Self::RateLimited,
-        Self::KeyRefused,
-        Self::KeyUnverified,
-    ];
-
     /// The code of this reason: an RFC 9211 token and a metric label.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::SecondTier => "second-tier",
-            Self::StaleWhileRevalidate => "stale-while-revalidate",
-            Self::StaleIfError => "stale-if-error",
-            Self::MaxStale => "max-stale",
-            Self::Revalidated => "revalidated",
-            Self::Cold => "cold",
-            Self::VaryMiss => "vary-miss",
-            Self::Expired => "expired",
-            Self::MustValidate => "must-validate",
-            Self::Purged => "purged",
-            Self::ClientDirective => "client-directive",
-            Self::HitForMiss => "hit-for-miss",
-            Self::NoRoute => "no-route",
-            Self::Method => "method",
-            Self::RequestBody => "request-body",
-            Self::Range => "range",
-            Self::Precondition => "precondition",
-            Self::Upgrade => "upgrade",
-            Self::Cookie => "cookie",
-            Self::Credential => "credential",
-            Self::NoStore => "no-store",
-            Self::Private => "private",
-            Self::SetCookie => "set-cookie",
-            Self::VaryAny => "vary-any",
-            Self::Status => "status",
-            Self::Partial => "partial",
-            Self::NoLifetime => "no-lifetime",
-            Self::EventStream => "event-stream",
-            Self::TooLarge => "too-large",
-            Self::Budget => "budget",
-            Self::FlightsFull => "flights-full",
-            Self::WaitTimeout => "wait-timeout",
-            Self::OriginFailed => "origin-failed",
-            Self::Refused => "refused",
-            Self::RateLimited => "rate-limited",
-            Self::KeyRefused => "key-refused",
-            Self::KeyUnverified => "key-unverified",
-        }
+        self.into()
     }
 
     /// Why a request went forward, in the words of RFC 9211 §2.2.
@@ -160,7 +82,29 @@ impl Reason {
             Self::Partial => "partial",
             // Looked up, and set aside for what the request says.
             Self::Cookie | Self::ClientDirective | Self::KeyUnverified => "request",
-            _ => "bypass",
+            Self::Fresh
+            | Self::SecondTier
+            | Self::StaleWhileRevalidate
+            | Self::MaxStale
+            | Self::NoRoute
+            | Self::RequestBody
+            | Self::Range
+            | Self::Precondition
+            | Self::Upgrade
+            | Self::Credential
+            | Self::NoStore
+            | Self::Private
+            | Self::SetCookie
+            | Self::VaryAny
+            | Self::Status
+            | Self::NoLifetime
+            | Self::EventStream
+            | Self::TooLarge
+            | Self::Budget
+            | Self::OriginFailed
+            | Self::Refused
+            | Self::RateLimited
+            | Self::KeyRefused => "bypass",
         }
     }
 
@@ -168,19 +112,92 @@ impl Reason {
     /// key will very likely meet it too. Reasons of one request (its cookie, its credential) and
     /// of the moment (the budget) are not remembered for everybody.
     pub fn is_of_the_response(self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::NoStore
-                | Self::Private
-                | Self::SetCookie
-                | Self::VaryAny
-                | Self::Status
-                | Self::Partial
-                | Self::NoLifetime
-                | Self::EventStream
-                | Self::TooLarge
-                | Self::MustValidate
-        )
+            | Self::Private
+            | Self::SetCookie
+            | Self::VaryAny
+            | Self::Status
+            | Self::Partial
+            | Self::NoLifetime
+            | Self::EventStream
+            | Self::TooLarge
+            | Self::MustValidate => true,
+            Self::Fresh
+            | Self::SecondTier
+            | Self::StaleWhileRevalidate
+            | Self::StaleIfError
+            | Self::MaxStale
+            | Self::Revalidated
+            | Self::Cold
+            | Self::VaryMiss
+            | Self::Expired
+            | Self::Purged
+            | Self::ClientDirective
+            | Self::HitForMiss
+            | Self::NoRoute
+            | Self::Method
+            | Self::RequestBody
+            | Self::Range
+            | Self::Precondition
+            | Self::Upgrade
+            | Self::Cookie
+            | Self::Credential
+            | Self::Budget
+            | Self::FlightsFull
+            | Self::WaitTimeout
+            | Self::OriginFailed
+            | Self::Refused
+            | Self::RateLimited
+            | Self::KeyRefused
+            | Self::KeyUnverified => false,
+        }
+    }
+
+    /// Whether a request can meet it before anything is sent for it, so that `explain` foresees it.
+    pub fn is_of_look_up(self) -> bool {
+        match self {
+            Self::Fresh
+            | Self::StaleWhileRevalidate
+            | Self::StaleIfError
+            | Self::MaxStale
+            | Self::Cold
+            | Self::VaryMiss
+            | Self::Expired
+            | Self::MustValidate
+            | Self::Purged
+            | Self::ClientDirective
+            | Self::HitForMiss
+            | Self::NoRoute
+            | Self::Method
+            | Self::RequestBody
+            | Self::Range
+            | Self::Precondition
+            | Self::Upgrade
+            | Self::Cookie
+            | Self::Credential
+            // What is missing of a stored part is known before it is fetched.
+            | Self::Partial
+            | Self::Refused
+            | Self::RateLimited
+            | Self::KeyRefused
+            | Self::KeyUnverified => true,
+            // Said by the fleet, by the origin, or by what else is under way.
+            Self::SecondTier
+            | Self::Revalidated
+            | Self::NoStore
+            | Self::Private
+            | Self::SetCookie
+            | Self::VaryAny
+            | Self::Status
+            | Self::NoLifetime
+            | Self::EventStream
+            | Self::TooLarge
+            | Self::Budget
+            | Self::FlightsFull
+            | Self::WaitTimeout
+            | Self::OriginFailed => false,
+        }
     }
 }
 
@@ -188,10 +205,13 @@ impl Reason {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use strum::IntoEnumIterator;
 
     #[test]
     fn every_reason_has_a_code_of_its_own() {
-        let codes: HashSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-        assert_eq!(codes.len(), Reason::ALL.len());
+        let codes: HashSet<_> = Reason::iter().map(Reason::as_str).collect();
+        assert_eq!(codes.len(), Reason::COUNT);
+        assert_eq!(Reason::KeyUnverified.as_str(), "key-unverified");
+        assert_eq!(Reason::HitForMiss.as_str(), "hit-for-miss");
     }
 }

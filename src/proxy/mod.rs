@@ -78,10 +78,12 @@ pub struct Shared {
     pub source: Source,
 }
 
+/// The plan in force as one thread saw it last.
+type SeenLast = Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>;
+
 thread_local! {
-    /// The plan in force as this thread saw it last: to look whether it still is costs no write to
-    /// memory that other workers read.
-    static IN_FORCE: RefCell<Option<Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>>> = const { RefCell::new(None) };
+    /// To look whether it still is in force costs no write to memory that other workers read.
+    static IN_FORCE: RefCell<Option<SeenLast>> = const { RefCell::new(None) };
 }
 
 impl Proxy {

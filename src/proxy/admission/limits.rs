@@ -15,13 +15,15 @@ pub fn who<'a>(
     plan: &Plan,
     request: &ClientRequest,
     route: Option<&'a PlannedRoute>,
-) -> Result<Who<'a>, Refusal> {
+) -> Result<Who<'a>, Box<Refusal>> {
     let headers = &request.parts.headers;
     let trusted = &plan.config.listen.trusted_proxies;
     let key = if plan.limits.counts_keys() {
-        plan.credentials.counted(headers).map_err(|_| Refusal {
-            failure: Failure::new(FailureKind::KeyRefused, "More than one API key"),
-            reason: Reason::KeyRefused,
+        plan.credentials.counted(headers).map_err(|_| {
+            Box::new(Refusal {
+                failure: Failure::new(FailureKind::KeyRefused, "More than one API key"),
+                reason: Reason::KeyRefused,
+            })
         })?
     } else {
         None

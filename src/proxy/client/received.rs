@@ -46,7 +46,11 @@ pub struct Received {
 }
 
 /// Checks a request as it came.
-pub fn receive<B>(plan: &Plan, request: Request<B>, client: Client) -> Result<Received, Refused>
+pub fn receive<B>(
+    plan: &Plan,
+    request: Request<B>,
+    client: Client,
+) -> Result<Received, Box<Refused>>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -59,14 +63,15 @@ where
     let host = match framing::check(&parts, limits) {
         Ok(host) => host,
         Err(failure) => {
-            return Err(Refused {
+            let refused = Refused {
                 method: parts.method,
                 started,
                 refusal: Refusal {
                     failure,
                     reason: Reason::Refused,
                 },
-            });
+            };
+            return Err(Box::new(refused));
         }
     };
     let normal_path = match normalise_path(parts.uri.path()) {

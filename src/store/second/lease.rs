@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use strum::{EnumString, IntoStaticStr, VariantArray};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{Place, Settlement};
 
 /// How a fetch that led for the fleet ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// The response is in the second tier.
     Stored,
@@ -29,29 +31,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    pub const ALL: [Self; 5] = [
-        Self::Stored,
-        Self::NotStorable,
-        Self::TooLarge,
-        Self::Dropped,
-        Self::Failed,
-    ];
-
-    /// The word for it in Redis and in metrics.
+    /// The word for it in Redis.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::NotStorable => "not_storable",
-            Self::TooLarge => "too_large",
-            Self::Dropped => "dropped",
-            Self::Failed => "failed",
-        }
+        self.into()
     }
 
     /// A word that nobody knows is as good as a failure.
     pub fn of(word: &str) -> Self {
-        let found = Self::ALL.into_iter().find(|known| known.as_str() == word);
-        found.unwrap_or(Self::Failed)
+        word.parse().unwrap_or(Self::Failed)
     }
 }
 

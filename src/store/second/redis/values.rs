@@ -154,9 +154,7 @@ fn read_logged(entry: Value) -> Option<Logged> {
             "origin" => Reach::Origin(field("of")?.into()),
             _ => return None,
         };
-        let mode = Mode::ALL
-            .into_iter()
-            .find(|mode| Some(mode.as_str()) == text("mode"))?;
+        let mode: Mode = text("mode")?.parse().ok()?;
         let at = Timestamp::from_millis(text("at")?.parse().ok()?);
         Some((Purge { target, reach }, mode, at))
     };
