@@ -20,16 +20,34 @@ use crate::proxy::request_key::write_subject;
 
 use super::{Purpose, Refusal};
 
+/// By what a request was let in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Admitted {
+    /// Its caller, where keys are verified.
+    pub let_in: Option<LetIn>,
+    /// Keys are verified and it has none: it goes by, and is not stored.
+    pub is_anonymous: bool,
+}
+
 /// What becomes of a request, as far as keys are concerned.
 pub enum Admission {
-    /// No key is verified for it.
-    Open,
-    In(LetIn),
-    /// There is no credential: it goes by, and is not stored.
-    Anonymous,
-    Refused(Refusal),
+    Admitted(Admitted),
+    Refused(Box<Refusal>),
     /// The fleet, or the source, must be asked first.
-    Ask(Caller),
+    AskAbout(Caller),
+}
+
+impl Admission {
+    fn let_in(caller: Caller, verifies: bool) -> Self {
+        Self::Admitted(Admitted {
+            let_in: Some(LetIn { caller, verifies }),
+            is_anonymous: false,
+        })
+    }
+
+    fn refused(failure: Failure, reason: Reason) -> Self {
+        Self::Refused(Box::new(Refusal { failure, reason }))
+    }
 }
 
 /// After an unknown key was turned away: what is asked is bounded by the second.
@@ -45,14 +63,19 @@ pub fn admit(
     purpose: Purpose,
 ) -> Admission {
     let (Some(guard), Some(route)) = (&plan.guard, route) else {
-        return Admission::Open;
+        return Admission::Admitted(Admitted::default());
     };
     if !request.is_guarded_on(route) {
-        return Admission::Open;
+        return Admission::Admitted(Admitted::default());
     }
     let caller = match caller(plan, guard, request, route) {
         Ok(Some(caller)) => caller,
-        Ok(None) => return Admission::Anonymous,
+        Ok(None) => {
+            return Admission::Admitted(Admitted {
+                let_in: None,
+                is_anonymous: true,
+            });
+        }
         Err(Malformed::More) => return refused("More than one API key"),
         Err(Malformed::Form) => return refused("Invalid API key format"),
     };
@@ -63,10 +86,7 @@ pub fn admit(
     }
     let is_known = match standing {
         Standing::Good => {
-            return Admission::In(LetIn {
-                caller,
-                verifies: false,
-            });
+            return Admission::let_in(caller, false);
         }
         Standing::Bad => return refused("Invalid or inactive API key"),
         Standing::Unknown { known } => known,
@@ -81,32 +101,21 @@ pub fn admit(
                 "too many unknown keys are asked about (auth.unknown_per_second)",
                 UNKNOWN_AGAIN,
             );
-            return Admission::Refused(Refusal {
-                failure,
-                reason: Reason::KeyUnverified,
-            });
+            return Admission::refused(failure, Reason::KeyUnverified);
         }
         if guard.has_others_to_ask() {
-            return Admission::Ask(caller);
+            return Admission::AskAbout(caller);
         }
     }
     if guard.learns_from_origin() {
-        return Admission::In(LetIn {
-            caller,
-            verifies: true,
-        });
+        return Admission::let_in(caller, true);
     }
-    Admission::Refused(Refusal {
-        failure: source_is_ill(),
-        reason: Reason::KeyUnverified,
-    })
+    Admission::refused(source_is_ill(), Reason::KeyUnverified)
 }
 
 fn refused(text: &str) -> Admission {
-    Admission::Refused(Refusal {
-        failure: Failure::new(FailureKind::KeyRefused, text),
-        reason: Reason::KeyRefused,
-    })
+    let failure = Failure::new(FailureKind::KeyRefused, text);
+    Admission::refused(failure, Reason::KeyRefused)
 }
 
 /// Who asks, and what a verdict on them reaches; `None` without a credential.

@@ -11,7 +11,7 @@ use crate::guard::credential::Malformed;
 use crate::guard::{Guard, Standing};
 use crate::metrics::CacheResult;
 use crate::policy::Reason;
-use crate::proxy::admission::keys::caller;
+use crate::proxy::admission::keys::{Admission, admit, caller};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::pending_request::ClientRequest;
@@ -19,9 +19,9 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::Client;
 use crate::store::{Entry, Found};
 
-use super::look_up::LookedUp;
+use super::look_up::{LookedUp, Miss};
 use super::received::receive;
-use super::steps::{Guarded, KeyedOrNot, Routed};
+use super::steps::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.
@@ -50,33 +50,43 @@ pub fn explain(plan: &Plan, request: Request<()>, client: Client) -> Value {
             }
         }
     }
-    let keyed = match routed.guarded(plan, None, Purpose::Explain) {
-        Guarded::Refused(_, refusal) => return told_refusal(told, &refusal),
+    let (request, route) = (routed.request(), routed.route());
+    let admitted = match admit(plan, request, route, None, Purpose::Explain) {
+        Admission::Admitted(admitted) => admitted,
+        Admission::Refused(refusal) => return told_refusal(told, &refusal),
         // The fleet, or the source of verdicts, would be asked before anything is looked up.
-        Guarded::AskAbout(..) => {
+        Admission::AskAbout(_) => {
             return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
-        Guarded::In(admitted) => match admitted.key(plan) {
-            KeyedOrNot::Bypassed(bypassed) => return told_words(told, bypassed.words()),
-            KeyedOrNot::Keyed(keyed) => keyed,
-        },
+    };
+    let mut keyed = match routed.key(plan, admitted) {
+        Ok(keyed) => keyed,
+        Err(bypassed) => return told_words(told, bypassed.words()),
     };
     let now = plan.state.clock.now();
-    let looked_up = keyed.look_up(plan);
-    told["stored"] = match &looked_up {
-        LookedUp::Hit(hit) | LookedUp::StaleHit(hit) => told_entry(&hit.entry, now),
-        LookedUp::Miss(miss) => match &miss.found {
-            Found::Entry(entry) => told_entry(entry, now),
-            Found::NotShared(reason) => json!(format!(
-                "nothing: not storable a moment ago ({})",
-                reason.as_str()
-            )),
-            Found::NoVariant => json!("other variants (Vary), not this one"),
-            Found::Nothing => Value::Null,
-        },
-        LookedUp::NothingStored(_) => Value::Null,
-    };
-    told_words(told, looked_up.words())
+    match keyed.look_up(plan) {
+        LookedUp::Hit(hit) | LookedUp::StaleHit(hit) => {
+            told["stored"] = told_entry(&hit.entry, now);
+            told_words(told, hit.words())
+        }
+        LookedUp::Miss(found) => {
+            let miss = Miss::of(plan, keyed.into_request(plan), found);
+            told["stored"] = match &miss.found {
+                Found::Entry(entry) => told_entry(entry, now),
+                Found::NotShared(reason) => json!(format!(
+                    "nothing: not storable a moment ago ({})",
+                    reason.as_str()
+                )),
+                Found::NoVariant => json!("other variants (Vary), not this one"),
+                Found::Nothing => Value::Null,
+            };
+            told_words(told, miss.words())
+        }
+        LookedUp::NothingStored => {
+            told["stored"] = Value::Null;
+            told_words(told, NOTHING_STORED)
+        }
+    }
 }
 
 fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {

@@ -26,23 +26,20 @@ use super::deliver::deliver;
 use super::miss::answer_miss;
 use super::note::Note;
 use super::refusal::count;
-use super::steps::{Keyed, NOTHING_STORED, nothing_stored};
+use super::steps::Keyed;
 
 /// What a look-up comes to.
-// A box for the larger variants would be an allocation for each hit.
-#[allow(clippy::large_enum_variant)]
-pub enum LookedUp<'p> {
-    Hit(Hit<'p>),
+pub enum LookedUp {
+    Hit(Hit),
     /// A hit that is refreshed behind the answer (RFC 5861 §3).
-    StaleHit(Hit<'p>),
-    Miss(Miss),
+    StaleHit(Hit),
+    Miss(Found),
     /// The client wants only what is stored (RFC 9111 §5.2.1.7).
-    NothingStored(Keyed<'p>),
+    NothingStored,
 }
 
 /// A stored response that answers.
-pub struct Hit<'p> {
-    keyed: Keyed<'p>,
+pub struct Hit {
     pub entry: Arc<Entry>,
     note: Note,
     /// When it was looked up.
@@ -73,29 +70,21 @@ pub enum Course {
     Together,
 }
 
-impl<'p> Keyed<'p> {
+impl Keyed<'_> {
     /// Looks up what is stored under the key.
-    pub fn look_up(mut self, plan: &Plan) -> LookedUp<'p> {
-        let now = plan.state.clock.now();
-        let verifies = self.let_in.is_some_and(|let_in| let_in.verifies);
-        if verifies {
-            return self.missed(plan, Found::Nothing, now);
+    pub fn look_up(&mut self, plan: &Plan) -> LookedUp {
+        if self.let_in.is_some_and(|let_in| let_in.verifies) {
+            return self.missed(Found::Nothing);
         }
-        let memory = &plan.state.memory;
+        let (memory, now) = (&plan.state.memory, plan.state.clock.now());
         let found = memory.get(&mut self.key, &self.request.parts.headers, now);
+        let (request, options) = (self.request.view(), self.route.options());
         if let Found::Entry(entry) = &found {
-            let (request, options) = (self.request.view(), self.route.options());
             let decision = policy::decide(request, Some(entry.view()), options, now);
             if let Some(note) = reuse(entry, decision, now) {
                 let entry = Arc::clone(entry);
-                let is_stale = note.result == CacheResult::Stale;
-                let hit = Hit {
-                    keyed: self,
-                    entry,
-                    note,
-                    now,
-                };
-                return if is_stale {
+                let hit = Hit { entry, note, now };
+                return if note.result == CacheResult::Stale {
                     LookedUp::StaleHit(hit)
                 } else {
                     LookedUp::Hit(hit)
@@ -103,25 +92,20 @@ impl<'p> Keyed<'p> {
             }
         }
         let primary = &self.key[..self.primary_length];
-        let (request, options) = (self.request.view(), self.route.options());
-        if let Some((part, _)) = covering_part(&plan.state, primary, request, options, now) {
-            let note = Note::hit(CacheResult::Hit, Reason::Fresh, part.view().ttl(now));
-            return LookedUp::Hit(Hit {
-                keyed: self,
-                entry: part,
-                note,
-                now,
-            });
+        if let Some((entry, _)) = covering_part(&plan.state, primary, request, options, now) {
+            let note = Note::hit(CacheResult::Hit, Reason::Fresh, entry.view().ttl(now));
+            return LookedUp::Hit(Hit { entry, note, now });
         }
-        self.missed(plan, found, now)
+        self.missed(found)
     }
 
-    fn missed(self, plan: &Plan, found: Found, now: Timestamp) -> LookedUp<'p> {
+    fn missed(&self, found: Found) -> LookedUp {
         let obey = self.route.options().obey;
         if Wishes::of(&self.request.parts.headers, obey).only_if_cached {
-            return LookedUp::NothingStored(self);
+            LookedUp::NothingStored
+        } else {
+            LookedUp::Miss(found)
         }
-        LookedUp::Miss(Miss::of(plan, self.into_request(plan), found, now))
     }
 }
 
@@ -144,48 +128,14 @@ pub fn may_refresh(entry: &Entry, now: Timestamp) -> bool {
     now.as_millis() >= entry.refresh_after.load(Ordering::Relaxed)
 }
 
-impl LookedUp<'_> {
-    /// How the request is answered, and why: known before anything is sent. What the origin and the
-    /// fleet say then may make it another answer (confirmed, found in the second tier).
+impl Hit {
+    /// How the request is answered, and why.
     pub fn words(&self) -> (CacheResult, Reason) {
-        match self {
-            Self::Hit(hit) | Self::StaleHit(hit) => (hit.note.result, hit.note.reason),
-            Self::Miss(miss) => (CacheResult::Miss, miss.reason()),
-            Self::NothingStored(_) => NOTHING_STORED,
-        }
+        (self.note.result, self.note.reason)
     }
 
-    /// Answers the request: at once, or after a fetch.
-    pub fn answer(self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
-        match self {
-            Self::Hit(hit) => hit.answer(plan),
-            Self::StaleHit(hit) => {
-                if may_refresh(&hit.entry, hit.now) {
-                    refresh(plan, &hit.copy_of_request(plan), &hit.entry);
-                }
-                hit.answer(plan)
-            }
-            Self::Miss(mut miss) => {
-                let request = &miss.keyed.request;
-                let version = request.parts.version;
-                miss.keyed.interim = InterimListener::open(interim, version);
-                answer_miss(plan, miss)
-            }
-            Self::NothingStored(keyed) => {
-                nothing_stored(plan, &keyed.request, Some(&**keyed.route))
-            }
-        }
-    }
-}
-
-impl Hit<'_> {
-    fn answer(self, plan: &Plan) -> Handled {
-        let Self {
-            keyed,
-            entry,
-            note,
-            now,
-        } = self;
+    pub fn answer(self, plan: &Plan, keyed: &Keyed<'_>) -> Handled {
+        let Self { entry, note, now } = self;
         let is_whole = entry.head.status != StatusCode::PARTIAL_CONTENT;
         if let Some(used) = plan.state.used.as_ref().filter(|_| is_whole) {
             used.note(&keyed.key, keyed.primary_length);
@@ -200,32 +150,38 @@ impl Hit<'_> {
         Handled::now(delivered.response)
     }
 
-    /// The request for whole once more, for a refresh behind the answer.
-    fn copy_of_request(&self, plan: &Plan) -> KeyedRequest {
-        let keyed = &self.keyed;
-        let sent = &keyed.request.parts;
-        let mut request = Request::new(());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = sent.uri.clone();
-        *request.version_mut() = sent.version;
-        *request.headers_mut() = sent.headers.clone();
-        let (parts, ()) = request.into_parts();
-        KeyedRequest {
-            request: ClientRequest {
-                parts,
-                host: keyed.request.host.clone(),
-                normal_path: keyed.request.normal_path.clone(),
-                client: keyed.request.client,
-                started: keyed.request.started,
-                has_body: false,
-            },
-            route: Arc::clone(&keyed.route),
-            key: keyed.key.clone(),
-            primary_length: keyed.primary_length,
-            let_in: keyed.let_in,
-            arrived: plan.state.purge_position(),
-            interim: None,
+    /// Has a stale response refreshed behind its answer, unless the origin has just failed for it.
+    pub fn refresh(&self, plan: &Arc<Plan>, keyed: &Keyed<'_>) {
+        if may_refresh(&self.entry, self.now) {
+            refresh(plan, &copy_of_request(plan, keyed), &self.entry);
         }
+    }
+}
+
+/// The request for the whole once more, for a refresh behind the answer.
+fn copy_of_request(plan: &Plan, keyed: &Keyed<'_>) -> KeyedRequest {
+    let sent = &keyed.request.parts;
+    let mut request = Request::new(());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = sent.uri.clone();
+    *request.version_mut() = sent.version;
+    *request.headers_mut() = sent.headers.clone();
+    let (parts, ()) = request.into_parts();
+    KeyedRequest {
+        request: ClientRequest {
+            parts,
+            host: keyed.request.host.clone(),
+            normal_path: keyed.request.normal_path.clone(),
+            client: keyed.request.client,
+            started: keyed.request.started,
+            has_body: false,
+        },
+        route: Arc::clone(&keyed.route),
+        key: keyed.key.clone(),
+        primary_length: keyed.primary_length,
+        let_in: keyed.let_in,
+        arrived: plan.state.purge_position(),
+        interim: None,
     }
 }
 
@@ -241,7 +197,9 @@ pub fn refresh(plan: &Arc<Plan>, keyed: &KeyedRequest, entry: &Arc<Entry>) {
 }
 
 impl Miss {
-    fn of(plan: &Plan, keyed: KeyedRequest, found: Found, now: Timestamp) -> Self {
+    /// Why nothing of what was found answers, and how the answer is to be had.
+    pub fn of(plan: &Plan, keyed: KeyedRequest, found: Found) -> Self {
+        let now = plan.state.clock.now();
         let stored = match &found {
             Found::Entry(entry) => Some(Arc::clone(entry)),
             _ => None,
@@ -272,13 +230,22 @@ impl Miss {
         }
     }
 
-    /// Why nothing stored answers, as the client will be told.
-    pub fn reason(&self) -> Reason {
-        match &self.course {
+    /// How the request is answered, and why: known before anything is sent. What the origin and the
+    /// fleet say then may make it another answer (confirmed, found in the second tier).
+    pub fn words(&self) -> (CacheResult, Reason) {
+        let reason = match &self.course {
             Course::Extend(..) => Reason::Partial,
             Course::Pass(reason) | Course::Alone(reason) => *reason,
             Course::PassRange | Course::Together => self.reason,
-        }
+        };
+        (CacheResult::Miss, reason)
+    }
+
+    /// Has the answer fetched. What its origin says before the final response goes to `interim`.
+    pub fn answer(mut self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
+        let version = self.keyed.request.parts.version;
+        self.keyed.interim = InterimListener::open(interim, version);
+        answer_miss(plan, self)
     }
 }
 

@@ -4,10 +4,10 @@
 //! | step | what it is | next |
 //! |---|---|---|
 //! | received | [`receive`](received::receive): framing and Host checked, fields of one hop off, the path in one spelling | [`Routed`], or refused |
-//! | [`Routed`] | its route is found, once | limits: [`Routed::count`]; keys: [`Routed::admit`]; or refused, or asked about and resumed here |
-//! | [`Admitted`] | it is let in | [`Admitted::key`]: [`Keyed`] or [`Bypassed`] |
+//! | [`Routed`] | its route is found, once | [`admit`](super::admission::keys::admit) after its limits: [`Admitted`], refused, or asked about and resumed here |
+//! | [`Admitted`] | it is let in | [`Routed::key`]: [`Keyed`] or [`Bypassed`] |
 //! | [`Keyed`] | its key is written | [`Keyed::look_up`]: [`LookedUp`] |
-//! | [`LookedUp`] | hit, stale hit, miss, or nothing that it may have | delivered at once, or fetched |
+//! | [`LookedUp`] | hit, stale hit, miss, or nothing that it may have | delivered at once, or fetched ([`Miss`]) |
 //! | delivered | [`deliver`](deliver::deliver), counted | |
 //!
 //! A hit takes all of them without waiting; whoever waits owns its step. [`explain`] takes the same
@@ -45,7 +45,11 @@ use received::receive;
 use steps::Routed;
 
 #[allow(unused_imports)] // for the table above
-use {look_up::LookedUp, steps::Admitted, steps::Bypassed, steps::Keyed};
+use {
+    super::admission::keys::Admitted,
+    look_up::{LookedUp, Miss},
+    steps::{Bypassed, Keyed},
+};
 
 /// A request on its way to its response: hits are ready at once.
 // A box for the larger variant would be an allocation for each hit.

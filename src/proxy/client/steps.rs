@@ -1,15 +1,15 @@
-//! Routed, Admitted, Keyed, Bypassed: the steps before anything stored is looked at. The list of all
+//! Routed, Keyed, Bypassed: the steps before anything stored is looked at. The list of all
 //! steps stands at the top of [`client`](super).
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::{Failure, FailureKind};
-use crate::guard::{Caller, Measured, Standing};
+use crate::guard::{Measured, Standing};
 use crate::metrics::CacheResult;
 use crate::policy::key::KeyBytes;
 use crate::policy::{self, Reason, Wishes};
-use crate::proxy::admission::keys::{Admission, admit};
+use crate::proxy::admission::keys::{Admission, Admitted, admit};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::pending_request::{ClientRequest, KeyedRequest, LetIn};
@@ -21,6 +21,7 @@ use crate::upstream::OriginBody;
 
 use super::Handled;
 use super::bypass::Bypass;
+use super::look_up::{LookedUp, Miss};
 use super::note::Note;
 use super::received::Received;
 use super::refusal::{count, failure_response, refuse};
@@ -57,14 +58,6 @@ pub struct Routed<'p> {
     request: ClientRequest,
     upload: Option<OriginBody>,
     route: Option<RouteOf<'p>>,
-}
-
-/// What comes after [`Routed`].
-pub enum Guarded<'p> {
-    In(Admitted<'p>),
-    Refused(Routed<'p>, Refusal),
-    /// Its key is to be asked about; then it is admitted again, with the answer.
-    AskAbout(Routed<'p>, Caller),
 }
 
 impl<'p> Routed<'p> {
@@ -163,15 +156,14 @@ impl<'p> Routed<'p> {
         interim: Option<&Arc<InterimQueue>>,
         answered: Option<Standing>,
     ) -> Handled {
-        match self.guarded(plan, answered, Purpose::Answer) {
-            Guarded::In(admitted) => match admitted.key(plan) {
-                KeyedOrNot::Keyed(keyed) => keyed.look_up(plan).answer(plan, interim),
-                KeyedOrNot::Bypassed(bypassed) => bypassed.answer(plan, interim),
+        match admit(plan, &self.request, self.route(), answered, Purpose::Answer) {
+            Admission::Admitted(admitted) => match self.key(plan, admitted) {
+                Ok(keyed) => keyed.answer(plan, interim),
+                Err(bypassed) => bypassed.answer(plan, interim),
             },
-            Guarded::Refused(routed, refusal) => routed.refuse(plan, &refusal),
-            Guarded::AskAbout(routed, caller) => {
-                let (plan, interim, routed) =
-                    (Arc::clone(plan), interim.cloned(), routed.into_own());
+            Admission::Refused(refusal) => self.refuse(plan, &refusal),
+            Admission::AskAbout(caller) => {
+                let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
                 Handled::later(async move {
                     let headers = &routed.request.parts.headers;
                     let standing = match &plan.guard {
@@ -185,84 +177,44 @@ impl<'p> Routed<'p> {
         }
     }
 
-    /// Whether its key lets the request in.
-    pub fn guarded(self, plan: &Plan, answered: Option<Standing>, purpose: Purpose) -> Guarded<'p> {
-        let (let_in, bypass) = match admit(plan, &self.request, self.route(), answered, purpose) {
-            Admission::Open => (None, None),
-            Admission::In(let_in) => (Some(let_in), None),
-            Admission::Anonymous => (None, Some(Reason::Credential)),
-            Admission::Refused(refusal) => return Guarded::Refused(self, refusal),
-            Admission::Ask(caller) => return Guarded::AskAbout(self, caller),
-        };
-        Guarded::In(Admitted {
-            request: self.request,
-            upload: self.upload,
-            route: self.route,
-            let_in,
-            bypass,
-        })
-    }
-}
-
-/// A request that was let in.
-pub struct Admitted<'p> {
-    request: ClientRequest,
-    upload: Option<OriginBody>,
-    route: Option<RouteOf<'p>>,
-    let_in: Option<LetIn>,
-    /// Why it goes by, where its key is the reason.
-    bypass: Option<Reason>,
-}
-
-/// What comes after [`Admitted`].
-// A box for the larger variant would be an allocation for each hit.
-#[allow(clippy::large_enum_variant)]
-pub enum KeyedOrNot<'p> {
-    Keyed(Keyed<'p>),
-    Bypassed(Bypassed<'p>),
-}
-
-impl<'p> Admitted<'p> {
-    /// Writes the key of a request that may be looked up.
-    pub fn key(self, plan: &Plan) -> KeyedOrNot<'p> {
+    /// Writes the key of an admitted request that may be looked up.
+    // A box for the error would be an allocation for each request that goes by.
+    #[allow(clippy::result_large_err)]
+    pub fn key(self, plan: &Plan, admitted: Admitted) -> Result<Keyed<'p>, Bypassed<'p>> {
         let Self {
-            mut request,
+            request,
             upload,
             route,
-            let_in,
-            bypass,
         } = self;
-        let bypassed = |request, route, reason| {
-            KeyedOrNot::Bypassed(Bypassed {
+        let Admitted {
+            let_in,
+            is_anonymous,
+        } = admitted;
+        let by_key = is_anonymous.then_some(Reason::Credential);
+        let reason = match &route {
+            None => Some(Reason::NoRoute),
+            Some(route) => policy::bypass(request.view(), route.options()).or(by_key),
+        };
+        match (route, reason) {
+            (Some(route), None) => {
+                let mut keyed = Keyed {
+                    request,
+                    route,
+                    key: KeyBytes::new(),
+                    primary_length: 0,
+                    let_in,
+                };
+                keyed.write_key(plan);
+                Ok(keyed)
+            }
+            (route, reason) => Err(Bypassed {
                 request,
                 upload,
                 route,
                 let_in,
-                reason,
-            })
-        };
-        let Some(route) = route else {
-            return bypassed(request, None, Reason::NoRoute);
-        };
-        let by_policy = policy::bypass(request.view(), route.options());
-        if let Some(reason) = by_policy.or(bypass) {
-            return bypassed(request, Some(route), reason);
+                reason: reason.unwrap_or(Reason::NoRoute),
+            }),
         }
-        // Selecting fields are rewritten where the route says so, before anything is selected by
-        // them. What goes by is left as it is: an origin decides by `Origin` whether a write or a
-        // WebSocket may be.
-        if !route.rule.normalise.is_idle() {
-            route.rule.normalise.apply(&mut request.parts.headers);
-        }
-        let mut key = KeyBytes::new();
-        write_primary_key(&mut key, plan, &request, &route);
-        KeyedOrNot::Keyed(Keyed {
-            primary_length: key.len(),
-            request,
-            route,
-            key,
-            let_in,
-        })
     }
 }
 
@@ -277,6 +229,33 @@ pub struct Keyed<'p> {
 }
 
 impl Keyed<'_> {
+    fn write_key(&mut self, plan: &Plan) {
+        // Selecting fields are rewritten where the route says so, before anything is selected by
+        // them. What goes by is left as it is: an origin decides by `Origin` whether a write or a
+        // WebSocket may be.
+        let normalise = &self.route.rule.normalise;
+        if !normalise.is_idle() {
+            normalise.apply(&mut self.request.parts.headers);
+        }
+        write_primary_key(&mut self.key, plan, &self.request, &self.route);
+        self.primary_length = self.key.len();
+    }
+
+    /// Looks up what is stored, and answers from that or goes on.
+    fn answer(mut self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
+        match self.look_up(plan) {
+            LookedUp::Hit(hit) => hit.answer(plan, &self),
+            LookedUp::StaleHit(hit) => {
+                hit.refresh(plan, &self);
+                hit.answer(plan, &self)
+            }
+            LookedUp::Miss(found) => {
+                Miss::of(plan, self.into_request(plan), found).answer(plan, interim)
+            }
+            LookedUp::NothingStored => nothing_stored(plan, &self.request, Some(&**self.route)),
+        }
+    }
+
     /// The same for whatever waits.
     pub fn into_request(self, plan: &Plan) -> KeyedRequest {
         KeyedRequest {

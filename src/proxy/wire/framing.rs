@@ -1,10 +1,10 @@
 //! Framing: what is checked before anything else is believed of a request, and the host that it is
 //! for.
 
+use arrayvec::ArrayString;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version, request};
-use smallvec::SmallVec;
 
 use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
@@ -13,18 +13,27 @@ use crate::http::fields;
 /// The host that a client means, in lower case, with the port that it wrote. One of usual length
 /// stands on the stack.
 #[derive(Clone, Debug)]
-pub struct Host(SmallVec<[u8; 48]>);
+pub enum Host {
+    Short(ArrayString<60>),
+    Long(Box<str>),
+}
 
 impl Host {
     fn new(text: &str) -> Self {
-        let mut bytes = SmallVec::from_slice(text.as_bytes());
-        bytes.make_ascii_lowercase();
-        Self(bytes)
+        match ArrayString::from(text) {
+            Ok(mut short) => {
+                short.make_ascii_lowercase();
+                Self::Short(short)
+            }
+            Err(_) => Self::Long(text.to_ascii_lowercase().into()),
+        }
     }
 
     pub fn as_str(&self) -> &str {
-        // It was made of a text, and letters stay letters.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        match self {
+            Self::Short(text) => text,
+            Self::Long(text) => text,
+        }
     }
 }
 
