@@ -9,6 +9,7 @@ mod cluster;
 mod coalesce;
 mod command;
 mod drain;
+mod explain;
 mod failure;
 mod fleet;
 mod fleet_ill;

@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method, Request, Version};
+use http_body_util::Empty;
 use serde_json::Value;
 use url::form_urlencoded;
 
@@ -55,6 +57,7 @@ pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<
         address: peer,
         is_trusted: false,
     };
+    let request = request.map(|()| Empty::<Bytes>::new());
     let mut told = proxy.explain(request, client);
     told["host"] = host;
     Ok(told)

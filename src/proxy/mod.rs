@@ -167,7 +167,11 @@ impl Proxy {
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
-    pub fn explain(&self, request: Request<()>, client: Client) -> Value {
+    pub fn explain<B>(&self, request: Request<B>, client: Client) -> Value
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
         self.with_plan(|plan| client::explain(plan, request, client))
     }
 

@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Empty;
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
@@ -25,8 +24,11 @@ use super::steps::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.
-pub fn explain(plan: &Plan, request: Request<()>, client: Client) -> Value {
-    let request = request.map(|()| Empty::<Bytes>::new());
+pub fn explain<B>(plan: &Plan, request: Request<B>, client: Client) -> Value
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
     let received = match receive(plan, request, client) {
         Ok(received) => received,
         Err(refused) => return told_refusal(json!({}), refused.refusal()),
