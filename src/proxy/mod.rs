@@ -13,7 +13,7 @@
 //! | [`wire`] | what every message goes through: framing, fields of one hop, forwarding, bodies, tunnels, interim responses |
 //! | [`state`] | memory, flights, purge log, second tier, verdicts, windows of limits: what outlives plans |
 //! | [`plan`] | routes and rules as the configuration has them, exchanged whole |
-//! | `pending_request`, `request_key`, `exchange` | a request on its way, its key, and one exchange with the origin |
+//! | `client_request`, `keyed_request`, `request_key`, `exchange` | a request on its way, its key, and one exchange with the origin |
 //! | [`parts`] | ranges and partial responses |
 //! | [`fleet`] | what other instances have, fetch, use and know |
 //! | [`fetch`] | the origin's side of a request |
@@ -23,11 +23,12 @@
 
 mod admission;
 mod client;
+mod client_request;
 mod exchange;
 mod fetch;
 mod fleet;
+mod keyed_request;
 mod parts;
-mod pending_request;
 mod plan;
 mod purging;
 mod request_key;

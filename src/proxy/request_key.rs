@@ -8,17 +8,32 @@ use crate::http::fields;
 use crate::policy::key::{KeyBytes, KeyParts, select_query};
 use crate::policy::{Cookies, Options, Share};
 
-use super::pending_request::ClientRequest;
+use super::client_request::ClientRequest;
 use super::plan::{Plan, PlannedRoute};
 
-/// Writes the primary key of a request on a route: scheme, host, path, query, rule and partition.
-pub fn write_primary_key(
-    key: &mut KeyBytes,
-    plan: &Plan,
-    request: &ClientRequest,
-    route: &PlannedRoute,
-) {
-    with_parts(plan, request, route, |parts| parts.write(key));
+/// The key under which a request is looked up.
+#[derive(Clone, Debug, Default)]
+pub struct RequestKey {
+    /// The primary key, and what selects a variant where there are known ones.
+    pub bytes: KeyBytes,
+    primary_length: usize,
+}
+
+impl RequestKey {
+    /// Writes the primary key of a request on a route: scheme, host, path, query, rule, partition.
+    pub fn write(&mut self, plan: &Plan, request: &ClientRequest, route: &PlannedRoute) {
+        with_parts(plan, request, route, |parts| parts.write(&mut self.bytes));
+        self.primary_length = self.bytes.len();
+    }
+
+    /// The part of it that leads to all variants.
+    pub fn primary(&self) -> &[u8] {
+        &self.bytes[..self.primary_length]
+    }
+
+    pub fn primary_length(&self) -> usize {
+        self.primary_length
+    }
 }
 
 /// Writes what a request asks for and by whom, whatever the rules of its route.

@@ -14,7 +14,8 @@ use crate::guard::credential::Malformed;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
 use crate::policy::Reason;
 use crate::policy::key::KeyBytes;
-use crate::proxy::pending_request::{ClientRequest, LetIn};
+use crate::proxy::client_request::ClientRequest;
+use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::write_subject;
 

@@ -4,7 +4,7 @@ use crate::error::{Failure, FailureKind};
 use crate::guard::address;
 use crate::guard::limits::Who;
 use crate::policy::Reason;
-use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 
 use super::Refusal;

@@ -12,11 +12,12 @@ use crate::error::Failure;
 use crate::guard::{Ruling, source_is_ill};
 use crate::http::dates;
 use crate::policy::Reason;
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::fetch::key_ruling::{Proof, probe_of, rule};
 use crate::proxy::fetch::update_stored::update_by_head;
+use crate::proxy::keyed_request::{KeyedRequest, LetIn};
 use crate::proxy::parts::store::store_as_it_passes;
-use crate::proxy::pending_request::{ClientRequest, KeyedRequest, LetIn};
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::purging::write::Write;
 use crate::proxy::wire::hops::{self, Hops};
@@ -30,8 +31,8 @@ use super::miss::Awaited;
 use super::note::Note;
 use super::refusal::failure_on;
 
-/// A request that goes by.
-pub struct Bypass {
+/// A request that nothing stored answers, and whose answer is not stored.
+pub struct Bypassed {
     pub request: ClientRequest,
     pub route: Option<Arc<PlannedRoute>>,
     pub let_in: Option<LetIn>,
@@ -60,7 +61,7 @@ impl NoResponse {
     }
 }
 
-impl Bypass {
+impl Bypassed {
     /// Sends it with what the client sends after its head.
     pub fn answer(
         self,

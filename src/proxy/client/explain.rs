@@ -1,6 +1,8 @@
 //! Why a request would be answered as it would: it takes the same steps as one that is answered, up
 //! to the point where something would be sent, and nothing is counted, asked or changed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Request;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use crate::policy::Reason;
 use crate::proxy::admission::keys::{Admission, admit, caller};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
-use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::Client;
 use crate::store::{Entry, Found};
@@ -33,7 +35,7 @@ where
         Ok(received) => received,
         Err(refused) => return told_refusal(json!({}), refused.refusal()),
     };
-    let routed = Routed::of(plan, received);
+    let mut routed = Routed::of(plan, received);
     let mut told = match routed.route() {
         None => json!({
             "route": null,
@@ -63,7 +65,7 @@ where
     };
     let mut keyed = match routed.key(plan, admitted) {
         Ok(keyed) => keyed,
-        Err(bypassed) => return told_words(told, bypassed.words()),
+        Err(reason) => return told_words(told, routed.bypass_words(reason)),
     };
     let now = plan.state.clock.now();
     match keyed.look_up(plan) {
@@ -72,7 +74,9 @@ where
             told_words(told, hit.words())
         }
         LookedUp::Miss(found) => {
-            let miss = Miss::of(plan, keyed.into_request(plan), found);
+            let (route, key, let_in) = (Arc::clone(keyed.route), keyed.key, keyed.let_in);
+            let request = routed.into_keyed_request(plan, let_in, route, key);
+            let miss = Miss::of(plan, request, found);
             told["stored"] = match &miss.found {
                 Found::Entry(entry) => told_entry(entry, now),
                 Found::NotShared(reason) => json!(format!(

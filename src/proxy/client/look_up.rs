@@ -12,11 +12,12 @@ use crate::flight::Boarding;
 use crate::metrics::CacheResult;
 use crate::policy::key::KeyBytes;
 use crate::policy::{self, Cookies, Decision, Options, Reason, Wishes, conditional};
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::fetch::boarding::{board, flight_key};
 use crate::proxy::fetch::{Requested, Validation};
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::parts::extend::{Extension, covering_part, is_known_too_large};
-use crate::proxy::pending_request::{ClientRequest, KeyedRequest};
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::{Body, InterimListener, InterimQueue};
 use crate::store::{Entry, Found};
@@ -77,7 +78,7 @@ impl Keyed<'_> {
             return self.missed(Found::Nothing);
         }
         let (memory, now) = (&plan.state.memory, plan.state.clock.now());
-        let found = memory.get(&mut self.key, &self.request.parts.headers, now);
+        let found = memory.get(&mut self.key.bytes, &self.request.parts.headers, now);
         let (request, options) = (self.request.view(), self.route.options());
         if let Found::Entry(entry) = &found {
             let decision = policy::decide(request, Some(entry.view()), options, now);
@@ -91,7 +92,7 @@ impl Keyed<'_> {
                 };
             }
         }
-        let primary = &self.key[..self.primary_length];
+        let primary = self.key.primary();
         if let Some((entry, _)) = covering_part(&plan.state, primary, request, options, now) {
             let note = Note::hit(CacheResult::Hit, Reason::Fresh, entry.view().ttl(now));
             return LookedUp::Hit(Hit { entry, note, now });
@@ -138,15 +139,15 @@ impl Hit {
         let Self { entry, note, now } = self;
         let is_whole = entry.head.status != StatusCode::PARTIAL_CONTENT;
         if let Some(used) = plan.state.used.as_ref().filter(|_| is_whole) {
-            used.note(&keyed.key, keyed.primary_length);
+            used.note(&keyed.key.bytes, keyed.key.primary_length());
         }
-        let (request, options) = (&keyed.request, keyed.route.options());
+        let (request, options) = (keyed.request, keyed.route.options());
         let age = entry.view().age(now);
         let body = Body::Whole(entry.body());
         let delivered = deliver(plan, request, options, &entry.head, age, body, note);
         let (method, started) = (&request.parts.method, request.started);
         let status = delivered.response.status();
-        count(plan, Some(&keyed.route), method, started, &note, status);
+        count(plan, Some(keyed.route), method, started, &note, status);
         Handled::now(delivered.response)
     }
 
@@ -176,9 +177,8 @@ fn copy_of_request(plan: &Plan, keyed: &Keyed<'_>) -> KeyedRequest {
             started: keyed.request.started,
             has_body: false,
         },
-        route: Arc::clone(&keyed.route),
+        route: Arc::clone(keyed.route),
         key: keyed.key.clone(),
-        primary_length: keyed.primary_length,
         let_in: keyed.let_in,
         arrived: plan.state.purge_position(),
         interim: None,
@@ -315,7 +315,7 @@ fn is_by_cookie(options: &Options, headers: &HeaderMap) -> bool {
 /// Whether those with a credential were found to have answers of their own.
 fn is_marked(plan: &Plan, keyed: &KeyedRequest, mut flight_key: KeyBytes, now: Timestamp) -> bool {
     let memory = &plan.state.memory;
-    flight_key.len() > keyed.key.len()
+    flight_key.len() > keyed.key.bytes.len()
         && matches!(
             memory.get(&mut flight_key, &HeaderMap::new(), now),
             Found::NotShared(_)

@@ -47,8 +47,9 @@ use steps::Routed;
 #[allow(unused_imports)] // for the table above
 use {
     super::admission::keys::Admitted,
+    bypass::Bypassed,
     look_up::{LookedUp, Miss},
-    steps::{Bypassed, Keyed},
+    steps::Keyed,
 };
 
 /// A request on its way to its response: hits are ready at once.

@@ -11,7 +11,7 @@ use crate::http::fields;
 use crate::policy::Reason;
 use crate::policy::key::normalise_path;
 use crate::proxy::admission::Refusal;
-use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::upload::client_body;
 use crate::proxy::wire::{Body, Client, framing};

@@ -1,26 +1,26 @@
-//! Routed, Keyed, Bypassed: the steps before anything stored is looked at. The list of all
+//! Routed and Keyed: the steps before anything stored is looked at. The list of all
 //! steps stands at the top of [`client`](super).
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::error::{Failure, FailureKind};
-use crate::guard::{Measured, Standing};
+use crate::guard::{Caller, Measured, Standing};
 use crate::metrics::CacheResult;
-use crate::policy::key::KeyBytes;
 use crate::policy::{self, Reason, Wishes};
 use crate::proxy::admission::keys::{Admission, Admitted, admit};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
-use crate::proxy::pending_request::{ClientRequest, KeyedRequest, LetIn};
+use crate::proxy::client_request::ClientRequest;
+use crate::proxy::keyed_request::{KeyedRequest, LetIn};
 use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::request_key::write_primary_key;
+use crate::proxy::request_key::RequestKey;
 use crate::proxy::wire::InterimQueue;
 
 use crate::upstream::OriginBody;
 
 use super::Handled;
-use super::bypass::Bypass;
+use super::bypass::Bypassed;
 use super::look_up::{LookedUp, Miss};
 use super::note::Note;
 use super::received::Received;
@@ -151,166 +151,144 @@ impl<'p> Routed<'p> {
     /// Lets the request in by its key, and goes on. `answered` is what was found out about its key,
     /// where somebody had to be asked.
     fn admit(
-        self,
+        mut self,
         plan: &Arc<Plan>,
         interim: Option<&Arc<InterimQueue>>,
         answered: Option<Standing>,
     ) -> Handled {
-        match admit(plan, &self.request, self.route(), answered, Purpose::Answer) {
-            Admission::Admitted(admitted) => match self.key(plan, admitted) {
-                Ok(keyed) => keyed.answer(plan, interim),
-                Err(bypassed) => bypassed.answer(plan, interim),
-            },
-            Admission::Refused(refusal) => self.refuse(plan, &refusal),
-            Admission::AskAbout(caller) => {
-                let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
-                Handled::later(async move {
-                    let headers = &routed.request.parts.headers;
-                    let standing = match &plan.guard {
-                        Some(guard) => Some(guard.ask(caller, headers).await),
-                        None => None,
-                    };
-                    let handled = routed.admit(&plan, interim.as_ref(), standing);
-                    handled.response().await
-                })
-            }
-        }
-    }
-
-    /// Writes the key of an admitted request that may be looked up.
-    // A box for the error would be an allocation for each request that goes by.
-    #[allow(clippy::result_large_err)]
-    pub fn key(self, plan: &Plan, admitted: Admitted) -> Result<Keyed<'p>, Bypassed<'p>> {
-        let Self {
-            request,
-            upload,
-            route,
-        } = self;
-        let Admitted {
-            let_in,
-            is_anonymous,
-        } = admitted;
-        let by_key = is_anonymous.then_some(Reason::Credential);
-        let reason = match &route {
-            None => Some(Reason::NoRoute),
-            Some(route) => policy::bypass(request.view(), route.options()).or(by_key),
+        let admission = admit(plan, &self.request, self.route(), answered, Purpose::Answer);
+        let admitted = match admission {
+            Admission::Admitted(admitted) => admitted,
+            Admission::Refused(refusal) => return self.refuse(plan, &refusal),
+            Admission::AskAbout(caller) => return self.ask_about(caller, plan, interim),
         };
-        match (route, reason) {
-            (Some(route), None) => {
-                let mut keyed = Keyed {
-                    request,
-                    route,
-                    key: KeyBytes::new(),
-                    primary_length: 0,
-                    let_in,
-                };
-                keyed.write_key(plan);
-                Ok(keyed)
-            }
-            (route, reason) => Err(Bypassed {
-                request,
-                upload,
-                route,
-                let_in,
-                reason: reason.unwrap_or(Reason::NoRoute),
-            }),
+        match self.key(plan, admitted) {
+            Ok(mut keyed) => match keyed.look_up(plan) {
+                LookedUp::Hit(hit) => hit.answer(plan, &keyed),
+                LookedUp::StaleHit(hit) => {
+                    hit.refresh(plan, &keyed);
+                    hit.answer(plan, &keyed)
+                }
+                LookedUp::NothingStored => nothing_stored(plan, keyed.request, Some(keyed.route)),
+                LookedUp::Miss(found) => {
+                    let (route, key) = (Arc::clone(keyed.route), keyed.key);
+                    let request = self.into_keyed_request(plan, admitted.let_in, route, key);
+                    Miss::of(plan, request, found).answer(plan, interim)
+                }
+            },
+            Err(reason) => self.bypass(reason, admitted.let_in, plan, interim),
         }
     }
-}
 
-/// A request whose key is written: what is stored may answer it.
-pub struct Keyed<'p> {
-    pub request: ClientRequest,
-    pub route: RouteOf<'p>,
-    /// The primary key; after a look-up that found variants, that of the one it selects.
-    pub key: KeyBytes,
-    pub primary_length: usize,
-    pub let_in: Option<LetIn>,
-}
+    /// Asks about a key, and admits the request with the answer.
+    fn ask_about(
+        self,
+        caller: Caller,
+        plan: &Arc<Plan>,
+        interim: Option<&Arc<InterimQueue>>,
+    ) -> Handled {
+        let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
+        Handled::later(async move {
+            let headers = &routed.request.parts.headers;
+            let standing = match &plan.guard {
+                Some(guard) => Some(guard.ask(caller, headers).await),
+                None => None,
+            };
+            let handled = routed.admit(&plan, interim.as_ref(), standing);
+            handled.response().await
+        })
+    }
 
-impl Keyed<'_> {
-    fn write_key(&mut self, plan: &Plan) {
+    /// Writes the key of an admitted request; an error says why it is not looked up.
+    pub fn key(&mut self, plan: &Plan, admitted: Admitted) -> Result<Keyed<'_>, Reason> {
+        let Some(route) = &self.route else {
+            return Err(Reason::NoRoute);
+        };
+        if let Some(reason) = policy::bypass(self.request.view(), route.options()) {
+            return Err(reason);
+        }
+        if admitted.is_anonymous {
+            return Err(Reason::Credential);
+        }
         // Selecting fields are rewritten where the route says so, before anything is selected by
         // them. What goes by is left as it is: an origin decides by `Origin` whether a write or a
         // WebSocket may be.
-        let normalise = &self.route.rule.normalise;
+        let normalise = &route.rule.normalise;
         if !normalise.is_idle() {
             normalise.apply(&mut self.request.parts.headers);
         }
-        write_primary_key(&mut self.key, plan, &self.request, &self.route);
-        self.primary_length = self.key.len();
+        let mut keyed = Keyed {
+            request: &self.request,
+            route,
+            key: RequestKey::default(),
+            let_in: admitted.let_in,
+        };
+        keyed.key.write(plan, &self.request, route);
+        Ok(keyed)
     }
 
-    /// Looks up what is stored, and answers from that or goes on.
-    fn answer(mut self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
-        match self.look_up(plan) {
-            LookedUp::Hit(hit) => hit.answer(plan, &self),
-            LookedUp::StaleHit(hit) => {
-                hit.refresh(plan, &self);
-                hit.answer(plan, &self)
-            }
-            LookedUp::Miss(found) => {
-                Miss::of(plan, self.into_request(plan), found).answer(plan, interim)
-            }
-            LookedUp::NothingStored => nothing_stored(plan, &self.request, Some(&**self.route)),
-        }
-    }
-
-    /// The same for whatever waits.
-    pub fn into_request(self, plan: &Plan) -> KeyedRequest {
+    /// The same, keyed, for whatever waits.
+    pub fn into_keyed_request(
+        self,
+        plan: &Plan,
+        let_in: Option<LetIn>,
+        route: Arc<PlannedRoute>,
+        key: RequestKey,
+    ) -> KeyedRequest {
         KeyedRequest {
             arrived: plan.state.purge_position(),
             request: self.request,
-            route: self.route.into_own(),
-            key: self.key,
-            primary_length: self.primary_length,
-            let_in: self.let_in,
+            route,
+            key,
+            let_in,
             interim: None,
         }
     }
-}
 
-/// A request that nothing stored answers, and whose answer is not stored.
-pub struct Bypassed<'p> {
-    request: ClientRequest,
-    upload: Option<OriginBody>,
-    route: Option<RouteOf<'p>>,
-    let_in: Option<LetIn>,
-    reason: Reason,
-}
-
-impl Bypassed<'_> {
-    /// How it is answered, and why: known before anything is sent.
-    pub fn words(&self) -> (CacheResult, Reason) {
+    /// How a request is answered that is not looked up, and why: known before anything is sent.
+    pub fn bypass_words(&self, reason: Reason) -> (CacheResult, Reason) {
         if self.wants_only_stored() {
             NOTHING_STORED
         } else {
-            (CacheResult::Bypass, self.reason)
+            (CacheResult::Bypass, reason)
         }
     }
 
-    /// The client wants nothing but what is stored, and that is never looked up for it.
+    /// The client wants nothing but what is stored.
     fn wants_only_stored(&self) -> bool {
-        let obey = self.route.as_ref().map(|route| route.options().obey);
+        let obey = self.route().map(|route| route.options().obey);
         let headers = &self.request.parts.headers;
         let only_if_cached = obey.is_some_and(|obey| Wishes::of(headers, obey).only_if_cached);
         self.request.is_read() && only_if_cached
     }
 
-    fn answer(self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
+    /// Answers a request that is not looked up, and whose answer is not stored.
+    fn bypass(
+        self,
+        reason: Reason,
+        let_in: Option<LetIn>,
+        plan: &Arc<Plan>,
+        interim: Option<&Arc<InterimQueue>>,
+    ) -> Handled {
         if self.wants_only_stored() {
-            let route = self.route.as_ref().map(|route| &***route);
-            return nothing_stored(plan, &self.request, route);
+            return nothing_stored(plan, &self.request, self.route());
         }
-        let note = Note::new(CacheResult::Bypass, self.reason);
-        Bypass {
+        Bypassed {
             request: self.request,
             route: self.route.map(RouteOf::into_own),
-            let_in: self.let_in,
-            note,
+            let_in,
+            note: Note::new(CacheResult::Bypass, reason),
         }
         .answer(plan, self.upload, interim)
     }
+}
+
+/// A request whose key is written: what is stored may answer it.
+pub struct Keyed<'r> {
+    pub request: &'r ClientRequest,
+    pub route: &'r Arc<PlannedRoute>,
+    pub key: RequestKey,
+    pub let_in: Option<LetIn>,
 }
 
 /// How a request is answered that takes only what is stored, where nothing is.

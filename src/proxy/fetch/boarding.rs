@@ -3,14 +3,14 @@
 use crate::flight::{Boarding, Ticket};
 use crate::policy::Share;
 use crate::policy::key::KeyBytes;
-use crate::proxy::pending_request::KeyedRequest;
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::state::State;
 
 /// Under which key a request's fetch is found by others. Requests with a credential do not wait for
 /// ones without, nor the other way round, where the answer may only be shared among those without
 /// (RFC 9111 §3.5).
 pub fn flight_key(keyed: &KeyedRequest) -> KeyBytes {
-    let mut key = keyed.key.clone();
+    let mut key = keyed.key.bytes.clone();
     let options = keyed.options();
     if options.share == Share::Standard && options.has_credential(keyed.headers()) {
         key.extend_from_slice(b"\x02credential");

@@ -14,7 +14,7 @@ use crate::config::OnDifference;
 use crate::guard::Standing;
 use crate::metrics::guard::Compared;
 use crate::policy::Mode;
-use crate::proxy::pending_request::LetIn;
+use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::RememberedKey;
 use crate::upstream::empty;

@@ -5,7 +5,7 @@ use http::{HeaderValue, Request, StatusCode};
 
 use crate::guard::Ruling;
 use crate::http::fields;
-use crate::proxy::pending_request::LetIn;
+use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::forward::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::upstream::{OriginBody, empty};

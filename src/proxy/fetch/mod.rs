@@ -28,14 +28,14 @@ use http::{HeaderMap, Method, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::flight::Ticket;
-use crate::policy::key::KeyBytes;
 use crate::policy::{Lifetimes, Options, RequestView};
 use crate::store::Head;
 use crate::store::second::Lease;
 
 use super::exchange::Exchange;
-use super::pending_request::LetIn;
+use super::keyed_request::LetIn;
 use super::plan::{Plan, PlannedRoute};
+use super::request_key::RequestKey;
 use super::state::State;
 
 pub use outcome::Led;
@@ -48,9 +48,8 @@ pub struct Fetch {
     route: Arc<PlannedRoute>,
     /// The fields of the request that set it off, as the client sent them: `Vary` selects by them.
     client_headers: HeaderMap,
-    /// The primary key, or that of the variant that the request selects.
-    key: KeyBytes,
-    primary_length: usize,
+    /// Of the variant that the request selects, where there are known ones.
+    key: RequestKey,
     let_in: Option<LetIn>,
     ticket: Ticket,
     /// The request that waits for it; `None` once that has been told.
@@ -68,7 +67,7 @@ impl Fetch {
     }
 
     fn primary(&self) -> &[u8] {
-        &self.key[..self.primary_length]
+        self.key.primary()
     }
 
     fn options(&self) -> &Options {

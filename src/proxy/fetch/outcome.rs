@@ -75,7 +75,7 @@ impl Fetch {
             }
             state
                 .memory
-                .mark_not_shared(&self.key, until, reason, keep_stored);
+                .mark_not_shared(&self.key.bytes, until, reason, keep_stored);
             if !keep_stored && reason != Reason::TooLarge {
                 state.forget_shared(self.primary());
             }

@@ -10,8 +10,8 @@ use crate::flight::{Outcome, Ticket};
 use crate::metrics::Refresh;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::fleet::consult::{About, Consulted, consult};
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::parts::Beginning;
-use crate::proxy::pending_request::KeyedRequest;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::Conditions;
 use crate::proxy::wire::forward::unconditional;
@@ -57,7 +57,6 @@ impl Requested {
                 route: Arc::clone(&keyed.route),
                 client_headers: keyed.headers().clone(),
                 key: keyed.key.clone(),
-                primary_length: keyed.primary_length,
                 let_in: keyed.let_in,
                 is_background: leader.is_none(),
                 exchange: Exchange::begin(&plan.state).at(ticket.stamp()),
@@ -96,7 +95,7 @@ impl Requested {
             primary: fetch.primary(),
             request: &fetch.client_headers,
             options: fetch.options(),
-            is_apart: fetch.ticket.key().len() > fetch.key.len(),
+            is_apart: fetch.ticket.key().len() > fetch.key.bytes.len(),
             refreshes: refreshed.map(|validation| validation.entry.head.record.born),
             is_cold: self.validation.is_none(),
         };

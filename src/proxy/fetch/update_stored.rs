@@ -9,8 +9,8 @@ use crate::policy::key::KeyBytes;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Decision, Options, Reason, RequestView, update};
 use crate::proxy::exchange::Exchange;
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::parts::store::compare_part;
-use crate::proxy::pending_request::KeyedRequest;
 use crate::proxy::state::State;
 use crate::store::{Entry, Found};
 

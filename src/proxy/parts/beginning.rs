@@ -7,7 +7,7 @@ use http::header::ETAG;
 use http::{HeaderMap, HeaderValue};
 
 use crate::policy::range::{self, Span};
-use crate::proxy::pending_request::KeyedRequest;
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::Plan;
 use crate::proxy::state::State;
 use crate::proxy::wire::Conditions;

@@ -15,7 +15,7 @@ use crate::guard::is_refusal;
 use crate::policy::range::{self, Selected, Span};
 use crate::policy::{self, Decision, Options, RequestView};
 use crate::proxy::exchange::Exchange;
-use crate::proxy::pending_request::KeyedRequest;
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::Plan;
 use crate::proxy::state::State;
 use crate::proxy::wire::Conditions;

@@ -18,7 +18,7 @@ use crate::policy::range::{self, Span};
 use crate::policy::storable::storable_part;
 use crate::policy::{Lifetimes, Reason, update};
 use crate::proxy::exchange::Exchange;
-use crate::proxy::pending_request::KeyedRequest;
+use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::State;
 use crate::store::{Charge, Entry, Fields, Found, Head};

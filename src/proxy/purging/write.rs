@@ -14,7 +14,7 @@ use url::Url;
 use crate::error::{Failure, FailureKind};
 use crate::policy::key::KeyBytes;
 use crate::policy::{Mode, groups, invalidate};
-use crate::proxy::pending_request::ClientRequest;
+use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};

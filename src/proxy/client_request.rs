@@ -1,15 +1,13 @@
-//! A request on its way: what its later steps need to know of it, owned.
+//! A request of a client, checked, with what its later steps need to know of it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Request, request};
 
 use crate::error::Failure;
-use crate::guard::Caller;
-use crate::policy::key::{KeyBytes, KeyParts};
+use crate::policy::key::KeyParts;
 use crate::policy::{Options, RequestView, Share, range};
-use crate::upstream::{OriginBody, empty};
+use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};
 use super::wire::forward::{client_scheme, forwarded_host};
@@ -105,58 +103,5 @@ impl ClientRequest {
             interim.listen(&mut request);
         }
         Ok(request)
-    }
-}
-
-/// By what a caller was let in, on a route where keys are verified.
-#[derive(Clone, Copy, Debug)]
-pub struct LetIn {
-    pub caller: Caller,
-    /// Its own request is what asks the origin about its key: nothing that is stored answers it.
-    pub verifies: bool,
-}
-
-/// A request whose answer may be stored, and that nothing stored has answered.
-pub struct KeyedRequest {
-    pub request: ClientRequest,
-    pub route: Arc<PlannedRoute>,
-    /// The primary key, and what selects a variant where there are known ones.
-    pub key: KeyBytes,
-    pub primary_length: usize,
-    pub let_in: Option<LetIn>,
-    /// The purge log's position when it came: later purges do not concern it.
-    pub arrived: u64,
-    /// Hears the origin's interim responses; `None` where the client is not to be told.
-    pub interim: Option<InterimListener>,
-}
-
-impl KeyedRequest {
-    pub fn primary(&self) -> &[u8] {
-        &self.key[..self.primary_length]
-    }
-
-    pub fn options(&self) -> &Options {
-        self.route.options()
-    }
-
-    pub fn headers(&self) -> &http::HeaderMap {
-        &self.request.parts.headers
-    }
-
-    /// Whether its own request is what asks about its key.
-    pub fn verifies(&self) -> bool {
-        self.let_in.is_some_and(|let_in| let_in.verifies)
-    }
-
-    /// The request that the origin gets, without a body.
-    pub fn to_origin(
-        &self,
-        plan: &Plan,
-        conditions: Conditions<'_>,
-    ) -> Result<Request<OriginBody>, Failure> {
-        let interim = self.interim.as_ref();
-        let route = Some(&*self.route);
-        self.request
-            .to_origin(plan, route, conditions, empty(), interim)
     }
 }
