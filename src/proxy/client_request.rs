@@ -6,7 +6,7 @@ use http::{Method, Request, request};
 
 use crate::error::Failure;
 use crate::policy::key::KeyParts;
-use crate::policy::{Options, RequestView, Share, range};
+use crate::policy::{RequestView, Share, range};
 use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};

@@ -37,6 +37,7 @@ mod wire;
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,11 +81,13 @@ pub struct Shared {
 }
 
 /// The plan in force as one thread saw it last.
-type SeenLast = Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>;
+struct SeenLast {
+    cache: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
+    plan: Rc<Arc<Plan>>,
+}
 
 thread_local! {
-    /// To look whether it still is in force costs no write to memory that other workers read.
-    static IN_FORCE: RefCell<Option<SeenLast>> = const { RefCell::new(None) };
+    static SEEN_LAST: RefCell<Option<SeenLast>> = const { RefCell::new(None) };
 }
 
 impl Proxy {
@@ -128,18 +131,25 @@ impl Proxy {
         &self.state.metrics
     }
 
-    /// Runs something short with the plan in force, without counting a reference to it.
-    fn with_plan<T>(&self, run: impl FnOnce(&Arc<Plan>) -> T) -> T {
-        IN_FORCE.with(|cell| {
-            let Ok(mut slot) = cell.try_borrow_mut() else {
-                // Only from inside itself.
-                return run(&self.plan());
-            };
-            let is_ours = |cache: &&mut Cache<_, _>| std::ptr::eq(cache.arc_swap(), &*self.plan);
-            match slot.as_mut().filter(is_ours) {
-                Some(cache) => run(cache.load()),
-                None => run(slot.insert(Cache::new(Arc::clone(&self.plan))).load()),
+    /// The plan in force, for something short on this thread: to look whether it still is in force,
+    /// and to hold it, costs no write to memory that other workers read.
+    fn in_force(&self) -> Rc<Arc<Plan>> {
+        SEEN_LAST.with_borrow_mut(|slot| {
+            let is_ours = |seen: &&mut SeenLast| std::ptr::eq(seen.cache.arc_swap(), &*self.plan);
+            if let Some(seen) = slot.as_mut().filter(is_ours) {
+                let plan = seen.cache.load();
+                if !Arc::ptr_eq(plan, &seen.plan) {
+                    seen.plan = Rc::new(Arc::clone(plan));
+                }
+                return Rc::clone(&seen.plan);
             }
+            let plan = Rc::new(self.plan.load_full());
+            let cache = Cache::new(Arc::clone(&self.plan));
+            *slot = Some(SeenLast {
+                cache,
+                plan: Rc::clone(&plan),
+            });
+            plan
         })
     }
 
@@ -154,17 +164,17 @@ impl Proxy {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        self.with_plan(|plan| client::handle(plan, request, client, interim))
+        client::handle(&self.in_force(), request, client, interim)
     }
 
     /// Whether `address` is one of the configured trusted proxies.
     pub fn client(&self, address: IpAddr) -> Client {
-        self.with_plan(|plan| plan.client(address))
+        self.in_force().client(address)
     }
 
     /// The response to what is not even a request head.
     pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
-        self.with_plan(|plan| client::refuse_head(plan, kind))
+        client::refuse_head(&self.in_force(), kind)
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
@@ -173,17 +183,17 @@ impl Proxy {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        self.with_plan(|plan| client::explain(plan, request, client))
+        client::explain(&self.in_force(), request, client)
     }
 
     /// The digest of a key, as revocations name it.
     pub fn digest_of(&self, key: &str) -> [u8; 32] {
-        self.with_plan(|plan| plan.credentials.digest(key.as_bytes()).0)
+        self.in_force().credentials.digest(key.as_bytes()).0
     }
 
     /// How a URL stands in keys, by the rules of its routes; empty where no route answers it.
     pub fn targets(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Vec<Target> {
-        self.with_plan(|plan| purging::targets::url_targets(plan, host, path, query))
+        purging::targets::url_targets(&self.in_force(), host, path, query)
     }
 
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.

@@ -25,9 +25,7 @@ use crate::proxy::wire::response_head::clean_response;
 use crate::proxy::wire::{Body, Conditions, InterimListener, InterimQueue, forward, tunnel};
 use crate::upstream::{OriginBody, empty};
 
-use super::Handled;
-use super::deliver::Delivered;
-use super::miss::Awaited;
+use super::handled::{Awaited, Delivered, Handled};
 use super::note::Note;
 use super::refusal::failure_on;
 

@@ -19,12 +19,6 @@ use crate::store::Head;
 use super::note::{Note, age_value};
 use super::refusal::failure_response;
 
-/// A response on its way to the client, and how it came to be.
-pub struct Delivered {
-    pub response: Response<Body>,
-    pub note: Note,
-}
-
 /// The response to a request, from a head that is stored or may be; 416 where it asks for ranges of
 /// which there are none.
 pub fn deliver(
@@ -35,10 +29,10 @@ pub fn deliver(
     age: Duration,
     body: Body,
     note: Note,
-) -> Delivered {
+) -> Response<Body> {
     let (method, fields) = (&request.parts.method, &request.parts.headers);
     let made = make_response(method, fields, options, head, age, body, note);
-    let response = made.unwrap_or_else(|OutOfRange { length }| {
+    made.unwrap_or_else(|OutOfRange { length }| {
         let message = format!("none of the ranges is in the representation: it has {length} bytes");
         let failure = Failure::new(FailureKind::RangeNotSatisfiable, message);
         let mut response = failure_response(plan, &failure, note);
@@ -46,8 +40,7 @@ pub fn deliver(
         let value = range::unsatisfied_range(length);
         response.headers_mut().insert(CONTENT_RANGE, value);
         response
-    });
-    Delivered { response, note }
+    })
 }
 
 /// The response to a request, from a head that is stored or may be. An error is the request's own:

@@ -17,12 +17,14 @@ use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
+use crate::proxy::request_key::RequestKey;
 use crate::proxy::wire::Client;
 use crate::store::{Entry, Found};
 
-use super::look_up::{LookedUp, Miss};
+use super::course::Miss;
+use super::look_up::LookedUp;
 use super::received::receive;
-use super::steps::{NOTHING_STORED, Routed};
+use super::routed::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.
@@ -33,9 +35,10 @@ where
 {
     let received = match receive(plan, request, client) {
         Ok(received) => received,
-        Err(refused) => return told_refusal(json!({}), refused.refusal()),
+        Err((_, refusal)) => return told_refusal(json!({}), &refusal),
     };
-    let mut routed = Routed::of(plan, received);
+    let (request, upload) = received;
+    let mut routed = Routed::of(plan, request, upload);
     let mut told = match routed.route() {
         None => json!({
             "route": null,
@@ -63,7 +66,8 @@ where
             return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
     };
-    let mut keyed = match routed.key(plan, admitted) {
+    let mut key = RequestKey::default();
+    let mut keyed = match routed.key(plan, admitted, &mut key) {
         Ok(keyed) => keyed,
         Err(reason) => return told_words(told, routed.bypass_words(reason)),
     };
@@ -74,7 +78,7 @@ where
             told_words(told, hit.words())
         }
         LookedUp::Miss(found) => {
-            let (route, key, let_in) = (Arc::clone(keyed.route), keyed.key, keyed.let_in);
+            let (route, let_in) = (Arc::clone(keyed.route), keyed.let_in);
             let request = routed.into_keyed_request(plan, let_in, route, key);
             let miss = Miss::of(plan, request, found);
             told["stored"] = match &miss.found {

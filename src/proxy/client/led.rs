@@ -16,10 +16,11 @@ use crate::proxy::wire::{Body, Pieces};
 use crate::store::{Entry, Head};
 use crate::upstream::OriginBody;
 
-use super::deliver::Delivered;
-use super::look_up::{Course, may_refresh, refresh, reuse};
+use super::course::Course;
+use super::handled::Delivered;
 use super::miss::Missed;
 use super::note::Note;
+use super::reuse::{may_refresh, refresh, reuse};
 
 impl Missed {
     /// Leads a fetch and waits for its head.

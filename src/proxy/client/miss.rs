@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use http::{Method, Response};
 use tokio::time::timeout;
 
 use crate::error::{Failure, FailureKind};
@@ -17,16 +16,17 @@ use crate::proxy::fetch::Validation;
 use crate::proxy::fetch::boarding::{alone, board};
 use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::parts::extend::Extended;
-use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::wire::{Body, InterimListener};
+use crate::proxy::plan::Plan;
+use crate::proxy::wire::{Body, InterimListener, InterimQueue};
 use crate::store::{Entry, Found, Head, Judgement};
 
-use super::Handled;
 use super::bypass::pass_keyed;
-use super::deliver::{Delivered, deliver};
-use super::look_up::{Course, Miss, reuse};
+use super::course::{Course, Miss};
+use super::deliver::deliver;
+use super::handled::{Awaited, Delivered, Handled};
 use super::note::Note;
-use super::refusal::{count, failure_on};
+use super::refusal::failure_on;
+use super::reuse::reuse;
 
 /// Elections of a leader that one request takes part in; after that it fetches alone.
 const ELECTIONS: u32 = 2;
@@ -60,8 +60,15 @@ pub struct Missed {
     pub note: Note,
 }
 
-/// Answers a missed request, within the deadline for a response head.
-pub fn answer_miss(plan: &Arc<Plan>, miss: Miss) -> Handled {
+/// Has the answer to a missed request fetched. What its origin says before the final response goes to
+/// `interim`.
+pub fn answer_miss(
+    plan: &Arc<Plan>,
+    mut miss: Miss,
+    interim: Option<&Arc<InterimQueue>>,
+) -> Handled {
+    let version = miss.keyed.request.parts.version;
+    miss.keyed.interim = InterimListener::open(interim, version);
     let note = Note::new(CacheResult::Miss, miss.reason);
     let Miss {
         keyed,
@@ -318,48 +325,7 @@ impl Missed {
         note: Note,
     ) -> Delivered {
         let (request, options) = (&self.keyed.request, self.keyed.options());
-        deliver(&self.plan, request, options, head, age, body, note)
-    }
-}
-
-/// A request whose answer is waited for.
-pub struct Awaited {
-    pub plan: Arc<Plan>,
-    pub route: Option<Arc<PlannedRoute>>,
-    pub method: Method,
-    pub started: std::time::Instant,
-    pub interim: Option<InterimListener>,
-}
-
-impl Awaited {
-    /// Waits for an answer, no longer than to the deadline for a response head, and counts it.
-    pub fn handle(self, answering: impl Future<Output = Delivered> + Send + 'static) -> Handled {
-        Handled::later(async move {
-            let Self {
-                plan,
-                route,
-                method,
-                started,
-                interim,
-            } = self;
-            let limit = plan.config.limits.request_timeout;
-            let Delivered { response, note } = match timeout(limit, answering).await {
-                Ok(delivered) => delivered,
-                Err(_) => {
-                    let message = format!("no response within {limit:?} (limits.request_timeout)");
-                    let failure = Failure::new(FailureKind::ResponseTimeout, message);
-                    let note = Note::new(CacheResult::Miss, Reason::OriginFailed);
-                    let response: Response<Body> =
-                        failure_on(&plan, route.as_deref(), &method, &failure, note);
-                    Delivered { response, note }
-                }
-            };
-            if let Some(interim) = interim {
-                interim.close();
-            }
-            let status = response.status();
-            count(&plan, route.as_deref(), &method, started, &note, status);
-            response
-        })
+        let response = deliver(&self.plan, request, options, head, age, body, note);
+        Delivered { response, note }
     }
 }

@@ -16,82 +16,43 @@
 //! Nothing here may decide what caching means: that is [`policy`](crate::policy)'s word.
 
 mod bypass;
+mod course;
 mod deliver;
 mod explain;
+mod handled;
 mod led;
 mod look_up;
 mod miss;
 mod note;
 mod received;
 mod refusal;
-mod steps;
+mod reuse;
+mod routed;
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 
 use super::plan::Plan;
-use super::wire::{Body, Client, InterimQueue};
+use super::wire::{Client, InterimQueue};
 
 pub use explain::explain;
+pub use handled::Handled;
 pub use refusal::refuse_head;
 
 use received::receive;
-use steps::Routed;
+use refusal::refuse;
+use routed::Routed;
 
 #[allow(unused_imports)] // for the table above
 use {
     super::admission::keys::Admitted,
     bypass::Bypassed,
-    look_up::{LookedUp, Miss},
-    steps::Keyed,
+    course::Miss,
+    look_up::{Keyed, LookedUp},
 };
-
-/// A request on its way to its response: hits are ready at once.
-// A box for the larger variant would be an allocation for each hit.
-#[allow(clippy::large_enum_variant)]
-pub enum Handled {
-    Ready(Option<Response<Body>>),
-    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
-}
-
-impl Future for Handled {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Self::Ready(response) => match response.take() {
-                Some(response) => Poll::Ready(Ok(response)),
-                // Polled again after it was ready, which no caller of futures may do.
-                None => Poll::Pending,
-            },
-            Self::Later(future) => future.as_mut().poll(context).map(Ok),
-        }
-    }
-}
-
-impl Handled {
-    fn now(response: Response<Body>) -> Self {
-        Self::Ready(Some(response))
-    }
-
-    fn later(future: impl Future<Output = Response<Body>> + Send + 'static) -> Self {
-        Self::Later(Box::pin(future))
-    }
-
-    /// Waits for the response.
-    async fn response(self) -> Response<Body> {
-        match self.await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        }
-    }
-}
 
 /// Answers a request by this plan. What its origin says before the final response goes to
 /// `interim`.
@@ -105,8 +66,9 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
+    let started = Instant::now();
     match receive(plan, request, client) {
-        Ok(received) => Routed::of(plan, received).count(plan, interim),
-        Err(refused) => Handled::now(refused.answer(plan)),
+        Ok((request, upload)) => Routed::of(plan, request, upload).count(plan, interim),
+        Err((method, refusal)) => Handled::now(refuse(plan, None, &method, started, &refusal)),
     }
 }

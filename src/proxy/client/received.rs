@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request};
 
 use crate::http::fields;
 use crate::policy::Reason;
@@ -14,43 +14,17 @@ use crate::proxy::admission::Refusal;
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::upload::client_body;
-use crate::proxy::wire::{Body, Client, framing};
+use crate::proxy::wire::{Client, framing};
 
 use crate::upstream::OriginBody;
 
-use super::refusal::refuse;
-
-/// A request that is refused before it has a route.
-pub struct Refused {
-    method: Method,
-    started: Instant,
-    refusal: Refusal,
-}
-
-impl Refused {
-    /// Its answer, counted.
-    pub fn answer(self, plan: &Plan) -> Response<Body> {
-        refuse(plan, None, &self.method, self.started, &self.refusal)
-    }
-
-    pub fn refusal(&self) -> &Refusal {
-        &self.refusal
-    }
-}
-
-/// A request that was checked.
-pub struct Received {
-    pub request: ClientRequest,
-    /// What the client sends after the head.
-    pub upload: Option<OriginBody>,
-}
-
-/// Checks a request as it came.
+/// Takes a request: what it is for, with what its client sends after the head. What is refused
+/// comes with its method, to be counted.
 pub fn receive<B>(
     plan: &Plan,
     request: Request<B>,
     client: Client,
-) -> Result<Received, Box<Refused>>
+) -> Result<(ClientRequest, Option<OriginBody>), (Method, Box<Refusal>)>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -63,15 +37,8 @@ where
     let host = match framing::check(&parts, limits) {
         Ok(host) => host,
         Err(failure) => {
-            let refused = Refused {
-                method: parts.method,
-                started,
-                refusal: Refusal {
-                    failure,
-                    reason: Reason::Refused,
-                },
-            };
-            return Err(Box::new(refused));
+            let reason = Reason::Refused;
+            return Err((parts.method, Box::new(Refusal { failure, reason })));
         }
     };
     let normal_path = match normalise_path(parts.uri.path()) {
@@ -88,5 +55,5 @@ where
         client,
         started,
     };
-    Ok(Received { request, upload })
+    Ok((request, upload))
 }

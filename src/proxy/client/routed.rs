@@ -1,5 +1,5 @@
-//! Routed and Keyed: the steps before anything stored is looked at. The list of all
-//! steps stands at the top of [`client`](super).
+//! Routed: the route of a request is known; it is counted, let in by its key, and looked up or not.
+//! The list of all steps stands at the top of [`client`](super).
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use crate::proxy::wire::InterimQueue;
 
 use crate::upstream::OriginBody;
 
-use super::Handled;
 use super::bypass::Bypassed;
-use super::look_up::{LookedUp, Miss};
+use super::course::Miss;
+use super::handled::Handled;
+use super::look_up::{Keyed, LookedUp};
+use super::miss::answer_miss;
 use super::note::Note;
-use super::received::Received;
 use super::refusal::{count, failure_response, refuse};
 
 /// The route of a request: borrowed from the plan while nothing is waited for, so that a hit counts
@@ -62,8 +63,7 @@ pub struct Routed<'p> {
 
 impl<'p> Routed<'p> {
     /// Finds the route of a request.
-    pub fn of(plan: &'p Plan, received: Received) -> Self {
-        let Received { request, upload } = received;
+    pub fn of(plan: &'p Plan, request: ClientRequest, upload: Option<OriginBody>) -> Self {
         let host = request.host().unwrap_or_default();
         let route = plan.route(&request.parts.method, host, request.path());
         Self {
@@ -162,7 +162,8 @@ impl<'p> Routed<'p> {
             Admission::Refused(refusal) => return self.refuse(plan, &refusal),
             Admission::AskAbout(caller) => return self.ask_about(caller, plan, interim),
         };
-        match self.key(plan, admitted) {
+        let mut key = RequestKey::default();
+        match self.key(plan, admitted, &mut key) {
             Ok(mut keyed) => match keyed.look_up(plan) {
                 LookedUp::Hit(hit) => hit.answer(plan, &keyed),
                 LookedUp::StaleHit(hit) => {
@@ -171,9 +172,9 @@ impl<'p> Routed<'p> {
                 }
                 LookedUp::NothingStored => nothing_stored(plan, keyed.request, Some(keyed.route)),
                 LookedUp::Miss(found) => {
-                    let (route, key) = (Arc::clone(keyed.route), keyed.key);
-                    let request = self.into_keyed_request(plan, admitted.let_in, route, key);
-                    Miss::of(plan, request, found).answer(plan, interim)
+                    let (route, let_in) = (Arc::clone(keyed.route), keyed.let_in);
+                    let request = self.into_keyed_request(plan, let_in, route, key);
+                    answer_miss(plan, Miss::of(plan, request, found), interim)
                 }
             },
             Err(reason) => self.bypass(reason, admitted.let_in, plan, interim),
@@ -200,7 +201,12 @@ impl<'p> Routed<'p> {
     }
 
     /// Writes the key of an admitted request; an error says why it is not looked up.
-    pub fn key(&mut self, plan: &Plan, admitted: Admitted) -> Result<Keyed<'_>, Reason> {
+    pub fn key<'r>(
+        &'r mut self,
+        plan: &Plan,
+        admitted: Admitted,
+        key: &'r mut RequestKey,
+    ) -> Result<Keyed<'r>, Reason> {
         let Some(route) = &self.route else {
             return Err(Reason::NoRoute);
         };
@@ -217,14 +223,13 @@ impl<'p> Routed<'p> {
         if !normalise.is_idle() {
             normalise.apply(&mut self.request.parts.headers);
         }
-        let mut keyed = Keyed {
+        key.write(plan, &self.request, route);
+        Ok(Keyed {
             request: &self.request,
             route,
-            key: RequestKey::default(),
+            key,
             let_in: admitted.let_in,
-        };
-        keyed.key.write(plan, &self.request, route);
-        Ok(keyed)
+        })
     }
 
     /// The same, keyed, for whatever waits.
@@ -281,14 +286,6 @@ impl<'p> Routed<'p> {
         }
         .answer(plan, self.upload, interim)
     }
-}
-
-/// A request whose key is written: what is stored may answer it.
-pub struct Keyed<'r> {
-    pub request: &'r ClientRequest,
-    pub route: &'r Arc<PlannedRoute>,
-    pub key: RequestKey,
-    pub let_in: Option<LetIn>,
 }
 
 /// How a request is answered that takes only what is stored, where nothing is.

@@ -1,0 +1,168 @@
+//! The endpoints of the admin port, written once: which method and path, who may ask, what it is for,
+//! and who answers. Routing, 404, 405 with `Allow` and the README's list all come from here.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::ALLOW;
+use http::{HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::proxy::Proxy;
+
+use super::readings::Admin;
+use super::request::Asked;
+use super::response::json_response;
+use super::{purge, revoke};
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Probes, which have no token.
+    Everybody,
+    /// Who has the token, where one is configured.
+    Operators,
+}
+
+/// Carries out what the body of a POST says; an error says what is wrong with it.
+pub type Order = for<'a> fn(&'a Arc<Proxy>, &'a [u8]) -> Carrying<'a>;
+
+type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, String>> + Send + 'a>>;
+
+/// Who answers.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// GET and HEAD.
+    Read(fn(&Admin, &Asked<'_>) -> Response<Bytes>),
+    /// POST.
+    Order(Order),
+}
+
+/// One endpoint.
+pub struct Endpoint {
+    pub path: &'static str,
+    /// What follows the path in a list for people.
+    usage: &'static str,
+    pub access: Access,
+    /// One line for operators.
+    meaning: &'static str,
+    pub handler: Handler,
+}
+
+/// All endpoints, in the order in which they are listed.
+pub const ENDPOINTS: [Endpoint; 7] = [
+    Endpoint {
+        path: "/metrics",
+        usage: "",
+        access: Access::Operators,
+        meaning: "all metrics, as OpenMetrics text",
+        handler: Handler::Read(|admin, _| admin.metrics()),
+    },
+    Endpoint {
+        path: "/api/metrics",
+        usage: "",
+        access: Access::Operators,
+        meaning: "a summary of them, as JSON",
+        handler: Handler::Read(|admin, _| {
+            json_response(StatusCode::OK, &admin.proxy.metrics().summary())
+        }),
+    },
+    Endpoint {
+        path: "/healthz",
+        usage: "",
+        access: Access::Everybody,
+        meaning: "200 while the process runs",
+        handler: Handler::Read(|_, _| json_response(StatusCode::OK, &json!({"status": "ok"}))),
+    },
+    Endpoint {
+        path: "/readyz",
+        usage: "",
+        access: Access::Everybody,
+        meaning: "200, or 503 while draining; the breakers and the purge log",
+        handler: Handler::Read(|admin, _| admin.readiness()),
+    },
+    Endpoint {
+        path: "/explain",
+        usage: "?url=/path",
+        access: Access::Operators,
+        meaning: "why a request would be answered as it would",
+        handler: Handler::Read(|admin, asked| admin.explained(asked)),
+    },
+    Endpoint {
+        path: "/purge",
+        usage: "",
+        access: Access::Operators,
+        meaning: "makes stored responses unusable, or stale",
+        handler: Handler::Order(|proxy, body| Box::pin(purge::purge(proxy, body))),
+    },
+    Endpoint {
+        path: "/revoke",
+        usage: "",
+        access: Access::Operators,
+        meaning: "refuses a key from now on, or takes that back",
+        handler: Handler::Order(|proxy, body| Box::pin(revoke::revoke(proxy, body))),
+    },
+];
+
+pub fn find(path: &str) -> Option<&'static Endpoint> {
+    const { &ENDPOINTS }
+        .iter()
+        .find(|endpoint| endpoint.path == path)
+}
+
+impl Endpoint {
+    fn methods(&self) -> (&'static [Method], &'static str) {
+        match self.handler {
+            Handler::Read(_) => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+            Handler::Order(_) => (&[Method::POST], "POST"),
+        }
+    }
+
+    pub fn takes(&self, method: &Method) -> bool {
+        self.methods().0.contains(method)
+    }
+
+    pub fn not_allowed(&self) -> Response<Bytes> {
+        let (path, allowed) = (self.path, self.methods().1);
+        let body = json!({"error": format!("Method not allowed: {path} takes {allowed}")});
+        let mut response = json_response(StatusCode::METHOD_NOT_ALLOWED, &body);
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allowed));
+        response
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let method = match self.handler {
+            Handler::Read(_) => "GET",
+            Handler::Order(_) => "POST",
+        };
+        write!(
+            out,
+            "{method} {}{}: {}",
+            self.path, self.usage, self.meaning
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_lists_the_endpoints_as_they_are() {
+        let readme = include_str!("../../README.md");
+        let line = |endpoint: &Endpoint| {
+            let text = endpoint.to_string();
+            let (what, meaning) = text.split_once(": ").unwrap();
+            format!("| `{what}` | {meaning} |")
+        };
+        let table: Vec<String> = ENDPOINTS.iter().map(line).collect();
+        let table = table.join("\n");
+        assert!(readme.contains(&table), "the README wants:\n{table}");
+    }
+}

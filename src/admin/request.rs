@@ -1,0 +1,9 @@
+//! What an endpoint reads of its request, beside the body.
+
+use std::net::IpAddr;
+
+/// A request to the admin port.
+pub struct Asked<'a> {
+    pub query: Option<&'a str>,
+    pub peer: IpAddr,
+}
