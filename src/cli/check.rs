@@ -17,7 +17,7 @@ use crate::policy::key::QueryRule;
 use crate::policy::{Cookies, Share, invalidate};
 use crate::upstream::{self, Origin, empty};
 
-use super::{Ending, load};
+use super::ending::{Ending, load};
 
 /// Checks a configuration; prints its routes, and what is probably wrong without being a mistake.
 pub(super) fn check(file: &Path) -> Ending {

@@ -20,7 +20,7 @@ use crate::load::report::{Report, percent, shown};
 use crate::load::run::{Progress, run};
 use crate::load::verdict::{Targets, is_missed, judge_limit};
 
-use super::Ending;
+use super::ending::Ending;
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -267,7 +267,7 @@ const NONE: Targets = Targets {
 
 pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
     if let Some(file) = &arguments.config {
-        let config = match super::load(file) {
+        let config = match super::ending::load(file) {
             Ok(config) => config,
             Err(Ending::Refused(mistakes)) => {
                 let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();

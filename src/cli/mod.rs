@@ -1,22 +1,24 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
 mod check;
+mod ending;
 mod load;
 mod origin;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, Mistake, units};
+use crate::config::{Config, units};
 use crate::process::{Sidecar, settings};
 use crate::server::cores;
+
+use ending::{Ending, environment, load as load_config};
 
 /// A reverse caching proxy that runs beside an HTTP API and makes it fast without touching it.
 ///
@@ -79,19 +81,6 @@ enum LogFormat {
     Json,
 }
 
-/// How a run ended, and so the exit status.
-enum Ending {
-    Done,
-    /// Failed while running.
-    Failed(anyhow::Error),
-    /// The configuration has mistakes.
-    Refused(Vec<Mistake>),
-    /// The file could not be read, or nothing could be done at all.
-    Unreadable(anyhow::Error),
-    /// It was measured, and is not what was wanted.
-    Missed,
-}
-
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -125,22 +114,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn load(file: &Path) -> Result<Config, Ending> {
-    let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{shown} cannot be read"))
-        .map_err(Ending::Unreadable)?;
-    Config::parse(&shown, &text, &environment).map_err(Ending::Refused)
-}
-
 fn serve(arguments: &ServeArguments) -> Ending {
     start_logging(arguments.log_format);
     let config = match &arguments.config {
-        Some(file) => load(file),
+        Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
     match config {
@@ -155,7 +132,7 @@ fn serve(arguments: &ServeArguments) -> Ending {
 fn carry_out(arguments: OriginArguments) -> Ending {
     start_logging(LogFormat::Human);
     let config = match &arguments.config {
-        Some(file) => load(file),
+        Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
     let mut settings = match config {

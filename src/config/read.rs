@@ -1,7 +1,6 @@
 //! From TOML sections to checked types, key by key.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
@@ -11,11 +10,28 @@ use url::Url;
 use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
+use super::read_value::{count, readable, set};
+use super::sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
-use super::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
 
-/// Numbers of things of which there can be many.
-const COUNT: std::ops::Range<u64> = 1..10_000_001;
+/// The configuration that runs when no file is given.
+pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+impl Config {
+    /// Reads and checks `text`; `file` is its name in the report.
+    pub fn parse(
+        file: &str,
+        text: &str,
+        environment: Environment<'_>,
+    ) -> Result<Self, Vec<Mistake>> {
+        config(file, text, environment)
+    }
+
+    /// The compiled-in configuration.
+    pub fn built_in(environment: Environment<'_>) -> Result<Self, Vec<Mistake>> {
+        Self::parse("config/default.toml (built in)", DEFAULT, environment)
+    }
+}
 
 pub fn config(
     file: &str,
@@ -76,12 +92,6 @@ fn root(mut root: Section<'_, '_>) -> Config {
     config
 }
 
-pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *slot = value;
-    }
-}
-
 fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {
     let expected = "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"";
     set(
@@ -89,13 +99,6 @@ fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {
         section
             .parsed("address", expected, |text| text.parse().ok())
             .map(|at| at.value),
-    );
-}
-
-pub(super) fn count(section: &mut Section<'_, '_>, key: &'static str, slot: &mut usize) {
-    set(
-        slot,
-        section.integer(key, COUNT).map(|number| number as usize),
     );
 }
 
@@ -202,13 +205,6 @@ fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
     set(&mut upstream.header_bytes, header_bytes(&mut section));
     section.finish();
     present.then_some(upstream)
-}
-
-/// A file that is there, and may be read.
-pub(super) fn readable(text: &str) -> Option<PathBuf> {
-    std::fs::File::open(text)
-        .is_ok()
-        .then(|| PathBuf::from(text))
 }
 
 fn upstream_url(text: &str) -> Option<(Scheme, String, u16)> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::auth::{Auth, LimitBy, OnDifference, RateLimit, VerdictSource, WithoutRedis};
-use super::read::set;
+use super::read_value::set;
 use super::routes::Routes;
 use super::source::{Section, word};
 use super::units;

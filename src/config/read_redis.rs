@@ -2,8 +2,8 @@
 
 use url::Url;
 
-use super::Redis;
-use super::read::{count, readable, set};
+use super::read_value::{count, readable, set};
+use super::sections::Redis;
 use super::source::{At, Section};
 
 /// What a URL of Redis begins with.

@@ -11,9 +11,10 @@ use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Normalise, Obey, Share};
 
+use super::auth::Scope;
 use super::routes::{Route, RouteError, Routes};
+use super::sections::Cache;
 use super::source::{At, Section, field_name, word};
-use super::{Cache, Scope};
 
 /// What of `[cache]` every route holds.
 struct Shared {

@@ -8,7 +8,7 @@ use matchit::Router;
 use crate::policy::key::QueryRule;
 use crate::policy::{Mode, Normalise, Options};
 
-use super::Scope;
+use super::auth::Scope;
 
 /// One checked `[[route]]`.
 #[derive(Clone, Debug)]

@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use http::uri::Scheme;
+
 use super::*;
 use crate::policy::Share;
 use http::Method;

@@ -10,6 +10,8 @@ mod indexes;
 mod insert;
 pub mod keys;
 mod pools;
+mod settings;
+mod statement;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +26,9 @@ use crate::metrics::Metrics;
 
 pub use error::DatabaseError;
 pub use insert::Insert;
+pub use settings::Settings;
+pub use statement::{Param, Statement};
+
 use pools::{Pools, Step};
 
 /// A time as it stands in tables and answers: in UTC, to the millisecond, so that texts compare as
@@ -43,69 +48,6 @@ pub fn stored_time(time: Timestamp) -> String {
         clock.second(),
         clock.millisecond(),
     )
-}
-
-/// One statement in both dialects. Parameters are `$1`, `$2` and so on in both.
-#[derive(Clone, Copy, Debug)]
-pub struct Statement {
-    /// For metrics.
-    pub table: &'static str,
-    pub operation: &'static str,
-    pub sqlite: &'static str,
-    pub postgres: &'static str,
-}
-
-impl Statement {
-    fn sql(&self, is_embedded: bool) -> &'static str {
-        if is_embedded {
-            self.sqlite
-        } else {
-            self.postgres
-        }
-    }
-}
-
-/// A value for a parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Param {
-    Text(String),
-    /// Text, or nothing.
-    Maybe(Option<String>),
-    Int(i64),
-    MaybeFloat(Option<f64>),
-    MaybeInt(Option<i64>),
-    Bool(bool),
-}
-
-impl From<&str> for Param {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
-
-/// Where it is, and how it is used.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `sqlite::memory:`, `sqlite:FILE` or `postgres://…`.
-    pub url: String,
-    /// Postgres that may answer queries, and is not written to.
-    pub replicas: Vec<String>,
-    /// Of each pool.
-    pub connections: u32,
-    /// For one statement; longer ones are cancelled.
-    pub query_timeout: Duration,
-}
-
-impl Settings {
-    /// The defaults for a database at this place.
-    pub fn at(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-            replicas: Vec::new(),
-            connections: 10,
-            query_timeout: Duration::from_secs(5),
-        }
-    }
 }
 
 /// Connections to one database.

@@ -9,6 +9,7 @@
 //! A key is nowhere but in the request: here it is a digest.
 
 pub mod address;
+mod asking;
 pub mod credential;
 pub mod limits;
 mod measured;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
@@ -33,17 +34,22 @@ use crate::metrics::guard::{Outcome, VerdictBy};
 use crate::store::PurgeLog;
 use crate::store::second::Second;
 
+use asking::Asking;
 use credential::{Credential, Credentials, KeyId};
 use noted::Noted;
 use outage::{Met, Outage, Probed};
+use source::Question;
 use verdicts::{Good, VerdictId, Verdicts};
 
 pub use limits::{LimitState, Limits};
 pub use measured::Measured;
-pub use source::Source;
+pub use source::{Source, is_refusal};
 
 /// Within so long one probe speaks for all refusals.
 const PROBE_HOLDS: Duration = Duration::from_secs(1);
+
+/// Milliseconds between two complaints.
+const COMPLAINS_EVERY: u64 = 10_000;
 
 /// A caller whose key counts on the route that was asked.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +103,7 @@ pub struct GuardState {
     /// Nanoseconds since the epoch at which the next unknown key may be asked about.
     unknown: AtomicU64,
     probing: tokio::sync::Mutex<()>,
-    asking: source::Asking,
+    asking: Asking,
     /// When the log last heard of an ill source, in Unix milliseconds.
     complained: AtomicU64,
 }
@@ -120,7 +126,7 @@ impl GuardState {
             metrics,
             unknown: AtomicU64::new(0),
             probing: tokio::sync::Mutex::default(),
-            asking: source::Asking::default(),
+            asking: Asking::default(),
             complained: AtomicU64::new(0),
         }
     }
@@ -284,7 +290,7 @@ impl Guard {
         if let Some(standing) = self.ask_the_fleet(&caller).await {
             return standing;
         }
-        match self.state.asking.verdict(self, caller, headers).await {
+        match self.ask_the_source(caller, headers).await {
             None => self.standing(&caller),
             // Revoked by hand while it was asked about.
             Some(Met::Accepted)
@@ -299,6 +305,31 @@ impl Guard {
             Some(Met::Refused) => Standing::Bad,
             Some(Met::Failed) if self.may_use_stored(&caller) => Standing::Good,
             Some(Met::Failed) => Standing::Unknown { known: false },
+        }
+    }
+
+    /// What the source says; `None` where the origin is the source.
+    async fn ask_the_source(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Option<Met> {
+        if self.learns_from_origin() {
+            return None;
+        }
+        let question = Question::of(&self.credentials, headers);
+        let (asking, hearing) = (Arc::clone(self), Arc::clone(self));
+        let answer = async move {
+            let complain = |cause: &(dyn std::fmt::Display + Sync)| asking.complain(cause);
+            asking.source.answer(question, complain).await
+        };
+        let heard = move |met| hearing.source_answered(&caller, met);
+        Some(self.state.asking.ask(caller.id, answer, heard).await)
+    }
+
+    /// Once in a while: every unknown key meets it.
+    fn complain(&self, cause: &dyn std::fmt::Display) {
+        let now = self.state.clock.now().as_millis();
+        let last = self.state.complained.load(Ordering::Relaxed);
+        if now.abs_diff(last) >= COMPLAINS_EVERY {
+            self.state.complained.store(now, Ordering::Relaxed);
+            warn!(%cause, "auth.source says neither good nor bad: unknown keys get 503");
         }
     }
 
@@ -513,11 +544,6 @@ pub fn unverified(why: &str, again: Duration) -> Failure {
 /// The failure of a request whose key nobody can verify now.
 pub fn source_is_ill() -> Failure {
     unverified("what verifies it does not answer", SOURCE_AGAIN)
-}
-
-/// 401 and 403 are about the caller; nothing else is.
-pub fn is_refusal(status: StatusCode) -> bool {
-    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// Up to a tenth shorter, so that what was learned at one time is not asked again at one time.

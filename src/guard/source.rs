@@ -1,17 +1,11 @@
-//! Whom verdicts come from, and how one question is asked once, however many wait for its answer.
+//! Whom verdicts come from.
 
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
 use http::header::{ACCEPT, COOKIE, HOST};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
-use tokio::time::timeout;
-use tracing::warn;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use url::{Position, Url};
 
 use crate::config::Upstream;
@@ -20,18 +14,11 @@ use crate::metrics::Metrics;
 use crate::metrics::guard::VerdictBy;
 use crate::upstream::{self, Origin, empty};
 
+use super::credential::Credentials;
 use super::outage::Met;
-use super::verdicts::VerdictId;
-use super::{Caller, Guard};
 
 /// How long a source is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Milliseconds between two complaints.
-const COMPLAINS_EVERY: u64 = 10_000;
-
-/// Questions that are under way at one time: an unknown key more is answered 503.
-const MOST_ASKED: usize = 1024;
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who says whether a key is good.
 #[derive(Clone, Default)]
@@ -92,103 +79,42 @@ impl Source {
     }
 }
 
-type Answering = Shared<BoxFuture<'static, Met>>;
-
-/// The questions that are under way.
-#[derive(Default)]
-pub struct Asking {
-    open: Mutex<HashMap<[u8; 32], Answering>>,
-}
-
-impl Asking {
-    /// What the source says; `None` where the origin is the source.
-    pub async fn verdict(
-        &self,
-        guard: &Arc<Guard>,
-        caller: Caller,
-        headers: &HeaderMap,
-    ) -> Option<Met> {
-        if matches!(guard.source, Source::Origin) {
-            return None;
-        }
-        let VerdictId(id) = caller.id;
-        let answering = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            match open.get(&id) {
-                Some(answering) => answering.clone(),
-                None if open.len() >= MOST_ASKED => return Some(Met::Failed),
-                None => {
-                    let question = guard.question(headers);
-                    let guard = Arc::clone(guard);
-                    // Whoever leaves does not take the answer along.
-                    let task = tokio::spawn(async move {
-                        let open = Open { guard, id };
-                        let met = timeout(PATIENCE, open.guard.answer(question)).await;
-                        let met = met.unwrap_or(Met::Failed);
-                        open.guard.source_answered(&caller, met);
-                        met
-                    });
-                    let answering = task.map(|met| met.unwrap_or(Met::Failed)).boxed().shared();
-                    open.insert(id, answering.clone());
-                    answering
-                }
-            }
-        };
-        Some(answering.await)
-    }
-
-    fn close(&self, id: &[u8; 32]) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.remove(id);
-    }
-}
-
-/// A question that is under way; closed whichever way it ends.
-struct Open {
-    guard: Arc<Guard>,
-    id: [u8; 32],
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.guard.state.asking.close(&self.id);
-    }
-}
-
 /// What of a request its source needs.
-struct Question {
+pub struct Question {
     key: Option<String>,
     credential: HeaderMap,
 }
 
-impl Guard {
-    fn question(&self, headers: &HeaderMap) -> Question {
-        let text = self.credentials.text(headers).ok().flatten();
+impl Question {
+    pub fn of(credentials: &Credentials, headers: &HeaderMap) -> Self {
+        let text = credentials.text(headers).ok().flatten();
         let key = text.and_then(|(key, _)| String::from_utf8(key.to_vec()).ok());
-        let carries = |name: &HeaderName| *name == COOKIE || self.credentials.is_field(name);
+        let carries = |name: &HeaderName| *name == COOKIE || credentials.is_field(name);
         let carried = headers.iter().filter(|(name, _)| carries(name));
-        Question {
+        Self {
             key,
             credential: carried
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         }
     }
+}
 
-    /// Once in a while: every unknown key meets it.
-    fn complain(&self, cause: &dyn std::fmt::Display) {
-        let now = self.state.clock.now().as_millis();
-        let last = self.state.complained.load(Ordering::Relaxed);
-        if now.abs_diff(last) >= COMPLAINS_EVERY {
-            self.state.complained.store(now, Ordering::Relaxed);
-            warn!(%cause, "auth.source says neither good nor bad: unknown keys get 503");
-        }
-    }
+/// 401 and 403 are about the caller; nothing else is.
+pub fn is_refusal(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
 
-    async fn answer(&self, question: Question) -> Met {
-        match &self.source {
-            Source::Origin => Met::Failed,
-            Source::Table(database) => {
+impl Source {
+    /// What it says of a key. What it says that is neither good nor bad goes to `complain`.
+    pub async fn answer(
+        &self,
+        question: Question,
+        complain: impl Fn(&(dyn std::fmt::Display + Sync)),
+    ) -> Met {
+        match self {
+            Self::Origin => Met::Failed,
+            Self::Table(database) => {
                 let Some(key) = question.key else {
                     return Met::Refused;
                 };
@@ -196,12 +122,12 @@ impl Guard {
                     Ok(Some(_)) => Met::Accepted,
                     Ok(None) => Met::Refused,
                     Err(error) => {
-                        self.complain(&error);
+                        complain(&error);
                         Met::Failed
                     }
                 }
             }
-            Source::Service {
+            Self::Service {
                 service,
                 target,
                 host,
@@ -214,13 +140,13 @@ impl Guard {
                 request.headers_mut().insert(ACCEPT, any);
                 match service.answer(request).await {
                     Ok(response) if response.status().is_success() => Met::Accepted,
-                    Ok(response) if super::is_refusal(response.status()) => Met::Refused,
+                    Ok(response) if is_refusal(response.status()) => Met::Refused,
                     Ok(response) => {
-                        self.complain(&response.status());
+                        complain(&response.status());
                         Met::Failed
                     }
                     Err(failure) => {
-                        self.complain(&failure);
+                        complain(&failure);
                         Met::Failed
                     }
                 }

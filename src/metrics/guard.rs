@@ -6,7 +6,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use strum::{IntoStaticStr, VariantArray};
 
-use super::families::{CacheLabels, LimitLabels, VerdictLabels, touch};
+use super::labels::{CacheLabels, LimitLabels, VerdictLabels, touch};
 
 /// What a source said of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]

@@ -8,6 +8,7 @@
 mod by_variant;
 mod families;
 pub mod guard;
+mod labels;
 pub mod latency;
 mod routes;
 pub mod second;
@@ -27,8 +28,8 @@ use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
 
 use by_variant::ByVariant;
-use families::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use guard::GuardMetrics;
+use labels::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use latency::Latency;
 use routes::RouteFamilies;
 use second::{SecondMetrics, SecondReadings};

@@ -13,7 +13,7 @@ use strum::IntoEnumIterator;
 
 use crate::error::FailureKind;
 
-use super::families::{DemotionLabels, ErrorLabels, PathLabels, RequestLabels, touch};
+use super::labels::{DemotionLabels, ErrorLabels, PathLabels, RequestLabels, touch};
 use super::latency::{Counts, Latency};
 
 /// The label of what matches no route.

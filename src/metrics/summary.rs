@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::families::QueryLabels;
+use super::labels::QueryLabels;
 use super::latency::Counts;
 use super::{Metrics, TABLES};
 

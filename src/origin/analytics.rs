@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use crate::database::keys::Principal;
 use crate::database::{Database, DatabaseError, Param, Statement};
 
-use super::answer::Computed;
-use super::rounded;
+use super::answer::{Computed, rounded};
 
 const RUNS: Statement = Statement {
     table: "model_run_log",

@@ -239,3 +239,8 @@ pub fn refused(refusal: &Refusal, path: &str, now: Timestamp) -> Response<Origin
     set(&mut answer, CACHE_CONTROL, "no-store");
     answer
 }
+
+/// Rounds a computed average as the API shows it.
+pub fn rounded(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
+}

@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use crate::database::keys::Principal;
 use crate::database::{Database, DatabaseError, Param, Statement};
 
-use super::answer::{Computed, Refusal};
+use super::answer::{Computed, Refusal, rounded};
 use super::parameters::Parameters;
-use super::rounded;
 
 const PATTERNS: Statement = Statement {
     table: "discovered_patterns",

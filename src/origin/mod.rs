@@ -262,8 +262,3 @@ impl Origin for BuiltIn {
         self.database.connections()
     }
 }
-
-/// Rounds a computed average as the API shows it.
-fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
-}

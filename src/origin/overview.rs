@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use crate::clock::Timestamp;
 use crate::database::{Database, DatabaseError, Param, Statement, stored_time};
 
-use super::answer::Computed;
-use super::rounded;
+use super::answer::{Computed, rounded};
 
 const EXPERTS: Statement = Statement {
     table: "expert_signatures",

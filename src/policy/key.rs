@@ -63,14 +63,6 @@ impl KeyParts<'_> {
         key.extend_from_slice(self.partition);
     }
 
-    /// Writes what is asked for and by whom, whatever rules hold for it: what is learned of that
-    /// outlives a change of the rules.
-    pub fn write_subject(&self, subject: &mut KeyBytes) {
-        self.write_origin(subject);
-        write_target(self.path, self.query, subject);
-        subject.extend_from_slice(self.partition);
-    }
-
     /// Writes the beginning of the key, which says which origin: [`Place::origin`].
     pub fn write_origin(&self, key: &mut KeyBytes) {
         for part in [
@@ -82,6 +74,17 @@ impl KeyParts<'_> {
             key.push(0);
         }
     }
+}
+
+/// A primary key without its rule: what is asked for, and by whom. What is learned of that outlives a
+/// change of the rules.
+pub fn without_rule(primary: &[u8]) -> [&[u8]; 2] {
+    let mut ends = primary.iter().enumerate().filter(|(_, byte)| **byte == 0);
+    // Scheme, host, forwarded host, path and query each end so.
+    let end = ends.nth(4).map_or(primary.len(), |(at, _)| at + 1);
+    let (asked_for, rest) = primary.split_at(end);
+    let rule = size_of::<RuleDigest>().min(rest.len());
+    [asked_for, &rest[rule..]]
 }
 
 /// Where a key points, as purges name it: of whatever rule, partition and variant.
@@ -275,6 +278,9 @@ mod tests {
         write_target("/b", Some("x=1"), &mut target);
         assert_eq!(place.target, &target[..]);
         assert!(!place.changes_query);
+        let [asked_for, partition] = without_rule(&key);
+        assert_eq!(asked_for, [place.origin, place.target].concat());
+        assert_eq!(partition, [0; 32]);
         assert_eq!(Place::of(b"no key"), None);
     }
 

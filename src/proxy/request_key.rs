@@ -20,9 +20,23 @@ pub struct RequestKey {
 }
 
 impl RequestKey {
-    /// Writes the primary key of a request on a route: scheme, host, path, query, rule, partition.
+    /// Writes the primary key of a request on a route, unless that was done: scheme, host, path,
+    /// query, rule, partition.
     pub fn write(&mut self, plan: &Plan, request: &ClientRequest, route: &PlannedRoute) {
-        with_parts(plan, request, route, |parts| parts.write(&mut self.bytes));
+        if self.primary_length > 0 {
+            return;
+        }
+        let rule = &route.rule;
+        let query = select_query(request.parts.uri.query(), &rule.query, rule.sort_query);
+        let partition = partition(&request.parts.headers, &rule.options);
+        let parts = KeyParts {
+            path: request.path(),
+            query: query.as_deref(),
+            rule: route.digest,
+            partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
+            ..request.origin_parts(plan)
+        };
+        parts.write(&mut self.bytes);
         self.primary_length = self.bytes.len();
     }
 
@@ -34,34 +48,6 @@ impl RequestKey {
     pub fn primary_length(&self) -> usize {
         self.primary_length
     }
-}
-
-/// Writes what a request asks for and by whom, whatever the rules of its route.
-pub fn write_subject(
-    subject: &mut KeyBytes,
-    plan: &Plan,
-    request: &ClientRequest,
-    route: &PlannedRoute,
-) {
-    with_parts(plan, request, route, |parts| parts.write_subject(subject));
-}
-
-fn with_parts(
-    plan: &Plan,
-    request: &ClientRequest,
-    route: &PlannedRoute,
-    write: impl FnOnce(KeyParts<'_>),
-) {
-    let rule = &route.rule;
-    let query = select_query(request.parts.uri.query(), &rule.query, rule.sort_query);
-    let partition = partition(&request.parts.headers, &rule.options);
-    write(KeyParts {
-        path: request.path(),
-        query: query.as_deref(),
-        rule: route.digest,
-        partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
-        ..request.origin_parts(plan)
-    });
 }
 
 /// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`).

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +15,9 @@ use crate::proxy::Proxy;
 
 use super::connection::Acceptor;
 use super::seat::Connections;
+
+/// How long a worker pauses when the system has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a worker thread is given.
 pub struct Worker {
@@ -63,7 +67,7 @@ impl Worker {
                         .raw_os_error()
                         .is_some_and(|code| code == 23 || code == 24)
                     {
-                        tokio::time::sleep(super::ACCEPT_PAUSE).await;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }
             }
@@ -115,7 +119,7 @@ impl Worker {
 }
 
 async fn refuse(mut stream: TcpStream) {
-    let _ = timeout(std::time::Duration::from_secs(1), async {
+    let _ = timeout(Duration::from_secs(1), async {
         stream.write_all(TOO_MANY).await?;
         stream.shutdown().await
     })

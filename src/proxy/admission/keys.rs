@@ -13,11 +13,11 @@ use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
 use crate::policy::Reason;
-use crate::policy::key::KeyBytes;
+use crate::policy::key::{KeyBytes, without_rule};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::request_key::write_subject;
+use crate::proxy::request_key::RequestKey;
 
 use super::{Purpose, Refusal};
 
@@ -54,12 +54,13 @@ impl Admission {
 /// After an unknown key was turned away: what is asked is bounded by the second.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Lets a request in, or not. `answered` is what the fleet and the source have said of its key,
+/// Lets a request in, or not; its key is written where a verdict is about that. `answered` is what the fleet and the source have said of its key,
 /// where they were asked.
 pub fn admit(
     plan: &Plan,
     request: &ClientRequest,
     route: Option<&PlannedRoute>,
+    key: &mut RequestKey,
     answered: Option<Standing>,
     purpose: Purpose,
 ) -> Admission {
@@ -69,7 +70,7 @@ pub fn admit(
     if !request.is_guarded_on(route) {
         return Admission::Admitted(Admitted::default());
     }
-    let caller = match caller(plan, guard, request, route) {
+    let caller = match caller(plan, guard, request, route, key) {
         Ok(Some(caller)) => caller,
         Ok(None) => {
             return Admission::Admitted(Admitted {
@@ -125,20 +126,29 @@ pub fn caller(
     guard: &Guard,
     request: &ClientRequest,
     route: &PlannedRoute,
+    key: &mut RequestKey,
 ) -> Result<Option<Caller>, Malformed> {
     let credential = guard.credentials.of(&request.parts.headers)?;
-    Ok(credential.map(|credential| guard.caller(credential, &scope(plan, request, route))))
+    Ok(credential.map(|credential| guard.caller(credential, &scope(plan, request, route, key))))
 }
 
 /// What a verdict reaches that is learned on this route by this request. It outlives a change of
 /// the route's rules: of a URL it says what is asked for, of a route its host and path patterns.
-fn scope(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> KeyBytes {
+fn scope(
+    plan: &Plan,
+    request: &ClientRequest,
+    route: &PlannedRoute,
+    key: &mut RequestKey,
+) -> KeyBytes {
     let mut scope = KeyBytes::new();
     let rule = &route.rule;
     match rule.verdict_scope {
         Scope::Url => {
             scope.push(b'u');
-            write_subject(&mut scope, plan, request, route);
+            key.write(plan, request, route);
+            for part in without_rule(key.primary()) {
+                scope.extend_from_slice(part);
+            }
         }
         Scope::Route => {
             scope.push(b'r');

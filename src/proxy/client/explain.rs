@@ -2,6 +2,7 @@
 //! to the point where something would be sent, and nothing is counted, asked or changed.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
@@ -33,7 +34,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
-    let received = match receive(plan, request, client) {
+    let received = match receive(plan, request, client, Instant::now()) {
         Ok(received) => received,
         Err((_, refusal)) => return told_refusal(json!({}), &refusal),
     };
@@ -58,7 +59,8 @@ where
         }
     }
     let (request, route) = (routed.request(), routed.route());
-    let admitted = match admit(plan, request, route, None, Purpose::Explain) {
+    let mut key = RequestKey::default();
+    let admitted = match admit(plan, request, route, &mut key, None, Purpose::Explain) {
         Admission::Admitted(admitted) => admitted,
         Admission::Refused(refusal) => return told_refusal(told, &refusal),
         // The fleet, or the source of verdicts, would be asked before anything is looked up.
@@ -66,7 +68,6 @@ where
             return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
     };
-    let mut key = RequestKey::default();
     let mut keyed = match routed.key(plan, admitted, &mut key) {
         Ok(keyed) => keyed,
         Err(reason) => return told_words(told, routed.bypass_words(reason)),
@@ -138,7 +139,7 @@ fn key_told(
     request: &ClientRequest,
     route: &PlannedRoute,
 ) -> &'static str {
-    match caller(plan, guard, request, route) {
+    match caller(plan, guard, request, route, &mut RequestKey::default()) {
         Ok(None) => "none: it goes to the origin, and is never stored",
         Err(Malformed::More) => "more than one: refused",
         Err(Malformed::Form) => "malformed: refused",

@@ -67,7 +67,7 @@ where
     B::Error: std::fmt::Display,
 {
     let started = Instant::now();
-    match receive(plan, request, client) {
+    match receive(plan, request, client, started) {
         Ok((request, upload)) => Routed::of(plan, request, upload).count(plan, interim),
         Err((method, refusal)) => Handled::now(refuse(plan, None, &method, started, &refusal)),
     }

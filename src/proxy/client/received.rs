@@ -24,12 +24,12 @@ pub fn receive<B>(
     plan: &Plan,
     request: Request<B>,
     client: Client,
+    started: Instant,
 ) -> Result<(ClientRequest, Option<OriginBody>), (Method, Box<Refusal>)>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
-    let started = Instant::now();
     let (mut parts, body) = request.into_parts();
     // Before anything is selected by them: the origin will not see these fields.
     fields::strip_named(&mut parts.headers);

@@ -156,13 +156,14 @@ impl<'p> Routed<'p> {
         interim: Option<&Arc<InterimQueue>>,
         answered: Option<Standing>,
     ) -> Handled {
-        let admission = admit(plan, &self.request, self.route(), answered, Purpose::Answer);
+        let mut key = RequestKey::default();
+        let (request, route, purpose) = (&self.request, self.route(), Purpose::Answer);
+        let admission = admit(plan, request, route, &mut key, answered, purpose);
         let admitted = match admission {
             Admission::Admitted(admitted) => admitted,
             Admission::Refused(refusal) => return self.refuse(plan, &refusal),
             Admission::AskAbout(caller) => return self.ask_about(caller, plan, interim),
         };
-        let mut key = RequestKey::default();
         match self.key(plan, admitted, &mut key) {
             Ok(mut keyed) => match keyed.look_up(plan) {
                 LookedUp::Hit(hit) => hit.answer(plan, &keyed),

@@ -11,7 +11,9 @@ use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
 use super::super::{Event, Outcome};
-use super::RECONNECT_MILLIS;
+
+/// Between two attempts to connect again.
+pub(super) const RECONNECT_MILLIS: u32 = 200;
 
 /// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
 /// something, and is told.

@@ -29,7 +29,7 @@ use super::{
     Answer, Asking, Event, Instances, Question, SecondTier, Settlement, Taken, Taking, TierError,
     Wants,
 };
-use listen::listen;
+use listen::{RECONNECT_MILLIS, listen};
 use values::{millis, number, read_answer, read_synced, to_bytes, to_number, write_purge};
 
 /// Where it is, and how many connections it gets.
@@ -58,9 +58,6 @@ const SCHEMES: [&str; 6] = [
 /// How long a connection may take to be made, and a command to be answered at the very most: what
 /// is asked has shorter deadlines of its own.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Between two attempts to connect again.
-const RECONNECT_MILLIS: u32 = 200;
 
 /// Commands that may wait for a connection.
 const MOST_WAITING: usize = 10_000;

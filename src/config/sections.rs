@@ -1,0 +1,304 @@
+//! What the sections of a configuration say, checked: addresses parse, limits are in range. Defaults
+//! stand here, beside the meaning of each key.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use super::auth::{Auth, RateLimit};
+use super::routes::Routes;
+
+/// Everything the process needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub listen: Listen,
+    pub admin: Admin,
+    /// `None`: the built-in origin answers.
+    pub upstream: Option<Upstream>,
+    pub origin: Origin,
+    pub cache: Cache,
+    pub limits: Limits,
+    pub auth: Auth,
+    pub rate_limits: Vec<RateLimit>,
+    /// Fields added to every answer that the sidecar itself makes.
+    pub error_headers: HeaderMap,
+    pub routes: Routes,
+}
+
+/// `[listen]`: where clients come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: SocketAddr,
+    /// Worker threads; `None`: one per core that this process may use.
+    pub workers: Option<usize>,
+    /// Peers whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long a drain waits for requests in flight.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            workers: None,
+            trusted_proxies: Vec::new(),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[admin]`: metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+    /// When set, every admin request but the health checks needs it as a bearer token.
+    pub token: Option<String>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
+            token: None,
+        }
+    }
+}
+
+/// What happens to the client's `Host` on its way to the upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostRule {
+    /// Passed on, and part of the key.
+    #[default]
+    Keep,
+    /// Replaced by the upstream's own.
+    Rewrite,
+}
+
+/// `[upstream]`: the API that is fronted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub scheme: Scheme,
+    /// Host name or address, without port.
+    pub host: String,
+    pub port: u16,
+    pub host_rule: HostRule,
+    /// With `host = "rewrite"`: what `X-Forwarded-Host` and `-Proto` say; not sent when unset.
+    pub forwarded_host: Option<HeaderValue>,
+    pub forwarded_proto: Option<HeaderValue>,
+    /// PEM file of the roots to trust instead of the platform's.
+    pub ca_file: Option<PathBuf>,
+    pub connect_timeout: Duration,
+    /// From the request sent to the response head.
+    pub response_timeout: Duration,
+    /// Between two pieces of a response body.
+    pub read_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// Connections over all workers, those kept idle included.
+    pub max_connections: usize,
+    /// Requests that may wait for a connection.
+    pub queue: usize,
+    pub queue_timeout: Duration,
+    /// Consecutive failures that open the breaker, and for how long it stays open.
+    pub breaker_failures: u32,
+    pub breaker_open: Duration,
+    pub header_bytes: usize,
+}
+
+impl Upstream {
+    /// The defaults of an upstream at this place.
+    pub fn at(scheme: Scheme, host: String, port: u16) -> Self {
+        Self {
+            scheme,
+            host,
+            port,
+            host_rule: HostRule::Keep,
+            forwarded_host: None,
+            forwarded_proto: None,
+            ca_file: None,
+            connect_timeout: Duration::from_secs(3),
+            response_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            max_connections: 512,
+            queue: 1024,
+            queue_timeout: Duration::from_secs(5),
+            breaker_failures: 5,
+            breaker_open: Duration::from_secs(10),
+            header_bytes: 32 << 10,
+        }
+    }
+
+    /// `host` or `host:port` as it stands in `Host`; IPv6 addresses in brackets.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        let default = if self.scheme == Scheme::HTTPS {
+            443
+        } else {
+            80
+        };
+        if self.port == default {
+            host
+        } else {
+            format!("{host}:{}", self.port)
+        }
+    }
+}
+
+/// `[origin]`: the built-in origin, which answers when there is no `[upstream]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `sqlite:FILE`, `sqlite::memory:` or `postgres://…`.
+    pub database: String,
+    /// Postgres that may answer GETs.
+    pub replicas: Vec<String>,
+    /// Connections of each pool.
+    pub connections: u32,
+    /// For one statement; a longer one is cancelled, and answered 504.
+    pub query_timeout: Duration,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            database: "sqlite::memory:".to_owned(),
+            replicas: Vec::new(),
+            connections: 10,
+            query_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// `[cache]`: what is kept in memory, and how fetches are shared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// Budget in bytes for stored responses and what is in flight.
+    pub memory: u64,
+    /// Bodies over this are passed through, not stored.
+    pub max_object: u64,
+    /// Fetches with waiters at one time; over it requests fetch for themselves.
+    pub max_flights: usize,
+    /// How long a request waits for another's fetch before it fetches for itself.
+    pub wait_timeout: Duration,
+    /// How long a key is remembered as not storable, so that nobody waits for it.
+    pub hit_for_miss: Duration,
+    /// Bodies up to this get an ETag of ours where the origin gives no validator; 0 turns it off.
+    pub etag_up_to: u64,
+    /// Fields that carry a principal's credential.
+    pub credential_fields: Vec<HeaderName>,
+    /// Cookies that carry one.
+    pub credential_cookies: Vec<Box<str>>,
+    /// Fields that speak to this cache in the place of `Cache-Control` (RFC 9213).
+    pub targeted_fields: Vec<HeaderName>,
+    /// Whether clients do not get to see them.
+    pub hide_targeted_fields: bool,
+    /// The tier that the fleet shares; `None` for an instance alone.
+    pub redis: Option<Redis>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            memory: 256 << 20,
+            max_object: 8 << 20,
+            max_flights: 10_000,
+            wait_timeout: Duration::from_secs(10),
+            hit_for_miss: Duration::from_secs(10),
+            etag_up_to: 64 << 10,
+            credential_fields: vec![
+                http::header::AUTHORIZATION,
+                HeaderName::from_static("x-api-key"),
+            ],
+            credential_cookies: Vec::new(),
+            targeted_fields: vec![HeaderName::from_static("cdn-cache-control")],
+            hide_targeted_fields: false,
+            redis: None,
+        }
+    }
+}
+
+/// `[cache.redis]`: what the fleet shares, and how long it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redis {
+    /// Server, Sentinels or cluster, with user, password and database.
+    pub url: String,
+    /// What every key begins with.
+    pub prefix: String,
+    pub connections: usize,
+    /// PEM file of the roots to trust instead of the platform's, for `rediss…://`.
+    pub ca_file: Option<PathBuf>,
+    /// For one look-up, with the question who fetches.
+    pub timeout: Duration,
+    /// Consecutive failures after which it is not asked, and for how long.
+    pub breaker_failures: u32,
+    pub breaker_open: Duration,
+    /// Writes that may wait; the next one is dropped.
+    pub queue: usize,
+    /// Bodies over this stay in memory alone.
+    pub max_object: u64,
+    /// How long what is in memory is trusted without hearing the fleet's purge log.
+    pub max_silence: Duration,
+    /// Bytes of the most used responses that are taken at start; 0 for none.
+    pub warm_up: u64,
+}
+
+impl Redis {
+    /// The defaults of one at this place.
+    pub fn at(url: String) -> Self {
+        Self {
+            url,
+            prefix: "iris:".to_owned(),
+            connections: 4,
+            ca_file: None,
+            timeout: Duration::from_millis(20),
+            breaker_failures: 5,
+            breaker_open: Duration::from_secs(10),
+            queue: 1024,
+            max_object: 1 << 20,
+            max_silence: Duration::from_secs(60),
+            warm_up: 0,
+        }
+    }
+}
+
+/// `[limits]`: what one client may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: usize,
+    pub header_bytes: usize,
+    pub header_count: usize,
+    pub request_body: u64,
+    /// From accept to the first complete request head.
+    pub head_timeout: Duration,
+    /// A connection on which nothing is asked.
+    pub idle_timeout: Duration,
+    /// From a request's head to the head of its response.
+    pub request_timeout: Duration,
+    /// Between two pieces of a body, from the client or towards it.
+    pub body_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            header_bytes: 32 << 10,
+            header_count: 100,
+            request_body: 16 << 20,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            request_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+        }
+    }
+}
