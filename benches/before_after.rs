@@ -3,6 +3,8 @@
 //!
 //! Exit status 1 where an aim is missed.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;

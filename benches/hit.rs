@@ -1,6 +1,8 @@
 //! The hit path from end to end inside the process: the bytes of a request go in, the bytes of its
 //! response come out, through hyper's parser and encoder over an in-memory pipe.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 

@@ -4,6 +4,8 @@
 //! `cargo bench --bench ill_redis`; exit status 1 if a request failed, or if the 99th percentile is
 //! more than 5 ms beyond that of the instance without Redis.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod support;

@@ -5,6 +5,8 @@
 //! `cargo bench --bench origin`; exit status 1 where a 95th percentile is 25 ms or more (the
 //! requirement's figure), or a large table was scanned.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod support;

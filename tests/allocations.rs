@@ -1,5 +1,7 @@
 //! What a hit costs in allocations, stated: from the parsed request to its response and body.
 
+#![allow(clippy::expect_used, unsafe_code)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};

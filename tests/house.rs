@@ -1,4 +1,5 @@
-//! The house: a room imports only from rooms on floors below its own.
+//! The house: a room imports only from rooms on floors below its own, a hall of `proxy` only from
+//! halls below, and no files import each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,24 @@ const BESIDE: [(&str, &str, &str); 3] = [
     ("error", "clock", "a failure's response carries its time"),
 ];
 
+/// The halls of `proxy`, from the ground: no file imports from a hall above its own.
+const HALLS: [&str; 14] = [
+    "wire",
+    "state",
+    "plan",
+    "client_request",
+    "request_key",
+    "keyed_request",
+    "exchange",
+    "parts",
+    "fleet",
+    "fetch",
+    "purging",
+    "admission",
+    "client",
+    "",
+];
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -49,68 +68,263 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names after `crate::` on a line, also those of `use crate::{a::B, c::D}`.
-fn imported(line: &str) -> Vec<String> {
-    let name = |text: &str| {
-        text.chars()
-            .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
-            .collect::<String>()
-    };
-    let mut found = Vec::new();
-    for part in line.split("crate::").skip(1) {
-        match part.strip_prefix('{') {
-            Some(list) => found.extend(list.split(',').map(|item| name(item.trim()))),
-            None => found.push(name(part)),
+/// A file of `src/` without its tests, as a module.
+struct Module {
+    /// What it names of this crate: paths as they stand there.
+    uses: Vec<String>,
+    /// What it hands on under its own name: the last name, and the path.
+    hands_on: Vec<(String, String)>,
+}
+
+/// All modules by their path, `store::purge::book` say.
+fn modules() -> BTreeMap<String, Module> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 100, "{}", files.len());
+    let mut found = BTreeMap::new();
+    for file in files {
+        let path = file.strip_prefix(&root).unwrap().with_extension("");
+        let path = path.to_str().unwrap().replace('/', "::");
+        let path = path.strip_suffix("::mod").unwrap_or(&path).to_owned();
+        if path == "lib" || path.ends_with("::tests") {
+            continue;
         }
+        let text = std::fs::read_to_string(&file).unwrap();
+        found.insert(path, module(&text));
     }
     found
+}
+
+fn module(text: &str) -> Module {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap());
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let mut module = Module {
+        uses: Vec::new(),
+        hands_on: Vec::new(),
+    };
+    let mut rest = String::new();
+    let mut left = text.as_str();
+    while let Some(at) = left.find("use ") {
+        let (before, after) = left.split_at(at);
+        let is_word = before.ends_with(['\n', ' ', ')']) || before.is_empty();
+        let (statement, behind) = after[4..].split_once(';').unwrap_or((&after[4..], ""));
+        if !is_word || statement.contains("=>") || statement.contains('<') {
+            rest.push_str(&left[..at + 4]);
+            left = &left[at + 4..];
+            continue;
+        }
+        let is_public = before.trim_end().ends_with("pub") || before.ends_with(") ");
+        for path in expanded(statement) {
+            if is_public {
+                let name = path.rsplit("::").next().unwrap().to_owned();
+                module.hands_on.push((name, path));
+            } else {
+                module.uses.push(path);
+            }
+        }
+        rest.push_str(before);
+        left = behind;
+    }
+    rest.push_str(left);
+    // Paths in the code itself.
+    let is_of_path = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
+    let words = rest.split(|letter: char| !is_of_path(letter));
+    let paths = words.map(|word| word.trim_matches(':'));
+    let paths = paths.filter(|word| word.contains("::"));
+    module.uses.extend(paths.map(str::to_owned));
+    module
+}
+
+/// The paths of `a::{b, c::{d, e as f}}`.
+fn expanded(statement: &str) -> Vec<String> {
+    let statement = statement.trim();
+    let Some((before, inside)) = statement.split_once('{') else {
+        let path = statement.split(" as ").next().unwrap();
+        return vec![path.trim().to_owned()];
+    };
+    let inside = inside.trim().strip_suffix('}').unwrap_or(inside);
+    let (mut parts, mut depth) = (vec![String::new()], 0);
+    for letter in inside.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        parts.last_mut().unwrap().push(letter);
+    }
+    let parts = parts.iter().filter(|part| !part.trim().is_empty());
+    parts
+        .flat_map(|part| expanded(&format!("{before}{}", part.trim())))
+        .collect()
+}
+
+/// The module that a path leads to from `own`; `None` where it leads out of this crate.
+fn leads_to(modules: &BTreeMap<String, Module>, own: &str, path: &str) -> Option<String> {
+    let mut segments: Vec<&str> = path.split("::").collect();
+    let join = |before: &str, name: &str| match before {
+        "" => name.to_owned(),
+        before => format!("{before}::{name}"),
+    };
+    let mut at = own.to_owned();
+    match segments[0] {
+        "crate" => {
+            at = String::new();
+            segments.remove(0);
+        }
+        "super" => {
+            while segments.first() == Some(&"super") {
+                at = at
+                    .rsplit_once("::")
+                    .map_or(String::new(), |(parent, _)| parent.to_owned());
+                segments.remove(0);
+            }
+        }
+        "self" => drop(segments.remove(0)),
+        name if modules.contains_key(&join(own, name)) => {}
+        _ => return None,
+    }
+    while let Some(name) = segments.first() {
+        let next = join(&at, name);
+        if modules.contains_key(&next) {
+            at = next;
+            segments.remove(0);
+            continue;
+        }
+        let handed_on = modules.get(&at).and_then(|module| {
+            let mut known = module.hands_on.iter();
+            known.find(|(known, _)| known == name)
+        });
+        if let Some((_, path)) = handed_on {
+            return leads_to(modules, &at, path).or(Some(at));
+        }
+        break;
+    }
+    (!at.is_empty()).then_some(at)
+}
+
+/// What each module imports from, itself left out.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let modules = modules();
+    let of = |own: &String, module: &Module| {
+        let targets = module.uses.iter();
+        let targets = targets.filter_map(|path| leads_to(&modules, own, path));
+        targets.filter(|target| target != own).collect()
+    };
+    modules
+        .iter()
+        .map(|(own, module)| (own.clone(), of(own, module)))
+        .collect()
+}
+
+fn room(module: &str) -> &str {
+    module.split("::").next().unwrap()
 }
 
 #[test]
 fn a_room_imports_only_from_floors_below() {
     let floors: BTreeMap<&str, u8> = FLOORS.into_iter().collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    assert!(files.len() > 30, "{}", files.len());
     let mut wrong = Vec::new();
-    for file in files {
-        let relative = file.strip_prefix(&root).unwrap();
-        let room = relative
-            .iter()
-            .next()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .trim_end_matches(".rs");
-        if room == "lib" {
-            continue;
-        }
-        let own = floors
-            .get(room)
-            .unwrap_or_else(|| panic!("{room} has no floor"));
-        let text = std::fs::read_to_string(&file).unwrap();
-        for (number, line) in text
-            .lines()
-            .enumerate()
-            .filter(|(_, line)| !line.trim_start().starts_with("//"))
-        {
-            for target in imported(line) {
-                let beside = BESIDE
-                    .iter()
-                    .any(|(from, to, _)| *from == room && *to == target);
-                let below = floors.get(target.as_str()).is_some_and(|floor| floor < own);
-                if target != room && !below && !beside {
-                    wrong.push(format!(
-                        "{}:{}: {room} (floor {own}) imports {target}",
-                        relative.display(),
-                        number + 1
-                    ));
-                }
+    for (own, targets) in imports() {
+        let own_room = room(&own);
+        let floor = floors
+            .get(own_room)
+            .unwrap_or_else(|| panic!("{own} has no floor"));
+        for target in &targets {
+            let target_room = room(target);
+            let beside = BESIDE
+                .iter()
+                .any(|(from, to, _)| *from == own_room && *to == target_room);
+            let below = floors.get(target_room).is_some_and(|of| of < floor);
+            if own_room != target_room && !below && !beside {
+                wrong.push(format!("{own} (floor {floor}) imports {target}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_hall_of_the_proxy_imports_from_one_above_it() {
+    let hall = |module: &str| {
+        let name = module.strip_prefix("proxy")?;
+        let name = name.trim_start_matches("::").split("::").next().unwrap();
+        let at = HALLS.iter().position(|known| *known == name);
+        Some(at.unwrap_or_else(|| panic!("{module} is in no hall")))
+    };
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for (own, targets) in imports() {
+        let Some(own_hall) = hall(&own) else { continue };
+        for target in &targets {
+            let Some(target_hall) = hall(target) else {
+                continue;
+            };
+            seen += 1;
+            if target_hall > own_hall {
+                wrong.push(format!("{own} imports {target}"));
+            }
+        }
+    }
+    assert!(seen > 150, "{seen}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    // A file whose imports all lead out is taken away; in the end only circles are left.
+    let mut left = imports();
+    loop {
+        let free: BTreeSet<String> = left
+            .iter()
+            .filter(|(_, targets)| targets.is_empty())
+            .map(|(own, _)| own.clone())
+            .collect();
+        if free.is_empty() {
+            break;
+        }
+        left.retain(|own, _| !free.contains(own));
+        for targets in left.values_mut() {
+            targets.retain(|target| !free.contains(target));
+        }
+    }
+    let rows = left.iter();
+    let rows: Vec<String> = rows
+        .map(|(own, targets)| format!("{own} imports {targets:?}"))
+        .collect();
+    assert!(rows.is_empty(), "circles among:\n{}", rows.join("\n"));
+}
+
+#[test]
+fn circles_and_paths_are_seen_however_they_are_written() {
+    let paths = expanded("crate::a::{self, b::{C, D as E}, f}");
+    assert_eq!(
+        paths,
+        [
+            "crate::a::self",
+            "crate::a::b::C",
+            "crate::a::b::D",
+            "crate::a::f"
+        ]
+    );
+    let text = "use super::x::Y;\npub use inner::Z;\nfn f() { super::super::g(inner::h()) }";
+    let read = module(text);
+    assert!(read.uses.contains(&"super::x::Y".to_owned()));
+    assert!(read.uses.contains(&"super::super::g".to_owned()));
+    assert!(read.uses.contains(&"inner::h".to_owned()));
+    assert_eq!(read.hands_on, [("Z".to_owned(), "inner::Z".to_owned())]);
+    let modules: BTreeMap<String, Module> = ["a", "a::inner", "a::b::c", "x"]
+        .map(|path| (path.to_owned(), module(text)))
+        .into();
+    let leads = |own, path| leads_to(&modules, own, path);
+    assert_eq!(leads("a", "inner::Z").as_deref(), Some("a::inner"));
+    assert_eq!(leads("x", "crate::a::Z").as_deref(), Some("a::inner"));
+    assert_eq!(leads("a::b::c", "super::super::T").as_deref(), Some("a"));
+    assert_eq!(leads("a", "std::sync::Arc"), None);
 }
 
 #[test]

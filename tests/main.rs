@@ -3,6 +3,8 @@
 //!
 //! What measures this process itself stands apart: `allocations.rs` and `memory.rs`.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 mod admin;
 mod caching;
 mod cluster;

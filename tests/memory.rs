@@ -1,5 +1,7 @@
 //! The budget is a promise: resident memory stays within it, whatever is asked for.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 // It uses a small part of it; what nobody uses is found where the other tests are.
 #[allow(dead_code, unused_imports)]
 mod support;

@@ -80,10 +80,14 @@ pub struct Shared {
     pub source: Source,
 }
 
+/// A plan that one thread holds: counted by this thread alone, so that two workers never write to the
+/// same count.
+struct HeldPlan(Arc<Plan>);
+
 /// The plan in force as one thread saw it last.
 struct SeenLast {
     cache: Cache<Arc<ArcSwap<Plan>>, Arc<Plan>>,
-    plan: Rc<Arc<Plan>>,
+    held: Rc<HeldPlan>,
 }
 
 thread_local! {
@@ -133,23 +137,23 @@ impl Proxy {
 
     /// The plan in force, for something short on this thread: to look whether it still is in force,
     /// and to hold it, costs no write to memory that other workers read.
-    fn in_force(&self) -> Rc<Arc<Plan>> {
+    fn in_force(&self) -> Rc<HeldPlan> {
         SEEN_LAST.with_borrow_mut(|slot| {
             let is_ours = |seen: &&mut SeenLast| std::ptr::eq(seen.cache.arc_swap(), &*self.plan);
             if let Some(seen) = slot.as_mut().filter(is_ours) {
                 let plan = seen.cache.load();
-                if !Arc::ptr_eq(plan, &seen.plan) {
-                    seen.plan = Rc::new(Arc::clone(plan));
+                if !Arc::ptr_eq(plan, &seen.held.0) {
+                    seen.held = Rc::new(HeldPlan(Arc::clone(plan)));
                 }
-                return Rc::clone(&seen.plan);
+                return Rc::clone(&seen.held);
             }
-            let plan = Rc::new(self.plan.load_full());
+            let held = Rc::new(HeldPlan(self.plan.load_full()));
             let cache = Cache::new(Arc::clone(&self.plan));
             *slot = Some(SeenLast {
                 cache,
-                plan: Rc::clone(&plan),
+                held: Rc::clone(&held),
             });
-            plan
+            held
         })
     }
 
@@ -164,17 +168,17 @@ impl Proxy {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::handle(&self.in_force(), request, client, interim)
+        client::handle(&self.in_force().0, request, client, interim)
     }
 
     /// Whether `address` is one of the configured trusted proxies.
     pub fn client(&self, address: IpAddr) -> Client {
-        self.in_force().client(address)
+        self.in_force().0.client(address)
     }
 
     /// The response to what is not even a request head.
     pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
-        client::refuse_head(&self.in_force(), kind)
+        client::refuse_head(&self.in_force().0, kind)
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
@@ -183,17 +187,17 @@ impl Proxy {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::explain(&self.in_force(), request, client)
+        client::explain(&self.in_force().0, request, client)
     }
 
     /// The digest of a key, as revocations name it.
     pub fn digest_of(&self, key: &str) -> [u8; 32] {
-        self.in_force().credentials.digest(key.as_bytes()).0
+        self.in_force().0.credentials.digest(key.as_bytes()).0
     }
 
     /// How a URL stands in keys, by the rules of its routes; empty where no route answers it.
     pub fn targets(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Vec<Target> {
-        purging::targets::url_targets(&self.in_force(), host, path, query)
+        purging::targets::url_targets(&self.in_force().0, host, path, query)
     }
 
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.
