@@ -34,12 +34,12 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
-    let received = match receive(plan, request, client, Instant::now()) {
+    let (mut parts, body) = request.into_parts();
+    let received = match receive(plan, &mut parts) {
         Ok(received) => received,
-        Err((_, refusal)) => return told_refusal(json!({}), &refusal),
+        Err(refusal) => return told_refusal(json!({}), &refusal),
     };
-    let (request, upload) = received;
-    let mut routed = Routed::of(plan, request, upload);
+    let mut routed = Routed::of(plan, parts, received, body, client, Instant::now());
     let mut told = match routed.route() {
         None => json!({
             "route": null,

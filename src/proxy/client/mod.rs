@@ -67,8 +67,17 @@ where
     B::Error: std::fmt::Display,
 {
     let started = Instant::now();
-    match receive(plan, request, client, started) {
-        Ok((request, upload)) => Routed::of(plan, request, upload).count(plan, interim),
-        Err((method, refusal)) => Handled::now(refuse(plan, None, &method, started, &refusal)),
+    let (mut parts, body) = request.into_parts();
+    let received = match receive(plan, &mut parts) {
+        Ok(received) => received,
+        Err(refusal) => {
+            return Handled::now(refuse(plan, None, &parts.method, started, &refusal));
+        }
+    };
+    let routed = Routed::of(plan, parts, received, body, client, started);
+    if plan.limits.concern(&routed.request().parts.method) {
+        routed.count(plan, interim)
+    } else {
+        routed.admit(plan, interim, None)
     }
 }

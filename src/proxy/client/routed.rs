@@ -3,6 +3,10 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{Method, request};
 
 use crate::error::{Failure, FailureKind};
 use crate::guard::{Caller, Measured, Standing};
@@ -15,7 +19,8 @@ use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::{KeyedRequest, LetIn};
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::RequestKey;
-use crate::proxy::wire::InterimQueue;
+use crate::proxy::wire::upload::client_body;
+use crate::proxy::wire::{Client, Host, InterimQueue};
 
 use crate::upstream::OriginBody;
 
@@ -25,6 +30,7 @@ use super::handled::Handled;
 use super::look_up::{Keyed, LookedUp};
 use super::miss::answer_miss;
 use super::note::Note;
+use super::received::Received;
 use super::refusal::{count, failure_response, refuse};
 
 /// The route of a request: borrowed from the plan while nothing is waited for, so that a hit counts
@@ -63,13 +69,36 @@ pub struct Routed<'p> {
 
 impl<'p> Routed<'p> {
     /// Finds the route of a request.
-    pub fn of(plan: &'p Plan, request: ClientRequest, upload: Option<OriginBody>) -> Self {
-        let host = request.host().unwrap_or_default();
-        let route = plan.route(&request.parts.method, host, request.path());
+    pub fn of<B>(
+        plan: &'p Plan,
+        parts: request::Parts,
+        received: Received,
+        body: B,
+        client: Client,
+        started: Instant,
+    ) -> Self
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let Received { host, normal_path } = received;
+        let (named, path) = (host.as_ref().map_or("", Host::as_str), parts.uri.path());
+        let path = normal_path.as_deref().unwrap_or(path);
+        let route = plan.route(&parts.method, named, path).map(RouteOf::Plan);
+        let limits = &plan.config.limits;
+        let upload = (!body.is_end_stream())
+            .then(|| client_body(body, limits.request_body, limits.body_timeout));
         Self {
-            route: route.map(RouteOf::Plan),
-            request,
+            request: ClientRequest {
+                has_body: upload.is_some() && parts.method != Method::TRACE,
+                parts,
+                host,
+                normal_path,
+                client,
+                started,
+            },
             upload,
+            route,
         }
     }
 
@@ -91,9 +120,6 @@ impl<'p> Routed<'p> {
 
     /// Counts a request by the limits that concern it, then goes on.
     pub fn count(self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
-        if !plan.limits.concern(&self.request.parts.method) {
-            return self.admit(plan, interim, None);
-        }
         let counted = match who(plan, &self.request, self.route()) {
             Ok(who) => plan.limits.check(who),
             Err(refusal) => return self.refuse(plan, &refusal),
@@ -150,7 +176,7 @@ impl<'p> Routed<'p> {
 
     /// Lets the request in by its key, and goes on. `answered` is what was found out about its key,
     /// where somebody had to be asked.
-    fn admit(
+    pub fn admit(
         mut self,
         plan: &Arc<Plan>,
         interim: Option<&Arc<InterimQueue>>,

@@ -92,8 +92,13 @@ impl Plan {
     /// The route that takes a request, as it takes effect: one whose answers differ by key is not
     /// shared any more.
     pub fn route(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<PlannedRoute>> {
-        let host = framing::without_port(host);
-        let (place, _) = self.config.routes.find(method, host, path)?;
+        let routes = &self.config.routes;
+        let host = if routes.match_hosts() {
+            framing::without_port(host)
+        } else {
+            ""
+        };
+        let (place, _) = routes.find(method, host, path)?;
         let route = self.routes.get(place)?;
         Some(route.in_effect(self.state.memory.purges()))
     }

@@ -22,7 +22,9 @@ impl Host {
     fn new(text: &str) -> Self {
         match ArrayString::from(text) {
             Ok(mut short) => {
-                short.make_ascii_lowercase();
+                if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                    short.make_ascii_lowercase();
+                }
                 Self::Short(short)
             }
             Err(_) => Self::Long(text.to_ascii_lowercase().into()),
