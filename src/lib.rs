@@ -3,14 +3,29 @@
 //!
 //! # The way of a request
 //!
-//! One direction, two machines. The client's side ([`proxy::request`]):
-//! `Received → Routed → Admitted (limits, key verdict) → Keyed → looked up: Hit | StaleHit | Miss |
-//! Bypass → Delivered`.
-//! The origin's side (`proxy::fetch`), a task of its own:
-//! `Requested → Headed (storable? shareable?) → Streaming → Complete | Failed`.
-//! Between them stands a flight ([`flight`]): one fetch and those who wait for it. What caching
-//! *means* is decided in one place, [`policy`], by pure functions with `now` as a parameter; every
-//! decision carries a [`policy::Reason`], and the same codes stand in `Cache-Status` and metrics.
+//! Two machines that never mix, and a flight between them: one fetch, and those who wait for it.
+//!
+//! ```text
+//!  a client's request (proxy/client)            a fetch, a task of its own (proxy/fetch)
+//!
+//!  received ── refused                           Requested ── found in Redis
+//!     │ framing, Host, one spelling                 │ the fleet is asked, then the origin
+//!  Routed                                        Headed: judge_head, a pure function
+//!     │ limits, key ── asked about, and back        ├─ confirmed, completed, asked again
+//!  Admitted ── refused                              ├─ one client's alone ─┐
+//!     ├─ Bypassed ──────────── to the origin        ├─ failed ─────────────┤ told to the leader
+//!  Keyed                                         Streaming                │ and to the waiters
+//!     │ looked up                                   │ to readers and store │
+//!     ├─ Hit, StaleHit ─ delivered                  └─ Complete | Failed ──┘
+//!     └─ Miss ─ joins a flight, leads it, or fetches alone ─ delivered
+//! ```
+//!
+//! The list of each machine's steps stands at the top of its folder. A request takes the *plan* in
+//! force when it is received (`proxy/plan`: everything that the configuration makes) and keeps it to
+//! its end; what outlives plans is the *state* (`proxy/state`). What caching *means* is decided in one
+//! place, [`policy`], by pure functions with `now` as a parameter; every decision carries a
+//! [`policy::Reason`], and the same codes stand in `Cache-Status`, in metrics and in what `explain`
+//! tells, which takes the same steps. [`guide`] has the words, the reasons and four how-tos.
 //!
 //! # The rooms
 //!
@@ -20,7 +35,7 @@
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
 //! | 7 | [`server`], [`admin`], [`load`] | listeners, workers, connection deadlines · metrics, health, purges · `bench` and `load-test` |
-//! | 6 | [`proxy`] | request, fetch, forward, deliver; parts, writes, interim responses |
+//! | 6 | [`proxy`] | halls, from the ground: wire, state, plan, parts, fleet, fetch, purging, admission, client |
 //! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
 //! | 4 | [`store`], [`flight`], [`upstream`], [`database`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
@@ -34,7 +49,7 @@
 //!
 //! # Who is let in
 //!
-//! Guard first, look-up second ([`guard`], `proxy::guarded`). On a route with `share = "verified"` a
+//! Guard first, look-up second ([`guard`], `proxy/admission`). On a route with `share = "verified"` a
 //! caller whose key has a good verdict is answered as any other; one that nobody knows *verifies*:
 //! its own request goes to the origin, nothing stored answers it, and what comes of it is the
 //! verdict. A revocation is an entry of the purge log, and so is the demotion of a route whose
@@ -42,7 +57,7 @@
 //!
 //! # A fleet
 //!
-//! With Redis, a flight asks the second tier before the origin (`proxy::fleet`): for the response,
+//! With Redis, a flight asks the second tier before the origin (`proxy/fleet`): for the response,
 //! or for the lease of its fetch, in one round trip; who does not get the lease is told when the
 //! fetch is over. What is stored goes there behind the response, and its lease ends with that
 //! write. The purge log ([`store::purge`]) is a stream that every instance follows
@@ -72,6 +87,8 @@ pub mod database;
 pub mod error;
 pub mod flight;
 pub mod guard;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 pub mod http;
 pub mod load;
 pub mod metrics;

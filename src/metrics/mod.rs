@@ -85,7 +85,7 @@ pub struct Readings {
 }
 
 /// All families. One per process; shared by reference.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Metrics {
     registry: Registry,
     routes: RouteFamilies,
@@ -139,32 +139,9 @@ const TABLES: [&str; 8] = [
 
 impl Metrics {
     /// Registers everything but the series of routes, which a plan names.
-    #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        let mut metrics = Self {
-            routes: RouteFamilies::default(),
-            cache_hit: Counter::default(),
-            cache_miss: Counter::default(),
-            results: Vec::new(),
-            not_stored: Family::default(),
-            coalesced_waiters: Counter::default(),
-            second: SecondMetrics::default(),
-            refreshes: ByVariant::default(),
-            purges: Family::default(),
-            upstream_duration: Latency::default(),
-            upstream_errors: Family::default(),
-            upstream_retries: Counter::default(),
-            connections: Gauge::default(),
-            connections_accepted: Counter::default(),
-            connections_refused: Counter::default(),
-            guard: GuardMetrics::default(),
-            db_queries: Family::default(),
-            db_duration: Family::default(),
-            db_errors: Family::default(),
-            gauges: Gauges::default(),
-            registry: Registry::default(),
-        };
+        let mut metrics = Self::default();
         metrics.register_http(&mut registry);
         metrics.register_cache(&mut registry);
         metrics.second.register(&mut registry);

@@ -211,6 +211,12 @@ mod tests {
     fn every_reason_has_a_code_of_its_own() {
         let codes: HashSet<_> = Reason::iter().map(Reason::as_str).collect();
         assert_eq!(codes.len(), Reason::COUNT);
+        let guide = include_str!("../guide.md");
+        for reason in Reason::iter() {
+            let row = format!("| `{}` | ", reason.as_str());
+            assert!(guide.contains(&row), "src/guide.md has no row {row}");
+        }
+        assert_eq!(guide.matches("\n| `").count(), Reason::COUNT);
         assert_eq!(Reason::KeyUnverified.as_str(), "key-unverified");
         assert_eq!(Reason::HitForMiss.as_str(), "hit-for-miss");
     }

@@ -101,6 +101,10 @@ where
 }
 
 fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {
+    debug_assert!(
+        reason.is_of_look_up(),
+        "{reason:?} is known before anything is sent"
+    );
     told["result"] = json!(result.as_str());
     told["reason"] = json!(reason.as_str());
     told

@@ -3,14 +3,14 @@
 //!
 //! | step | what it is | next |
 //! |---|---|---|
-//! | received | [`receive`](received::receive): framing and Host checked, fields of one hop off, the path in one spelling | [`Routed`], or refused |
-//! | [`Routed`] | its route is found, once | [`admit`](super::admission::keys::admit) after its limits: [`Admitted`], refused, or asked about and resumed here |
-//! | [`Admitted`] | it is let in | [`Routed::key`]: [`Keyed`] or [`Bypassed`] |
-//! | [`Keyed`] | its key is written | [`Keyed::look_up`]: [`LookedUp`] |
-//! | [`LookedUp`] | hit, stale hit, miss, or nothing that it may have | delivered at once, or fetched ([`Miss`]) |
+//! | received | [`receive`]: framing and Host checked, fields of one hop off, the path in one spelling | [`Routed`], or refused |
+//! | [`Routed`] | its route is found, once | [`count`](Routed::count)ed by limits, then [`admit`](Routed::admit)ted; refused; or asked about in Redis or at the source of verdicts, and resumed here |
+//! | [`Admitted`](super::admission::keys::Admitted) | it is let in | [`key`](Routed::key): [`Keyed`](look_up::Keyed), or [`Bypassed`](bypass::Bypassed) |
+//! | [`Keyed`](look_up::Keyed) | its key is written | [`look_up`](look_up::Keyed::look_up): [`LookedUp`](look_up::LookedUp) |
+//! | [`LookedUp`](look_up::LookedUp) | hit, stale hit, or nothing that answers | delivered at once, or [`Miss`](course::Miss) with its course, fetched |
 //! | delivered | [`deliver`](deliver::deliver), counted | |
 //!
-//! A hit takes all of them without waiting; whoever waits owns its step. [`explain`] takes the same
+//! A hit takes all of them without waiting; whoever waits owns its step. [`explain()`] takes the same
 //! ones, and stops before anything would be sent, counted or changed.
 //!
 //! Nothing here may decide what caching means: that is [`policy`](crate::policy)'s word.
@@ -45,14 +45,6 @@ pub use refusal::refuse_head;
 use received::receive;
 use refusal::refuse;
 use routed::Routed;
-
-#[allow(unused_imports)] // for the table above
-use {
-    super::admission::keys::Admitted,
-    bypass::Bypassed,
-    course::Miss,
-    look_up::{Keyed, LookedUp},
-};
 
 /// Answers a request by this plan. What its origin says before the final response goes to
 /// `interim`.

@@ -3,12 +3,12 @@
 //!
 //! | step | what it owns | what it does | next |
 //! |---|---|---|---|
-//! | [`Requested`](requested::Requested) | a [`Fetch`] and the request to send | asks the fleet, then the origin | `Answered`, or failed, or found elsewhere |
+//! | [`Requested`] | a [`Fetch`] and the request to send | asks the fleet, then the origin | `Answered`, or failed, or found elsewhere |
 //! | [`Answered`](headed::Answered) | and what came | [`judge_head`](judge_head::judge_head), then acts on its word | streaming, another question, or an end |
 //! | streaming ([`streaming`]) | and the body to come | hands it to the readers and into the store | complete or failed |
 //! | an end ([`outcome`]) | | tells the leader, the waiters and the fleet | |
 //!
-//! Nothing here may answer a client: what comes of a fetch is told as [`Led`](outcome::Led) to its
+//! Nothing here may answer a client: what comes of a fetch is told as [`Led`] to its
 //! leader, and as the flight's outcome to those who wait.
 
 pub mod boarding;

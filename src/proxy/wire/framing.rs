@@ -19,10 +19,10 @@ pub enum Host {
 }
 
 impl Host {
-    fn new(text: &str) -> Self {
+    fn new(text: &str, letters: Letters) -> Self {
         match ArrayString::from(text) {
             Ok(mut short) => {
-                if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                if letters == Letters::Upper {
                     short.make_ascii_lowercase();
                 }
                 Self::Short(short)
@@ -37,6 +37,13 @@ impl Host {
             Self::Long(text) => text,
         }
     }
+}
+
+/// Whether a host has letters in upper case, which do not tell it from another (RFC 9110 §4.2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Letters {
+    Lower,
+    Upper,
 }
 
 /// Refuses what is ambiguous or not for us; else gives the host that the client means, or nothing
@@ -96,15 +103,17 @@ fn host(parts: &request::Parts) -> Result<Option<Host>, Failure> {
     };
     let field = match field.map(|value| value.to_str()) {
         Some(Err(_)) => return bad("Host is not ASCII"),
-        Some(Ok(text)) if !is_host(text) => return bad("Host is not a host"),
-        Some(Ok(text)) => Some(text),
+        Some(Ok(text)) => match letters_of(text) {
+            Some(letters) => Some((text, letters)),
+            None => return bad("Host is not a host"),
+        },
         None => None,
     };
     match (parts.uri.authority(), field) {
         (Some(authority), _) if authority.as_str().contains('@') => {
             bad("the request target holds user information")
         }
-        (Some(authority), Some(text)) if !same_host(&parts.uri, authority, text) => {
+        (Some(authority), Some((text, _))) if !same_host(&parts.uri, authority, text) => {
             bad("Host does not agree with the request target")
         }
         // RFC 9112 §3.2: HTTP/1.1 wants the field whatever the form of the target.
@@ -112,23 +121,29 @@ fn host(parts: &request::Parts) -> Result<Option<Host>, Failure> {
         (Some(_), _) if !matches!(parts.uri.scheme_str(), None | Some("http" | "https")) => {
             bad("the request target has another scheme than http or https")
         }
-        (Some(authority), _) => Ok(Some(Host::new(authority.as_str()))),
-        (None, Some(text)) => Ok(Some(Host::new(text))),
+        (Some(authority), _) => Ok(Some(Host::new(authority.as_str(), Letters::Upper))),
+        (None, Some((text, letters))) => Ok(Some(Host::new(text, letters))),
         (None, None) if parts.version == Version::HTTP_10 => Ok(None),
         (None, None) => bad("the request has no Host"),
     }
 }
 
-/// Whether a text can be `uri-host [ ":" port ]` (RFC 9110 §7.2), by its characters: parsing it
-/// would cost every request an allocation.
-fn is_host(text: &str) -> bool {
+/// The letters of a text that can be `uri-host [ ":" port ]` (RFC 9110 §7.2), by its characters:
+/// parsing it would cost every request an allocation; `None` of another.
+fn letters_of(text: &str) -> Option<Letters> {
     // An empty Host is right where the target has no authority (RFC 9112 §3.2).
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&byte);
+    let mut letters = Letters::Lower;
+    let allowed = |byte: u8| {
+        if byte.is_ascii_uppercase() {
+            letters = Letters::Upper;
+        }
+        byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&byte)
+    };
     let port = text
         .strip_prefix(without_port(text))
         .and_then(|port| port.strip_prefix(':'));
     let port_is_valid = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
-    port_is_valid && text.bytes().all(allowed)
+    (port_is_valid && text.bytes().all(allowed)).then_some(letters)
 }
 
 fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
