@@ -34,6 +34,12 @@ impl Obey {
         no_store: false,
         only_if_cached: true,
     };
+
+    /// Whether any word is obeyed that is about a stored response: most routes obey none, and their
+    /// hits need not read what the client says.
+    fn is_about_stored(self) -> bool {
+        self.max_age || self.min_fresh || self.max_stale || self.no_cache
+    }
 }
 
 impl Default for Obey {
@@ -73,6 +79,15 @@ impl Wishes {
             max_age: control.max_age.filter(|_| obey.max_age),
             min_fresh: control.min_fresh.filter(|_| obey.min_fresh),
             max_stale: control.max_stale.filter(|_| obey.max_stale),
+        }
+    }
+
+    /// As [`Wishes::of`], as far as they are about a stored response.
+    pub fn about_stored(request: &HeaderMap, obey: Obey) -> Self {
+        if obey.is_about_stored() {
+            Self::of(request, obey)
+        } else {
+            Self::default()
         }
     }
 

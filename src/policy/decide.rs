@@ -79,7 +79,7 @@ pub fn decide(
     }
     let age = stored.age(now);
     let over = stored.over(now).unwrap_or_default();
-    let wishes = Wishes::of(request.headers, options.obey);
+    let wishes = Wishes::about_stored(request.headers, options.obey);
     let standing = stored.standing(now);
     let miss = |reason| Decision::Miss {
         reason,
