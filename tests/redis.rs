@@ -8,7 +8,7 @@ use crate::support::redis::RedisServer;
 use bytes::Bytes;
 use iris_sidecar::store::second::redis::Settings;
 use iris_sidecar::store::second::{
-    Answer, Event, Outcome, Place, Question, Redis, SecondTier, Settlement, Store, Wants,
+    Answer, Event, LeaseOutcome, Question, Redis, SecondTier, Settlement, Store, ValuePlace, Wants,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
@@ -28,8 +28,8 @@ fn connect(url: &str) -> (Redis, UnboundedReceiver<Event>) {
     (redis, heard)
 }
 
-fn place() -> Place {
-    Place {
+fn place() -> ValuePlace {
+    ValuePlace {
         value: "{k}".to_owned(),
         lease: "{k}L".to_owned(),
     }
@@ -50,7 +50,7 @@ fn question(token: u64) -> Question {
 fn settlement(lease: Option<(String, u64)>, bytes: &'static str) -> Settlement {
     Settlement {
         lease,
-        outcome: Outcome::Stored,
+        outcome: LeaseOutcome::Stored,
         store: Some(Store {
             value: place().value,
             record: None,
@@ -141,7 +141,7 @@ async fn one_leads_the_others_wait_and_hear_how_it_ended() {
     one.settle(settlement(Some((lease.clone(), 1)), "v"))
         .await
         .unwrap();
-    let outcome = Outcome::Stored;
+    let outcome = LeaseOutcome::Stored;
     hears(&mut heard, Event::Settled { lease, outcome }).await;
     assert_eq!(value(&other).await, VALUE);
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::proxy::Proxy;
 
 use super::readings::Admin;
-use super::request::Asked;
+use super::request::AdminRequest;
 use super::response::json_response;
 use super::{purge, revoke};
 
@@ -35,7 +35,7 @@ type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, String>> + Send + 
 #[derive(Clone, Copy)]
 pub enum Handler {
     /// GET and HEAD.
-    Read(fn(&Admin, &Asked<'_>) -> Response<Bytes>),
+    Read(fn(&Admin, &AdminRequest<'_>) -> Response<Bytes>),
     /// POST.
     Order(Order),
 }

@@ -24,7 +24,7 @@ use crate::http::fields::without_port;
 use super::endpoints::{self, Access, Handler, Order};
 use super::purge;
 use super::readings::Admin;
-use super::request::Asked;
+use super::request::AdminRequest;
 use super::response::json_response;
 
 /// How long the body of a request may take.
@@ -77,7 +77,7 @@ impl Admin {
         {
             return refusal;
         }
-        let asked = Asked {
+        let asked = AdminRequest {
             query: parts.uri.query(),
             peer,
         };

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::proxy::Proxy;
 
 use super::explain;
-use super::request::Asked;
+use super::request::AdminRequest;
 use super::response::{json_response, respond};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -51,7 +51,7 @@ impl Admin {
         }
     }
 
-    pub(super) fn explained(&self, asked: &Asked<'_>) -> Response<Bytes> {
+    pub(super) fn explained(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
         match explain::explain(&self.proxy, asked.query, asked.peer) {
             Ok(told) => json_response(StatusCode::OK, &told),
             Err(error) => json_response(StatusCode::BAD_REQUEST, &json!({"error": error})),

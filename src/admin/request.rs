@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// A request to the admin port.
-pub struct Asked<'a> {
+pub struct AdminRequest<'a> {
     pub query: Option<&'a str>,
     pub peer: IpAddr,
 }

@@ -30,7 +30,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Auth;
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
-use crate::metrics::guard::{Outcome, VerdictBy};
+use crate::metrics::guard::{VerdictBy, VerdictOutcome};
 use crate::store::PurgeLog;
 use crate::store::second::Second;
 
@@ -338,13 +338,13 @@ impl Guard {
         let outcome = match met {
             Met::Accepted => {
                 self.accept(caller);
-                Outcome::Good
+                VerdictOutcome::Good
             }
             Met::Refused => {
                 self.refuse(caller, true, false, true);
-                Outcome::Bad
+                VerdictOutcome::Bad
             }
-            Met::Failed => Outcome::Failed,
+            Met::Failed => VerdictOutcome::Failed,
         };
         self.state
             .metrics
@@ -384,7 +384,7 @@ impl Guard {
                 self.refuse(caller, everywhere, was_good, !is_outage);
             }
             if is_outage {
-                verdict(Outcome::Outage);
+                verdict(VerdictOutcome::Outage);
                 return Ruling::Outage;
             }
             if was_good {
@@ -393,13 +393,13 @@ impl Guard {
                     "the origin refuses a key that was good: taken for revoked"
                 );
             }
-            verdict(Outcome::Bad);
+            verdict(VerdictOutcome::Bad);
             return Ruling::Refused;
         }
         if is_proof && status.is_success() {
             self.accept(caller);
             self.state.outage.note(key, Met::Accepted, now);
-            verdict(Outcome::Good);
+            verdict(VerdictOutcome::Good);
         } else if status.is_server_error() {
             self.failed(caller);
         }
@@ -414,7 +414,7 @@ impl Guard {
             self.state
                 .metrics
                 .guard
-                .verdict(VerdictBy::Origin, Outcome::Failed);
+                .verdict(VerdictBy::Origin, VerdictOutcome::Failed);
             if self.known(caller, now).is_some() {
                 self.state.outage.note(key, Met::Failed, now);
             }
@@ -518,13 +518,13 @@ impl Guard {
                 self.state
                     .verdicts
                     .accept(key, caller.id, good, caller.asked);
-                verdict(Outcome::Good);
+                verdict(VerdictOutcome::Good);
             }
             // A key that was good here is refused by its source alone: it may be an outage.
             Noted::Bad(until) if now < until && self.known(caller, now).is_none() => {
                 let ttl = until.since(now);
                 self.state.verdicts.refuse(key, caller.id, ttl, false, now);
-                verdict(Outcome::Bad);
+                verdict(VerdictOutcome::Bad);
             }
             _ => return None,
         }

@@ -11,7 +11,7 @@ use super::labels::{CacheLabels, LimitLabels, VerdictLabels, touch};
 /// What a source said of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Outcome {
+pub enum VerdictOutcome {
     Good,
     Bad,
     /// Neither: it gave no answer.
@@ -91,7 +91,7 @@ impl GuardMetrics {
             self.verdicts.clone(),
         );
         for source in VerdictBy::VARIANTS {
-            for outcome in Outcome::VARIANTS {
+            for outcome in VerdictOutcome::VARIANTS {
                 let (source, outcome) = ((*source).into(), (*outcome).into());
                 touch(&self.verdicts, &VerdictLabels { source, outcome });
             }
@@ -117,7 +117,7 @@ impl GuardMetrics {
         );
     }
 
-    pub fn verdict(&self, source: VerdictBy, outcome: Outcome) {
+    pub fn verdict(&self, source: VerdictBy, outcome: VerdictOutcome) {
         let (source, outcome) = (source.into(), outcome.into());
         self.verdicts
             .get_or_create(&VerdictLabels { source, outcome })

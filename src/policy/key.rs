@@ -1,6 +1,7 @@
 //! Cache keys: what separates one stored response from another (RFC 9111 §2, §4).
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
@@ -54,13 +55,16 @@ pub struct KeyParts<'a> {
 }
 
 impl KeyParts<'_> {
-    /// Writes the key. Parts end in a zero byte, which no URI contains, so that no two different
-    /// lists of parts give the same bytes.
-    pub fn write(&self, key: &mut KeyBytes) {
+    /// Writes the key; where the rule stands in it. Parts end in a zero byte, which no URI contains,
+    /// so that no two different lists of parts give the same bytes.
+    pub fn write(&self, key: &mut KeyBytes) -> Range<usize> {
         self.write_origin(key);
         write_target(self.path, self.query, key);
+        let begin = key.len();
         key.extend_from_slice(&self.rule.0);
+        let rule = begin..key.len();
         key.extend_from_slice(self.partition);
+        rule
     }
 
     /// Writes the beginning of the key, which says which origin: [`Place::origin`].
@@ -74,17 +78,6 @@ impl KeyParts<'_> {
             key.push(0);
         }
     }
-}
-
-/// A primary key without its rule: what is asked for, and by whom. What is learned of that outlives a
-/// change of the rules.
-pub fn without_rule(primary: &[u8]) -> [&[u8]; 2] {
-    let mut ends = primary.iter().enumerate().filter(|(_, byte)| **byte == 0);
-    // Scheme, host, forwarded host, path and query each end so.
-    let end = ends.nth(4).map_or(primary.len(), |(at, _)| at + 1);
-    let (asked_for, rest) = primary.split_at(end);
-    let rule = size_of::<RuleDigest>().min(rest.len());
-    [asked_for, &rest[rule..]]
 }
 
 /// Where a key points, as purges name it: of whatever rule, partition and variant.
@@ -260,7 +253,7 @@ mod tests {
     #[test]
     fn a_key_knows_its_place_whatever_partition_and_variant_follow() {
         let mut key = KeyBytes::new();
-        KeyParts {
+        let rule = KeyParts {
             scheme: "https",
             host: "a:81",
             forwarded_host: None,
@@ -278,9 +271,8 @@ mod tests {
         write_target("/b", Some("x=1"), &mut target);
         assert_eq!(place.target, &target[..]);
         assert!(!place.changes_query);
-        let [asked_for, partition] = without_rule(&key);
-        assert_eq!(asked_for, [place.origin, place.target].concat());
-        assert_eq!(partition, [0; 32]);
+        assert_eq!(key[..rule.start], [place.origin, place.target].concat());
+        assert_eq!(key[rule.end..], [0; 32]);
         assert_eq!(Place::of(b"no key"), None);
     }
 

@@ -1,6 +1,8 @@
 //! Keyed: under which key a request is looked up, as the origin sees it, and kept apart by who asks
 //! where the route says so.
 
+use std::ops::Range;
+
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
@@ -17,6 +19,8 @@ pub struct RequestKey {
     /// The primary key, and what selects a variant where there are known ones.
     pub bytes: KeyBytes,
     primary_length: usize,
+    /// Where the rule digest stands.
+    rule: Range<usize>,
 }
 
 impl RequestKey {
@@ -36,13 +40,20 @@ impl RequestKey {
             partition: partition.as_ref().map_or(&[], |digest| &digest[..]),
             ..request.origin_parts(plan)
         };
-        parts.write(&mut self.bytes);
+        self.rule = parts.write(&mut self.bytes);
         self.primary_length = self.bytes.len();
     }
 
     /// The part of it that leads to all variants.
     pub fn primary(&self) -> &[u8] {
         &self.bytes[..self.primary_length]
+    }
+
+    /// What is asked for, and by whom, whatever the rule: what is learned of that outlives a change
+    /// of the rules.
+    pub fn subject(&self) -> [&[u8]; 2] {
+        let primary = self.primary();
+        [&primary[..self.rule.start], &primary[self.rule.end..]]
     }
 
     pub fn primary_length(&self) -> usize {

@@ -13,7 +13,7 @@ use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
 use crate::policy::Reason;
-use crate::policy::key::{KeyBytes, without_rule};
+use crate::policy::key::KeyBytes;
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
@@ -146,7 +146,7 @@ fn scope(
         Scope::Url => {
             scope.push(b'u');
             key.write(plan, request, route);
-            for part in without_rule(key.primary()) {
+            for part in key.subject() {
                 scope.extend_from_slice(part);
             }
         }

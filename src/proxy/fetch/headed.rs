@@ -17,7 +17,7 @@ use crate::proxy::wire::whole_body;
 use crate::upstream::{OriginBody, empty};
 
 use super::compare_keys::compare_sampled;
-use super::judge_head::{Asked, CallersKey, Headed, Stored, judge_head, judge_storing};
+use super::judge_head::{CallersKey, Headed, SentRequest, Stored, judge_head, judge_storing};
 use super::key_ruling::{Proof, rule};
 use super::update_stored::updated;
 use super::validation::may_stand_in;
@@ -117,7 +117,7 @@ impl Answered {
         let fields = validation
             .filter(|_| is_confirmation)
             .map_or_else(HeaderMap::new, |stored| stored.entry.head.fields.unpack(0));
-        let asked = Asked {
+        let asked = SentRequest {
             request: self.fetch.view(),
             options: self.fetch.options(),
             caller,

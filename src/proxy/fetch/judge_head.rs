@@ -10,8 +10,8 @@ use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Options, Reason, RequestView, update};
 use crate::proxy::parts::Beginning;
 
-/// What was asked, as far as a head is judged by it.
-pub struct Asked<'a> {
+/// What the origin was sent, as far as the head of its answer is judged by it.
+pub struct SentRequest<'a> {
     pub request: RequestView<'a>,
     pub options: &'a Options,
     /// The key of its caller, on a route where keys are verified.
@@ -70,7 +70,7 @@ pub enum Headed {
 }
 
 /// Judges a response head.
-pub fn judge_head(asked: &Asked<'_>, response: ResponseView<'_>, now: Timestamp) -> Headed {
+pub fn judge_head(asked: &SentRequest<'_>, response: ResponseView<'_>, now: Timestamp) -> Headed {
     let status = response.status;
     if let Some(refused) = judge_key(asked, status) {
         return refused;
@@ -124,7 +124,7 @@ pub fn judge_storing(
 }
 
 /// What the answer to a caller says of its key; `None` where nothing is against it.
-fn judge_key(asked: &Asked<'_>, status: StatusCode) -> Option<Headed> {
+fn judge_key(asked: &SentRequest<'_>, status: StatusCode) -> Option<Headed> {
     let caller = asked.caller.filter(|_| !status.is_success())?;
     match caller.ruling {
         Ruling::Refused => Some(Headed::KeyRefused),
@@ -157,19 +157,19 @@ mod tests {
             .collect()
     }
 
-    fn judged(asked: &Asked<'_>, status: u16, headers: &HeaderMap) -> Headed {
+    fn judged(asked: &SentRequest<'_>, status: u16, headers: &HeaderMap) -> Headed {
         let status = StatusCode::from_u16(status).unwrap();
         judge_head(asked, ResponseView { status, headers }, Timestamp::EPOCH)
     }
 
-    fn asked<'a>(headers: &'a HeaderMap, options: &'a Options) -> Asked<'a> {
+    fn asked<'a>(headers: &'a HeaderMap, options: &'a Options) -> SentRequest<'a> {
         let method = &Method::GET;
         let request = RequestView {
             method,
             headers,
             has_body: false,
         };
-        Asked {
+        SentRequest {
             request,
             options,
             caller: None,

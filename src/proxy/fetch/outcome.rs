@@ -15,7 +15,7 @@ use crate::guard::source_is_ill;
 use crate::metrics::Refresh;
 use crate::policy::{Reason, StoredView};
 use crate::proxy::parts::store::forget_part;
-use crate::store::second::Outcome as LeaseOutcome;
+use crate::store::second::LeaseOutcome;
 use crate::store::{Entry, Head};
 use crate::upstream::OriginBody;
 

@@ -17,7 +17,7 @@ use crate::policy::{self, Lifetimes, Reason};
 use crate::proxy::parts::Beginning;
 use crate::proxy::parts::store::store_beginning;
 use crate::proxy::wire::whole_body::collect;
-use crate::store::second::Outcome as LeaseOutcome;
+use crate::store::second::LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 

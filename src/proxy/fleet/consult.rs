@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::metrics::second::{Awaited, Worth};
-use crate::policy::key::Place as KeyPlace;
+use crate::policy::key::Place;
 use crate::policy::vary::append_selecting;
 use crate::policy::{self, Decision, Options, RequestView};
 use crate::proxy::plan::Plan;
@@ -20,7 +20,7 @@ use crate::proxy::state::State;
 use crate::store::codec::Decoded;
 use crate::store::purge::fleet::Stamp;
 use crate::store::second::lease::End;
-use crate::store::second::{Elsewhere, Found, Lease, Outcome, Second, Wanted, Wants};
+use crate::store::second::{Elsewhere, Found, Lease, LeaseOutcome, Second, Wanted, Wants};
 use crate::store::{Entry, Judgement};
 
 /// The least time between two looks at one key: what ends a lease is told, not polled for.
@@ -120,21 +120,21 @@ async fn wait_for(state: &State, mut elsewhere: Elsewhere, until: Instant) -> bo
     let timed_out = Instant::now() >= until;
     state.metrics.second.awaited(match end {
         _ if timed_out => Awaited::TimedOut,
-        End::Outcome(Outcome::Stored) => Awaited::Stored,
-        End::Outcome(Outcome::NotStorable) => Awaited::NotStorable,
-        End::Outcome(Outcome::TooLarge) => Awaited::TooLarge,
-        End::Outcome(Outcome::Dropped) => Awaited::Dropped,
-        End::Outcome(Outcome::Failed) => Awaited::Failed,
+        End::Outcome(LeaseOutcome::Stored) => Awaited::Stored,
+        End::Outcome(LeaseOutcome::NotStorable) => Awaited::NotStorable,
+        End::Outcome(LeaseOutcome::TooLarge) => Awaited::TooLarge,
+        End::Outcome(LeaseOutcome::Dropped) => Awaited::Dropped,
+        End::Outcome(LeaseOutcome::Failed) => Awaited::Failed,
         End::Expired => Awaited::Expired,
         End::Lost => Awaited::Lost,
     });
-    !timed_out && matches!(end, End::Outcome(Outcome::Stored) | End::Expired)
+    !timed_out && matches!(end, End::Outcome(LeaseOutcome::Stored) | End::Expired)
 }
 
 /// Whether a purge that is known here came after a fetch with this stamp had begun.
 fn is_outdated(state: &State, about: &About<'_>, stamp: Stamp) -> bool {
     let groups = about.options.groups.as_ref();
-    KeyPlace::of(about.primary).is_some_and(|place| {
+    Place::of(about.primary).is_some_and(|place| {
         let judged = state.memory.purges().judge_shared(&place, groups, stamp);
         judged.0 == Judgement::Gone
     })
@@ -188,7 +188,7 @@ pub fn made_ours(state: &State, primary: &[u8], value: Decoded) -> Option<Arc<En
         stamp,
     } = value;
     let purges = state.memory.purges();
-    let place = KeyPlace::of(primary)?;
+    let place = Place::of(primary)?;
     let (judgement, local) = purges.judge_shared(&place, head.groups.as_ref(), stamp);
     head.stamp = local;
     head.vouched = purges.heard().unwrap_or_default();

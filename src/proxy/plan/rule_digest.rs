@@ -54,6 +54,31 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         invalidates: _,
         line: _,
     } = route;
+    let mut parts = Parts(Sha256::new());
+    parts.add("rule 1");
+    add_options(&mut parts, options);
+    match query {
+        QueryRule::All => parts.add("all"),
+        QueryRule::None => parts.add("none"),
+        QueryRule::Names(names) => parts.add_all("names", names),
+    }
+    parts.add_flag("sort_query", *sort_query);
+    parts.add_all("languages", languages.iter().map(HeaderValue::as_bytes));
+    if let Some(origins) = origins {
+        parts.add_all("origins", origins.iter().map(HeaderValue::as_bytes));
+    }
+    if let Some(names) = forward_headers {
+        parts.add_all("forward_headers", names.iter().map(|name| name.as_str()));
+    }
+    for value in forwarding.configured_values() {
+        let value = value.map(HeaderValue::as_bytes);
+        parts.add_all("forwarded", value);
+    }
+    let changes_query = *query != QueryRule::All || *sort_query;
+    RuleDigest::new(&parts.0.finalize().into(), changes_query)
+}
+
+fn add_options(parts: &mut Parts, options: &Options) {
     let Options {
         share,
         cookies,
@@ -81,8 +106,6 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         hides_targeted: _,
         client_cache_control: _,
     } = options;
-    let mut parts = Parts(Sha256::new());
-    parts.add("rule 1");
     parts.add(share.as_str());
     parts.add(match cookies {
         Cookies::Bypass => "bypass",
@@ -90,23 +113,10 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         Cookies::Key => "key",
         Cookies::Store => "store",
     });
-    match query {
-        QueryRule::All => parts.add("all"),
-        QueryRule::None => parts.add("none"),
-        QueryRule::Names(names) => parts.add_all("names", names),
-    }
-    parts.add_flag("sort_query", *sort_query);
     parts.add_flag("no_store", *no_store);
     parts.add_flag("no_cache", *no_cache);
     parts.add_flag("private", *private);
     parts.add_flag("set_cookie", *set_cookie);
-    parts.add_all("languages", languages.iter().map(HeaderValue::as_bytes));
-    if let Some(origins) = origins {
-        parts.add_all("origins", origins.iter().map(HeaderValue::as_bytes));
-    }
-    if let Some(names) = forward_headers {
-        parts.add_all("forward_headers", names.iter().map(|name| name.as_str()));
-    }
     // What is stored carries its groups: under another list a purge would pass it by.
     if let Some(groups) = groups {
         parts.add_all("groups", groups.iter().map(|group| group.as_bytes()));
@@ -115,12 +125,6 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
     parts.add_all("credential_fields", fields);
     let cookies = credential_cookies.iter().map(|name| name.as_bytes());
     parts.add_all("credential_cookies", cookies);
-    for value in forwarding.configured_values() {
-        let value = value.map(HeaderValue::as_bytes);
-        parts.add_all("forwarded", value);
-    }
-    let changes_query = *query != QueryRule::All || *sort_query;
-    RuleDigest::new(&parts.0.finalize().into(), changes_query)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
 use crate::policy::{Mode, Reason};
 use crate::store::second::used::Used;
-use crate::store::second::{Lease, Outcome, Second};
+use crate::store::second::{Lease, LeaseOutcome, Second};
 use crate::store::{Entry, Memory, Purge, PurgeLog};
 use crate::upstream::Origin;
 
@@ -98,7 +98,7 @@ impl State {
             }
             _ => {
                 if let Some(lease) = lease {
-                    lease.end(Outcome::Dropped);
+                    lease.end(LeaseOutcome::Dropped);
                 }
             }
         }

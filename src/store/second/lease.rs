@@ -1,7 +1,7 @@
 //! One fetch per fleet: who leads a fetch, who waits for it, and how they hear of its end.
 //!
 //! A lease in the second tier belongs to one instance, which keeps it while its fetch runs and ends
-//! it with an [`Outcome`]. Who waits is told on a channel of its own instance; nobody polls. A lease
+//! it with an [`LeaseOutcome`]. Who waits is told on a channel of its own instance; nobody polls. A lease
 //! that is dropped without a word ends as failed; one whose instance died expires.
 
 use std::collections::HashMap;
@@ -13,12 +13,12 @@ use strum::{EnumString, IntoStaticStr, VariantArray};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{Place, Settlement};
+use super::{Settlement, ValuePlace};
 
 /// How a fetch that led for the fleet ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Outcome {
+pub enum LeaseOutcome {
     /// The response is in the second tier.
     Stored,
     /// The response may not be shared: everybody fetches.
@@ -30,7 +30,7 @@ pub enum Outcome {
     Failed,
 }
 
-impl Outcome {
+impl LeaseOutcome {
     /// The word for it in Redis.
     pub fn as_str(self) -> &'static str {
         self.into()
@@ -45,7 +45,7 @@ impl Outcome {
 /// What who waits for another instance's fetch hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    Outcome(Outcome),
+    Outcome(LeaseOutcome),
     /// The lease's time is over: its instance is gone.
     Expired,
     /// The second tier is out of reach: nobody will hear of it.
@@ -80,7 +80,7 @@ impl Leases {
     }
 
     /// A lease that this instance has got.
-    pub fn hold(self: &Arc<Self>, place: Place, token: u64) -> Lease {
+    pub fn hold(self: &Arc<Self>, place: ValuePlace, token: u64) -> Lease {
         lock(&self.held).insert(place.lease.clone(), token);
         Lease {
             place,
@@ -109,7 +109,7 @@ impl Leases {
     }
 
     /// A lease has ended.
-    pub fn ended(&self, lease: &str, outcome: Outcome) {
+    pub fn ended(&self, lease: &str, outcome: LeaseOutcome) {
         let told = lock(&self.waiting).remove(lease).unwrap_or_default();
         for (_, waiting) in told {
             let _ = waiting.send(End::Outcome(outcome));
@@ -146,7 +146,7 @@ impl Leases {
 /// The right, and the duty, to fetch for the fleet.
 #[derive(Debug)]
 pub struct Lease {
-    pub place: Place,
+    pub place: ValuePlace,
     token: u64,
     leases: Arc<Leases>,
     is_settled: bool,
@@ -154,7 +154,7 @@ pub struct Lease {
 
 impl Lease {
     /// Ends it without anything to store.
-    pub fn end(mut self, outcome: Outcome) {
+    pub fn end(mut self, outcome: LeaseOutcome) {
         self.release(outcome);
     }
 
@@ -164,7 +164,7 @@ impl Lease {
         (self.place.lease.clone(), self.token)
     }
 
-    fn release(&mut self, outcome: Outcome) {
+    fn release(&mut self, outcome: LeaseOutcome) {
         if !std::mem::replace(&mut self.is_settled, true) {
             let _ = self.leases.releases.send(Settlement {
                 lease: Some((self.place.lease.clone(), self.token)),
@@ -182,7 +182,7 @@ impl Drop for Lease {
             held.remove(&self.place.lease);
         }
         drop(held);
-        self.release(Outcome::Failed);
+        self.release(LeaseOutcome::Failed);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::store::codec::{self, Decoded};
 use super::names::Names;
 use super::used::UsedKey;
 use super::{
-    Answer, FINGERPRINT, Lease, Place, Question, RECORD, Second, TierError, Waiting, Wants,
+    Answer, FINGERPRINT, Lease, Question, RECORD, Second, TierError, ValuePlace, Waiting, Wants,
 };
 
 /// What a look-up is about.
@@ -53,7 +53,7 @@ pub struct Fresh {
 /// Where a look-up ended.
 #[derive(Clone, Debug)]
 pub struct Spot {
-    pub place: Place,
+    pub place: ValuePlace,
     /// Of a variant; empty for what is none.
     generation: Bytes,
     /// How the value there began; empty where there was none.
@@ -61,7 +61,7 @@ pub struct Spot {
 }
 
 impl Spot {
-    fn new(place: Place, generation: Bytes) -> Self {
+    fn new(place: ValuePlace, generation: Bytes) -> Self {
         Self {
             place,
             generation,

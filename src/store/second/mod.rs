@@ -35,9 +35,9 @@ use bytes::Bytes;
 
 use super::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
 
-pub use lease::{Lease, Outcome, Waiting};
+pub use lease::{Lease, LeaseOutcome, Waiting};
 pub use look_up::{Elsewhere, Found, Fresh, Wanted};
-pub use names::Place;
+pub use names::ValuePlace;
 pub use redis::Redis;
 pub use tier::Second;
 
@@ -78,7 +78,7 @@ pub trait SecondTier: Send + Sync + 'static {
 /// A look-up by its names.
 #[derive(Clone, Debug)]
 pub struct Question {
-    pub place: Place,
+    pub place: ValuePlace,
     pub wants: Wants,
     /// A variant of another generation is of no use; empty for what is no variant.
     pub generation: Bytes,
@@ -122,7 +122,7 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Settlement {
     pub lease: Option<(String, u64)>,
-    pub outcome: Outcome,
+    pub outcome: LeaseOutcome,
     pub store: Option<Store>,
 }
 
@@ -184,7 +184,10 @@ pub struct Instances {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A lease that this instance waits for has ended.
-    Settled { lease: String, outcome: Outcome },
+    Settled {
+        lease: String,
+        outcome: LeaseOutcome,
+    },
     /// The fleet's purge log has grown.
     LogGrew,
     /// The last tenth of a limit is reached: what was taken and is not used goes back.

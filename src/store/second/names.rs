@@ -31,9 +31,9 @@ impl Names {
 
     /// The response and the lease of what is fetched for the primary key itself. Fetches that only
     /// those with a credential may share (RFC 9111 §3.5) have a lease of their own.
-    pub fn place(&self, is_apart: bool) -> Place {
+    pub fn place(&self, is_apart: bool) -> ValuePlace {
         let kind = if is_apart { 'C' } else { 'L' };
-        Place {
+        ValuePlace {
             value: self.base.clone(),
             lease: format!("{}{kind}", self.base),
         }
@@ -42,10 +42,10 @@ impl Names {
     /// Those of a variant, by what [`append_selecting`] wrote.
     ///
     /// [`append_selecting`]: crate::policy::vary::append_selecting
-    pub fn variant(&self, selecting: &[u8], is_apart: bool) -> Place {
+    pub fn variant(&self, selecting: &[u8], is_apart: bool) -> ValuePlace {
         let (base, digest) = (&self.base, digest(selecting));
         let kind = if is_apart { 'C' } else { 'L' };
-        Place {
+        ValuePlace {
             value: format!("{base}V{digest}"),
             lease: format!("{base}{kind}{digest}"),
         }
@@ -54,7 +54,7 @@ impl Names {
 
 /// Where one response stands, and the lease of its fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct ValuePlace {
     pub value: String,
     pub lease: String,
 }

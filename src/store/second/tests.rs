@@ -273,7 +273,7 @@ async fn what_is_put_is_found_and_its_lease_is_over() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_hears_how_it_ended() {
     let (_, second) = start(Patience::default()).await;
-    for outcome in Outcome::VARIANTS.iter().copied() {
+    for outcome in LeaseOutcome::VARIANTS.iter().copied() {
         let Ok(Found::Lead(lease)) = look_up(&second, b"k").await else {
             panic!("nobody else leads");
         };
@@ -298,7 +298,7 @@ async fn a_lease_that_is_dropped_without_a_word_has_failed() {
     };
     drop(lease);
     let heard = elsewhere.waiting.end(elsewhere.left).await;
-    assert_eq!(heard, End::Outcome(Outcome::Failed));
+    assert_eq!(heard, End::Outcome(LeaseOutcome::Failed));
     assert_eq!(fake.leases(), 0);
 }
 
@@ -432,7 +432,7 @@ async fn writes_never_wait_and_too_many_are_dropped() {
     put(&second, b"k", Some(lease));
     assert_eq!(begun.elapsed(), Duration::ZERO);
     let heard = elsewhere.waiting.end(elsewhere.left).await;
-    assert_eq!(heard, End::Outcome(Outcome::Dropped));
+    assert_eq!(heard, End::Outcome(LeaseOutcome::Dropped));
 }
 
 #[tokio::test(start_paused = true)]

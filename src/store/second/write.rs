@@ -17,7 +17,7 @@ use crate::store::entry::Entry;
 use crate::store::purge::fleet::Stamp;
 
 use super::names::Names;
-use super::{Lease, Outcome, Second, Settlement, Store, TierError};
+use super::{Lease, LeaseOutcome, Second, Settlement, Store, TierError};
 
 /// KiB of bodies that are written at one time, each at least one.
 const WRITTEN_AT_ONCE: u32 = 32 << 10;
@@ -53,7 +53,7 @@ impl Second {
         let lease = match lease {
             // Who waits could not use it: each must ask the origin.
             Some(lease) if !entry.view().is_reusable(now) => {
-                lease.end(Outcome::NotStorable);
+                lease.end(LeaseOutcome::NotStorable);
                 None
             }
             lease => lease,
@@ -61,7 +61,7 @@ impl Second {
         let outcome = match (stamp, ttl) {
             _ if entry.body().len() as u64 > self.extent.max_object => {
                 self.metrics.second.wrote(Writing::TooLarge);
-                Outcome::TooLarge
+                LeaseOutcome::TooLarge
             }
             (Some(stamp), Some(ttl)) if self.is_usable() => {
                 let names = Names::of(&self.extent.prefix, primary);
@@ -77,15 +77,15 @@ impl Second {
                 };
                 self.metrics.second.wrote(Writing::Dropped);
                 if let Some(lease) = refused.into_inner().lease {
-                    lease.end(Outcome::Dropped);
+                    lease.end(LeaseOutcome::Dropped);
                 }
                 return;
             }
             // Nothing of it would outlast the way there.
-            (_, None) => Outcome::NotStorable,
+            (_, None) => LeaseOutcome::NotStorable,
             _ => {
                 self.metrics.second.wrote(Writing::Dropped);
-                Outcome::Dropped
+                LeaseOutcome::Dropped
             }
         };
         if let Some(lease) = lease {
@@ -158,7 +158,7 @@ impl Second {
         let beside = bytes.len() - packed + value.len();
         let settlement = Settlement {
             lease: lease.map(Lease::into_parts),
-            outcome: Outcome::Stored,
+            outcome: LeaseOutcome::Stored,
             store: Some(Store {
                 value,
                 record,

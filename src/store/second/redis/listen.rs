@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::super::{Event, Outcome};
+use super::super::{Event, LeaseOutcome};
 
 /// Between two attempts to connect again.
 pub(super) const RECONNECT_MILLIS: u32 = 200;
@@ -95,6 +95,6 @@ fn settled(message: &Value) -> Option<Event> {
     let (lease, outcome) = text.rsplit_once(' ')?;
     Some(Event::Settled {
         lease: lease.to_owned(),
-        outcome: Outcome::of(outcome),
+        outcome: LeaseOutcome::of(outcome),
     })
 }
