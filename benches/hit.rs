@@ -86,7 +86,7 @@ fn parse_to_bytes(criterion: &mut Criterion) {
             let proxy = proxy(size, "", "");
             let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
             runtime.spawn(async move {
-                let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
                 let service = service_fn(move |request| proxy.handle(request, client, None));
                 http1::Builder::new()
                     .serve_connection(TokioIo::new(theirs), service)
@@ -122,7 +122,7 @@ fn handle_alone(criterion: &mut Criterion) {
         ("limited", LIMITS, ""),
     ] {
         let (runtime, proxy) = (runtime(), proxy(1 << 10, before, keys));
-        let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let request = || {
             let request = Request::builder()
                 .uri("/1k.json")

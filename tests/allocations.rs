@@ -89,7 +89,7 @@ async fn a_hit_makes_two_allocations() {
         Clock::System,
         Shared::default(),
     );
-    let client = proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     for _ in 0..3 {
         let response = proxy
             .handle(request(), client, None)

@@ -246,7 +246,7 @@ impl World {
         };
         let body = if ask.has_body { "body" } else { "" };
         let sent = request(Full::from(body));
-        let client = self.proxy.client(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let asked = *self.origin.asked.lock().unwrap();
         let told = self.proxy.explain(request(Full::from(body)), client);
         prop_assert_eq!(*self.origin.asked.lock().unwrap(), asked);
@@ -302,6 +302,7 @@ fn paths() -> impl Strategy<Value = &'static str> {
         3 => Just("/verified/a"),
         1 => Just("/verified/b"),
         2 => Just("/differs"),
+        1 => Just("/own?q=100%"),
         1 => Just("/nowhere"),
     ]
 }

@@ -7,6 +7,7 @@
 
 mod admin;
 mod caching;
+mod canonical;
 mod cluster;
 mod coalesce;
 mod command;

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::support::fleet::Fleet;
 use crate::support::keys::Keys;
 use crate::support::redis::RedisServer;
-use crate::support::{Fixture, PATIENCE, Received, all, config, numbered, ok, route};
+use crate::support::{Fixture, PATIENCE, Received, all, config, numbered, ok, reply, route};
 
 /// Each key gets an answer of its own.
 const PER_KEY: &str = "
@@ -283,4 +283,50 @@ async fn verdicts_limits_series_and_stored_responses_survive_an_exchange() {
     assert!(left.header("ratelimit").unwrap_or_default().contains("r=1"));
     assert_eq!(fixture.get_as("good1", "/data").await.status, 200);
     assert_eq!(fixture.get_as("good1", "/data").await.status, 429);
+}
+
+#[tokio::test]
+async fn what_one_source_said_of_a_key_says_nothing_to_another() {
+    let keys = Keys::of(&["good1"]);
+    let data = "[[route]]\npath = \"/data\"\nshare = \"verified\"\nttl = \"1h\"\n";
+    let fixture = Fixture::start(data, by_key(&keys)).await;
+    let url = fixture.origin.url();
+    fixture.get_as("good1", "/data").await;
+    assert_eq!(fixture.get_as("good1", "/data").await.cache(), "HIT");
+    let service = Fixture::start(data, |_| reply(401, "", &[])).await;
+    let verify = format!("{}/verify", service.origin.url());
+    let text = format!("[auth]\nsource = {verify:?}\n{data}");
+    let verify = verify.parse().expect("a URL");
+    let metrics = Arc::clone(fixture.sidecar().proxy.metrics());
+    let source = Source::service(&verify, metrics).expect("a service");
+    let plan = Arc::new(config(&url, &text));
+    fixture.sidecar().proxy.exchange(plan, source);
+    assert_eq!(fixture.get_as("good1", "/data").await.status, 401);
+    // And back: its good answer is remembered.
+    exchange(fixture.sidecar(), &url, data);
+    assert_eq!(fixture.get_as("good1", "/data").await.cache(), "HIT");
+}
+
+#[tokio::test]
+async fn an_open_connection_is_believed_as_the_plan_in_force_says() {
+    let trusting = |text: &str| format!("{text}{}", route("ttl = \"1h\""));
+    let fixture = Fixture::start(&trusting(""), |seen| {
+        ok(seen.header("x-forwarded-for").unwrap_or_default(), &[])
+    })
+    .await;
+    let url = fixture.origin.url();
+    let mut client = fixture.connect().await;
+    for (path, plan, seen) in [
+        ("/1", "", "127.0.0.1"),
+        (
+            "/2",
+            "[listen]\ntrusted_proxies = [\"127.0.0.1\"]\n",
+            "192.0.2.1, 127.0.0.1",
+        ),
+        ("/3", "", "127.0.0.1"),
+    ] {
+        exchange(fixture.sidecar(), &url, &trusting(plan));
+        let fields = [("x-forwarded-for", "192.0.2.1")];
+        assert_eq!(client.ask("GET", path, &fields).await.text(), seen);
+    }
 }

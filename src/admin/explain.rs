@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use crate::proxy::{Client, Proxy};
+use crate::proxy::Proxy;
 
 const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it method=GET and header=name:value as often as needed";
 
@@ -53,12 +53,8 @@ pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<
     let host = request.headers().get(HOST).map_or(Value::Null, |host| {
         String::from_utf8_lossy(host.as_bytes()).into()
     });
-    let client = Client {
-        address: peer,
-        is_trusted: false,
-    };
     let request = request.map(|()| Empty::<Bytes>::new());
-    let mut told = proxy.explain(request, client);
+    let mut told = proxy.explain(request, peer);
     told["host"] = host;
     Ok(told)
 }

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use tracing::info;
 use url::Url;
 
-use crate::policy::Mode;
-use crate::policy::key::normalise_path;
+use crate::policy::{Mode, canonical, invalidate};
 use crate::proxy::{Known, Proxy};
 use crate::store::{Purge, Reach, Target};
 use std::sync::Arc;
@@ -77,10 +76,7 @@ impl Order {
             (Some(url), None, None, None) => urls(proxy, url),
             (None, Some(prefix), None, None) => {
                 let (host, prefix) = place(prefix)?;
-                let prefix = match prefix.split_once('?') {
-                    Some((path, query)) => format!("{}?{query}", normalise_path(path)),
-                    None => normalise_path(&prefix).into_owned(),
-                };
+                let prefix = canonical_prefix(&prefix)?;
                 Ok(vec![Purge {
                     target: Target::Prefix(prefix.into()),
                     reach: reach(host),
@@ -97,11 +93,12 @@ impl Order {
 
 fn urls(proxy: &Proxy, url: &str) -> Result<Vec<Purge>, String> {
     let (host, target) = place(url)?;
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target.as_str(), None),
-    };
-    let targets = proxy.targets(host.as_deref(), path, query);
+    if canonical::targets(&target).is_empty() {
+        return Err(format!(
+            "\"url\": {url:?} is no URI: after a \"%\" two hexadecimal digits are wanted"
+        ));
+    }
+    let targets = proxy.targets(host.as_deref(), &target);
     if targets.is_empty() {
         return Err(format!(
             "\"url\": {url:?}: no [[route]] takes GET requests for it, so nothing of it is stored"
@@ -144,10 +141,16 @@ fn place(text: &str) -> Result<(Option<String>, String), String> {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
-    let query = url
-        .query()
-        .map_or_else(String::new, |query| format!("?{query}"));
-    Ok((Some(host), format!("{}{query}", url.path())))
+    let target = invalidate::target_of(text).ok_or_else(expected)?;
+    Ok((Some(host), target.to_owned()))
+}
+
+/// A prefix of a path, perhaps with the beginning of a query, as it stands in keys.
+fn canonical_prefix(prefix: &str) -> Result<String, String> {
+    let encoded = canonical::encoded(prefix);
+    let spelled = canonical::prefix(&encoded)
+        .map_err(|error| format!("\"prefix\": {prefix:?} is the beginning of no URI: {error}"))?;
+    Ok(spelled.into_owned())
 }
 
 #[cfg(test)]
@@ -161,7 +164,7 @@ mod tests {
         let there = |host: &str, rest: &str| Some((Some(host.to_owned()), rest.to_owned()));
         assert_eq!(read("/a?x=1"), here("/a?x=1"));
         assert_eq!(read("https://H.example/a?x"), there("h.example", "/a?x"));
-        assert_eq!(read("http://h:81"), there("h:81", "/"));
+        assert_eq!(read("http://h:81"), there("h:81", ""));
         assert_eq!(read("//a"), here("//a"));
         for broken in ["", "a", "/a#b", "ftp://h/a", "http://"] {
             assert_eq!(read(broken), None, "{broken}");

@@ -62,6 +62,17 @@ pub enum VerdictSource {
     Table,
 }
 
+impl VerdictSource {
+    /// As it is configured.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Origin => "origin",
+            Self::Url(url) => url.as_str(),
+            Self::Table => "table",
+        }
+    }
+}
+
 /// What answers that differ by key do to a route that shares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

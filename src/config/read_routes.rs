@@ -180,6 +180,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         },
         QueryRule::Names,
     );
+    let share_of_route = options.share;
     let methods = methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]);
     let invalidates = invalidates(&mut section, &methods);
     let route = Route {
@@ -205,6 +206,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
+        raw_target: raw_target(&mut section, share_of_route),
         forward_headers: section.list(
             "forward_headers",
             "an end-to-end header field name",
@@ -234,6 +236,17 @@ fn share(section: &mut Section<'_, '_>) -> Share {
         })
         | None => Share::Standard,
     }
+}
+
+fn raw_target(section: &mut Section<'_, '_>, share: Share) -> bool {
+    let is_raw = section.boolean("raw_target").unwrap_or(false);
+    if is_raw && share == Share::Verified {
+        section.source().mistake(
+            section.span(),
+            "raw_target = true: a target that is sent as it came proves no key; leave it out, or set another share than \"verified\"",
+        );
+    }
+    is_raw
 }
 
 fn verdict_scope(section: &mut Section<'_, '_>) -> Scope {

@@ -21,6 +21,8 @@ pub struct Route {
     pub options: Options,
     pub query: QueryRule,
     pub sort_query: bool,
+    /// Its requests are sent as they came, and never stored: signed targets, say.
+    pub raw_target: bool,
     pub normalise: Normalise,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
@@ -36,12 +38,65 @@ pub struct Route {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     list: Vec<Arc<Route>>,
+    index: Index,
+    /// The same with patterns in lower case, for origins that do not tell letters by their case.
+    folded: Index,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Index {
     hosts: Vec<(String, ByMethod)>,
     any_host: ByMethod,
-    normalises: bool,
 }
 
 type ByMethod = Vec<(Method, Router<usize>)>;
+
+impl Index {
+    fn add(
+        &mut self,
+        host: Option<&str>,
+        method: &Method,
+        path: &str,
+        place: usize,
+    ) -> Result<(), matchit::InsertError> {
+        let by_method = match host {
+            None => &mut self.any_host,
+            Some(host) => {
+                let at = self.hosts.iter().position(|(known, _)| known == host);
+                let at = at.unwrap_or_else(|| {
+                    self.hosts.push((host.to_owned(), ByMethod::new()));
+                    self.hosts.len() - 1
+                });
+                &mut self.hosts[at].1
+            }
+        };
+        let at = by_method.iter().position(|(known, _)| known == method);
+        let at = at.unwrap_or_else(|| {
+            by_method.push((method.clone(), Router::new()));
+            by_method.len() - 1
+        });
+        by_method[at].1.insert(path, place)
+    }
+
+    /// A named host goes before a wildcard before none, then the most specific path.
+    fn find(&self, method: &Method, host: &str, path: &str) -> Option<usize> {
+        if !self.hosts.is_empty() {
+            let exact = self.hosts.iter().find(|(known, _)| known == host);
+            let parent = host.split_once('.').map(|(_, parent)| parent);
+            let wildcard = self.hosts.iter().find(|(known, _)| {
+                known
+                    .strip_prefix("*.")
+                    .is_some_and(|known| Some(known) == parent)
+            });
+            for (_, by_method) in exact.into_iter().chain(wildcard) {
+                if let Some(place) = find_path(by_method, method, path) {
+                    return Some(place);
+                }
+            }
+        }
+        find_path(&self.any_host, method, path)
+    }
+}
 
 /// Why a route cannot be added.
 #[derive(Debug)]
@@ -59,85 +114,57 @@ impl Routes {
 
     /// Adds a route, unless it matches the same requests as one before it.
     pub fn add(&mut self, route: Route) -> Result<(), RouteError> {
-        let index = self.list.len();
-        let by_method = match &route.host {
-            None => &mut self.any_host,
-            Some(host) => {
-                let at = self.hosts.iter().position(|(known, _)| known == host);
-                let at = at.unwrap_or_else(|| {
-                    self.hosts.push((host.clone(), ByMethod::new()));
-                    self.hosts.len() - 1
-                });
-                &mut self.hosts[at].1
-            }
-        };
+        let place = self.list.len();
+        let host = route.host.as_deref();
         for method in &route.methods {
-            let at = by_method.iter().position(|(known, _)| known == method);
-            let at = at.unwrap_or_else(|| {
-                by_method.push((method.clone(), Router::new()));
-                by_method.len() - 1
-            });
-            let router = &mut by_method[at].1;
-            router
-                .insert(&route.path, index)
-                .map_err(|error| match error {
-                    matchit::InsertError::Conflict { with } => {
-                        let same = |known: &&Arc<Route>| {
-                            known.path == with
-                                && known.host == route.host
-                                && known.methods.contains(method)
-                        };
-                        let earlier = self.list.iter().position(|known| same(&known));
-                        RouteError::SameAs {
-                            earlier: earlier.unwrap_or(index),
-                            method: method.clone(),
-                        }
+            let added = self.index.add(host, method, &route.path, place);
+            added.map_err(|error| match error {
+                matchit::InsertError::Conflict { with } => {
+                    let same = |known: &Arc<Route>| {
+                        known.path == with
+                            && known.host == route.host
+                            && known.methods.contains(method)
+                    };
+                    let earlier = self.list.iter().position(same);
+                    RouteError::SameAs {
+                        earlier: earlier.unwrap_or(place),
+                        method: method.clone(),
                     }
-                    other => RouteError::Pattern(other.to_string()),
-                })?;
+                }
+                other => RouteError::Pattern(other.to_string()),
+            })?;
+            let folded = route.path.to_ascii_lowercase();
+            // Two that differ by case alone are one there: the first stands for both.
+            let _ = self.folded.add(host, method, &folded, place);
         }
-        self.normalises |= !route.normalise.is_idle();
         self.list.push(Arc::new(route));
         Ok(())
     }
 
-    /// The route of a request: a named host goes before a wildcard before none, then the most
-    /// specific path among those that take the method; with its place in the list. `host` comes without port, in lower case.
+    /// The route of a request, the most specific one, with its place in the list. `host` comes
+    /// without port, in lower case.
     pub fn find(&self, method: &Method, host: &str, path: &str) -> Option<(usize, &Arc<Route>)> {
-        if !self.hosts.is_empty() {
-            let exact = self.hosts.iter().find(|(known, _)| known == host);
-            let parent = host.split_once('.').map(|(_, parent)| parent);
-            let wildcard = self.hosts.iter().find(|(known, _)| {
-                known
-                    .strip_prefix("*.")
-                    .is_some_and(|known| Some(known) == parent)
-            });
-            for (_, by_method) in exact.into_iter().chain(wildcard) {
-                if let Some(index) = find_path(by_method, method, path) {
-                    return self.list.get(index).map(|route| (index, route));
-                }
-            }
-        }
-        find_path(&self.any_host, method, path)
-            .and_then(|index| self.list.get(index).map(|route| (index, route)))
+        let place = self.index.find(method, host, path)?;
+        self.list.get(place).map(|route| (place, route))
+    }
+
+    /// As [`Routes::find`], for a path in lower case, whatever the case of the patterns.
+    pub fn find_folded(&self, method: &Method, host: &str, path: &str) -> Option<usize> {
+        self.folded.find(method, host, path)
     }
 
     /// The routes that this path may take, of whatever host.
     pub fn for_path(&self, method: &Method, path: &str) -> impl Iterator<Item = &Arc<Route>> {
-        let hosts = self.hosts.iter().map(|(_, by_method)| by_method);
+        let index = &self.index;
+        let hosts = index.hosts.iter().map(|(_, by_method)| by_method);
         hosts
-            .chain([&self.any_host])
+            .chain([&index.any_host])
             .filter_map(move |by_method| self.list.get(find_path(by_method, method, path)?))
-    }
-
-    /// Whether any route rewrites selecting fields.
-    pub fn normalise(&self) -> bool {
-        self.normalises
     }
 
     /// Whether any route looks at the host, so that it belongs in every key.
     pub fn match_hosts(&self) -> bool {
-        !self.hosts.is_empty()
+        !self.index.hosts.is_empty()
     }
 }
 

@@ -40,6 +40,9 @@ impl fmt::Debug for KeyId {
 pub struct Credential {
     pub key: KeyId,
     pub carrier: u8,
+    /// Of the name of the field or cookie, and of who is asked about keys there: the number above is
+    /// that of one configuration.
+    pub place: [u8; 8],
 }
 
 /// Why a request on a guarded route is refused before anybody is asked.
@@ -54,16 +57,34 @@ pub enum Malformed {
 pub struct Credentials {
     fields: Arc<[HeaderName]>,
     cookies: Arc<[Box<str>]>,
+    /// Of each carrier.
+    places: Vec<[u8; 8]>,
     secret: Option<Hmac<Sha256>>,
 }
 
 const BEARER: &[u8] = b"Bearer ";
 
 impl Credentials {
-    pub fn new(fields: &[HeaderName], cookies: &[Box<str>], secret: Option<&str>) -> Self {
+    /// `source` says who is asked about the keys: what one has said of a key says nothing of another.
+    pub fn new(
+        fields: &[HeaderName],
+        cookies: &[Box<str>],
+        secret: Option<&str>,
+        source: &str,
+    ) -> Self {
         // HMAC takes a key of any length.
         let keyed = |secret: &str| Hmac::new_from_slice(secret.as_bytes()).ok();
+        let place = |text: String| {
+            let mut place = [0; 8];
+            place.copy_from_slice(&Sha256::digest(format!("{source} {text}"))[..8]);
+            place
+        };
+        let of_fields = fields
+            .iter()
+            .flat_map(|name| [format!("field {name}"), format!("field {name} Bearer")]);
+        let of_cookies = cookies.iter().map(|name| format!("cookie {name}"));
         Self {
+            places: of_fields.chain(of_cookies).map(place).collect(),
             fields: fields.into(),
             cookies: cookies.into(),
             secret: secret.and_then(keyed),
@@ -93,6 +114,11 @@ impl Credentials {
         Ok(self.text(headers)?.map(|(key, carrier)| Credential {
             key: self.digest(key),
             carrier,
+            place: self
+                .places
+                .get(usize::from(carrier))
+                .copied()
+                .unwrap_or_default(),
         }))
     }
 
@@ -158,7 +184,7 @@ mod tests {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        Credentials::new(&fields, &["session".into()], None).of(&headers)
+        Credentials::new(&fields, &["session".into()], None, "origin").of(&headers)
     }
 
     #[test]
@@ -201,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_secret_changes_every_digest_and_none_shows_the_key() {
-        let with = |secret| Credentials::new(&[AUTHORIZATION], &[], secret).digest(b"sk_live_x");
+        let with =
+            |secret| Credentials::new(&[AUTHORIZATION], &[], secret, "origin").digest(b"sk_live_x");
         assert_ne!(with(None), with(Some("a")));
         assert_ne!(with(Some("b")), with(Some("a")));
         assert_eq!(with(None).0, <[u8; 32]>::from(Sha256::digest(b"sk_live_x")));

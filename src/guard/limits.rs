@@ -38,8 +38,8 @@ const ASKING: Duration = Duration::from_millis(100);
 /// Callers of one limit that are told apart; the ones that ask least are forgotten first.
 const MOST_CALLERS: usize = 65_536;
 
-/// Limits that are remembered, those of former plans included.
-const MOST_LIMITS: usize = 256;
+/// Limits that no plan has any more, and that are still remembered.
+const MOST_GONE: usize = 16;
 
 /// Whether a request is counted, or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,8 @@ struct State {
 struct Callers {
     /// What every name of it in Redis begins with: of another rule, another window.
     name: String,
+    /// Among those of one plan that are the same but for what is done without Redis.
+    number: usize,
     requests: u64,
     window: Duration,
     states: Cache<[u8; 16], Arc<Mutex<State>>>,
@@ -113,9 +115,9 @@ impl LimitState {
         })
     }
 
-    /// What was counted under a limit so far. A limit that no plan has any more is remembered
-    /// until [`MOST_LIMITS`] newer ones have come.
-    fn callers(&self, settings: &RateLimit) -> Arc<Callers> {
+    /// What was counted under a limit so far. A limit that no plan has any more is remembered until
+    /// [`MOST_GONE`] others have gone.
+    fn callers(&self, settings: &RateLimit, number: usize) -> Arc<Callers> {
         let path = settings.path.as_deref().unwrap_or_default();
         let name = format!(
             "rate:{}:{}:{}:{}:",
@@ -125,11 +127,13 @@ impl LimitState {
             hex(&digest(path.as_bytes()))
         );
         let mut all = lock(&self.callers);
-        let known = all.iter().position(|known| known.name == name);
+        let is_it = |known: &Arc<Callers>| known.name == name && known.number == number;
+        let known = all.iter().position(is_it);
         let callers = match known {
             Some(at) => all.remove(at),
             None => Arc::new(Callers {
                 name,
+                number,
                 requests: settings.requests,
                 window: settings.window,
                 states: Cache::new(MOST_CALLERS),
@@ -138,7 +142,7 @@ impl LimitState {
         all.push(Arc::clone(&callers));
         // Only those that no plan has any more.
         let is_gone = |callers: &Arc<Callers>| Arc::strong_count(callers) == 1;
-        if all.len() > MOST_LIMITS
+        if all.iter().filter(|callers| is_gone(callers)).count() > MOST_GONE
             && let Some(oldest) = all.iter().position(is_gone)
         {
             all.remove(oldest);
@@ -187,11 +191,19 @@ impl LimitState {
 
 impl Limits {
     pub fn new(settings: &[RateLimit], state: Arc<LimitState>) -> Self {
-        let limit = |settings: &RateLimit| Limit {
-            callers: state.callers(settings),
-            settings: settings.clone(),
+        let is_same = |one: &RateLimit, other: &RateLimit| {
+            one.by == other.by
+                && (one.requests, one.window) == (other.requests, other.window)
+                && one.path == other.path
         };
-        let mut limits: Vec<Limit> = settings.iter().map(limit).collect();
+        let limit = |(at, limit): (usize, &RateLimit)| {
+            let before = settings[..at].iter().filter(|other| is_same(limit, other));
+            Limit {
+                callers: state.callers(limit, before.count()),
+                settings: limit.clone(),
+            }
+        };
+        let mut limits: Vec<Limit> = settings.iter().enumerate().map(limit).collect();
         // An address that is refused makes no more names in Redis by inventing keys.
         limits.sort_by_key(|limit| limit.settings.by == LimitBy::Key);
         Self { limits, state }

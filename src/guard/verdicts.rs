@@ -21,7 +21,7 @@ impl VerdictId {
     pub fn of(credential: &Credential, scope: &[u8]) -> Self {
         let mut digest = Sha256::new();
         digest.update(credential.key.0);
-        digest.update([credential.carrier]);
+        digest.update(credential.place);
         digest.update(scope);
         Self(digest.finalize().into())
     }
@@ -177,6 +177,7 @@ mod tests {
         Credential {
             key: KeyId([number; 32]),
             carrier: 1,
+            place: [1; 8],
         }
     }
 
@@ -232,6 +233,7 @@ mod tests {
             let stranger = Credential {
                 key: KeyId(key),
                 carrier: 1,
+                place: [1; 8],
             };
             let id = VerdictId::of(&stranger, b"here");
             verdicts.refuse(&stranger.key, id, TTL, true, at(1));
@@ -244,7 +246,10 @@ mod tests {
     #[test]
     fn what_is_learned_in_one_field_or_place_says_nothing_of_another() {
         let one = credential(1);
-        let elsewhere = Credential { carrier: 2, ..one };
+        let elsewhere = Credential {
+            place: [2; 8],
+            ..one
+        };
         assert_ne!(VerdictId::of(&one, b"x"), VerdictId::of(&elsewhere, b"x"));
         assert_ne!(VerdictId::of(&one, b"x"), VerdictId::of(&one, b"y"));
     }

@@ -132,41 +132,6 @@ pub fn write_target(path: &str, query: Option<&str>, key: &mut KeyBytes) {
     key.push(0);
 }
 
-/// The path in one spelling: percent-encoded octets in upper case, and those of unreserved
-/// characters decoded (RFC 3986 §6.2.2.1–2). Neither can change what it means; nothing else is
-/// touched, dot segments and doubled slashes included. A path with a broken escape stays as it is:
-/// decoding beside it could make a new one.
-pub fn normalise_path(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path);
-    }
-    let mut pieces = path.split('%');
-    let mut out = String::with_capacity(path.len());
-    out.push_str(pieces.next().unwrap_or_default());
-    for piece in pieces {
-        let Some(octet) = piece.get(..2).and_then(hex_octet) else {
-            return Cow::Borrowed(path);
-        };
-        if is_unreserved(octet) {
-            out.push(char::from(octet));
-        } else {
-            out.push('%');
-            out.push_str(&piece[..2].to_ascii_uppercase());
-        }
-        out.push_str(&piece[2..]);
-    }
-    Cow::Owned(out)
-}
-
-fn hex_octet(text: &str) -> Option<u8> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    digits.then(|| u8::from_str_radix(text, 16).ok()).flatten()
-}
-
-fn is_unreserved(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"-._~".contains(&octet)
-}
-
 /// The part of the query that selects the response and is forwarded; `None` where none is left.
 pub fn select_query<'a>(
     query: Option<&'a str>,
@@ -182,7 +147,7 @@ pub fn select_query<'a>(
         QueryRule::None => false,
         QueryRule::Names(names) => {
             let name = pair.split('=').next().unwrap_or_default();
-            names.iter().any(|wanted| *wanted == normalise_path(name))
+            names.iter().any(|wanted| wanted == name)
         }
     };
     let mut pairs: Vec<&str> = query.split('&').filter(wanted).collect();
@@ -199,13 +164,6 @@ pub fn select_query<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_normalised_only_where_meaning_stays() {
-        assert_eq!(normalise_path("/a/%7euser/%e4"), "/a/~user/%E4");
-        assert_eq!(normalise_path("/a%2fb/../c//d"), "/a%2Fb/../c//d");
-        assert_eq!(normalise_path("/100%/%zz/%"), "/100%/%zz/%");
-    }
 
     #[test]
     fn the_query_rule_leaves_out_what_it_does_not_name() {
@@ -274,13 +232,5 @@ mod tests {
         assert_eq!(key[..rule.start], [place.origin, place.target].concat());
         assert_eq!(key[rule.end..], [0; 32]);
         assert_eq!(Place::of(b"no key"), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn normalising_twice_changes_nothing(path in "/[a-zA-Z0-9%/._-]*") {
-            let once = normalise_path(&path).into_owned();
-            assert_eq!(normalise_path(&once), once.as_str());
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! whether a response may be kept; every other answer of the proxy follows from these two.
 //! [`requirements`] lists the rules of the RFCs with the tests that hold them.
 
+pub mod canonical;
 pub mod client;
 pub mod conditional;
 pub mod decide;

@@ -31,6 +31,8 @@ pub enum Reason {
     /// The last response for this key could not be shared; it is fetched without waiting.
     HitForMiss,
     NoRoute,
+    /// The target has no canonical spelling, or its route wants it sent as it came.
+    RawTarget,
     Method,
     RequestBody,
     Range,
@@ -87,6 +89,7 @@ impl Reason {
             | Self::StaleWhileRevalidate
             | Self::MaxStale
             | Self::NoRoute
+            | Self::RawTarget
             | Self::RequestBody
             | Self::Range
             | Self::Precondition
@@ -136,6 +139,7 @@ impl Reason {
             | Self::ClientDirective
             | Self::HitForMiss
             | Self::NoRoute
+            | Self::RawTarget
             | Self::Method
             | Self::RequestBody
             | Self::Range
@@ -169,6 +173,7 @@ impl Reason {
             | Self::ClientDirective
             | Self::HitForMiss
             | Self::NoRoute
+            | Self::RawTarget
             | Self::Method
             | Self::RequestBody
             | Self::Range

@@ -11,19 +11,19 @@ use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};
 use super::wire::forward::{client_scheme, forwarded_host};
-use super::wire::{Client, Conditions, Host, InterimListener};
+use super::wire::{Client, Conditions, Forwarded, Host, InterimListener};
 
 /// A request that was checked, with the host that it is for and its path in one spelling.
 pub struct ClientRequest {
     pub parts: request::Parts,
     /// `None` for an HTTP/1.0 request that names none.
     pub host: Option<Host>,
-    /// The path in one spelling, where that is not the one that was sent.
-    pub normal_path: Option<Box<str>>,
     pub client: Client,
     pub started: Instant,
     /// There is a body that an origin may need.
     pub has_body: bool,
+    /// Its target is sent as it came, and it is never stored.
+    pub is_raw: bool,
 }
 
 impl ClientRequest {
@@ -31,12 +31,9 @@ impl ClientRequest {
         self.host.as_ref().map(Host::as_str)
     }
 
-    /// The path in the spelling by which it is routed and keyed.
+    /// The path by which it is routed and keyed, and which is sent.
     pub fn path(&self) -> &str {
-        match &self.normal_path {
-            Some(path) => path,
-            None => self.parts.uri.path(),
-        }
+        self.parts.uri.path()
     }
 
     pub fn view(&self) -> RequestView<'_> {
@@ -66,18 +63,10 @@ impl ClientRequest {
     pub fn origin_parts(&self, plan: &Plan) -> KeyParts<'_> {
         let hides_host = plan.forwarding.rewrites_host() && !plan.config.routes.match_hosts();
         let (headers, client) = (&self.parts.headers, self.client);
-        let scheme = client_scheme(headers, client);
-        // A default port says nothing (RFC 9110 §4.2.3).
-        let port = if scheme == "https" { ":443" } else { ":80" };
-        fn bare<'a>(host: &'a str, port: &str) -> &'a str {
-            host.strip_suffix(port).unwrap_or(host)
-        }
-        let host = self.host().filter(|_| !hides_host);
-        let forwarded = forwarded_host(headers, client).filter(|_| !hides_host);
         KeyParts {
-            scheme,
-            host: host.map_or("", |host| bare(host, port)),
-            forwarded_host: forwarded.map(|host| bare(host, port)),
+            scheme: client_scheme(headers, client),
+            host: self.host().filter(|_| !hides_host).unwrap_or_default(),
+            forwarded_host: forwarded_host(headers, client).filter(|_| !hides_host),
             path: "",
             query: None,
             rule: Default::default(),
@@ -96,9 +85,15 @@ impl ClientRequest {
         interim: Option<&InterimListener>,
     ) -> Result<Request<OriginBody>, Failure> {
         let rule = route.map(|route| &route.rule);
-        let (parts, host) = (&self.parts, self.host());
         let forwarding = &plan.forwarding;
-        let mut request = forwarding.request(parts, host, self.client, rule, conditions, body)?;
+        let sent = Forwarded {
+            parts: &self.parts,
+            host: self.host(),
+            client: self.client,
+            route: rule,
+            query: rule.filter(|_| !self.is_raw).map(|rule| &rule.query),
+        };
+        let mut request = forwarding.request(sent, conditions, body)?;
         if let Some(interim) = interim {
             interim.listen(&mut request);
         }

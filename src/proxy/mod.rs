@@ -63,7 +63,7 @@ pub use client::Handled;
 pub use fleet::Known;
 pub use plan::Plan;
 pub use state::State;
-pub use wire::{Body, Client, InterimQueue};
+pub use wire::{Body, InterimQueue};
 
 /// Answers requests by the plan in force. One per process, shared by all workers.
 pub struct Proxy {
@@ -121,7 +121,8 @@ impl Proxy {
     /// What was fixed at the start stays: addresses, workers, the sizes of memory and pools, the
     /// upstream and Redis.
     pub fn exchange(&self, config: Arc<Config>, source: Source) {
-        let successor = self.plan.load().successor(config, source);
+        self.state.note_exchange();
+        let successor = Plan::new(config, source, Arc::clone(&self.state));
         self.plan.store(Arc::new(successor));
         self.state.metrics.retire_routes();
     }
@@ -157,23 +158,19 @@ impl Proxy {
         })
     }
 
-    /// Answers a request. What its origin says before the final response goes to `interim`.
+    /// Answers a request of the client at `address`. What its origin says before the final response
+    /// goes to `interim`.
     pub fn handle<B>(
         &self,
         request: Request<B>,
-        client: Client,
+        address: IpAddr,
         interim: Option<&Arc<InterimQueue>>,
     ) -> Handled
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::handle(&self.in_force().0, request, client, interim)
-    }
-
-    /// Whether `address` is one of the configured trusted proxies.
-    pub fn client(&self, address: IpAddr) -> Client {
-        self.in_force().0.client(address)
+        client::handle(&self.in_force().0, request, address, interim)
     }
 
     /// The response to what is not even a request head.
@@ -182,12 +179,12 @@ impl Proxy {
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
-    pub fn explain<B>(&self, request: Request<B>, client: Client) -> Value
+    pub fn explain<B>(&self, request: Request<B>, address: IpAddr) -> Value
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::explain(&self.in_force().0, request, client)
+        client::explain(&self.in_force().0, request, address)
     }
 
     /// The digest of a key, as revocations name it.
@@ -196,8 +193,8 @@ impl Proxy {
     }
 
     /// How a URL stands in keys, by the rules of its routes; empty where no route answers it.
-    pub fn targets(&self, host: Option<&str>, path: &str, query: Option<&str>) -> Vec<Target> {
-        purging::targets::url_targets(&self.in_force().0, host, path, query)
+    pub fn targets(&self, host: Option<&str>, target: &str) -> Vec<Target> {
+        purging::targets::url_targets(&self.in_force().0, host, target)
     }
 
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.

@@ -4,6 +4,7 @@
 //! none. So the clock is ours: one timer a connection, looked at when it fires, which tells apart
 //! a client that never asked, one that is idle, and one that no longer reads.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::error::Failure;
-use crate::proxy::{Body, Client, Handled, Proxy};
+use crate::proxy::{Body, Handled, Proxy};
 
 use super::activity::{Activity, Handed, Verdict};
 use super::seat::Seat;
@@ -75,7 +76,7 @@ impl Acceptor {
         let activity = Arc::new(Activity::new());
         let service = Serving {
             proxy: Arc::clone(&self.proxy),
-            client: self.proxy.client(peer.ip()),
+            peer: peer.ip(),
             activity: Arc::clone(&activity),
         };
         let stream = Watched::new(stream, Arc::clone(&activity), Arc::clone(&self.proxy), seat);
@@ -142,7 +143,7 @@ impl Acceptor {
 /// The service of one connection.
 struct Serving {
     proxy: Arc<Proxy>,
-    client: Client,
+    peer: IpAddr,
     activity: Arc<Activity>,
 }
 
@@ -158,7 +159,7 @@ impl Service<Request<Incoming>> for Serving {
             version: request.version(),
             handled: self
                 .proxy
-                .handle(request, self.client, Some(&self.activity.interim)),
+                .handle(request, self.peer, Some(&self.activity.interim)),
             guard: Some(guard),
         }
     }

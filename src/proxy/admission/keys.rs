@@ -70,6 +70,11 @@ pub fn admit(
     if !request.is_guarded_on(route) {
         return Admission::Admitted(Admitted::default());
     }
+    if request.is_raw {
+        let message = "the request target has no canonical spelling (a broken escape, or a character that is not ASCII), and this route verifies API keys";
+        let failure = Failure::new(FailureKind::BadRequest, message);
+        return Admission::refused(failure, Reason::Refused);
+    }
     let caller = match caller(plan, guard, request, route, key) {
         Ok(Some(caller)) => caller,
         Ok(None) => {

@@ -202,6 +202,7 @@ async fn judged(
             detail: Some(Reason::OriginFailed),
         }
     })?;
+    plan.forwarding.name_no_upstream(response.headers_mut());
     let status = response.status();
     let verifies = let_in.is_some_and(|let_in| let_in.verifies);
     let is_unanswered = verifies && status.is_server_error();

@@ -1,6 +1,7 @@
 //! Why a request would be answered as it would: it takes the same steps as one that is answered, up
 //! to the point where something would be sent, and nothing is counted, asked or changed.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,7 +20,6 @@ use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::RequestKey;
-use crate::proxy::wire::Client;
 use crate::store::{Entry, Found};
 
 use super::course::Miss;
@@ -29,13 +29,14 @@ use super::routed::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.
-pub fn explain<B>(plan: &Plan, request: Request<B>, client: Client) -> Value
+pub fn explain<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
+    let client = plan.client(address);
     let (mut parts, body) = request.into_parts();
-    let received = match receive(plan, &mut parts) {
+    let received = match receive(plan, &mut parts, client) {
         Ok(received) => received,
         Err(refusal) => return told_refusal(json!({}), &refusal),
     };

@@ -136,10 +136,10 @@ fn copy_of_request(plan: &Plan, keyed: &Keyed<'_>) -> KeyedRequest {
         request: ClientRequest {
             parts,
             host: keyed.request.host.clone(),
-            normal_path: keyed.request.normal_path.clone(),
             client: keyed.request.client,
             started: keyed.request.started,
             has_body: false,
+            is_raw: false,
         },
         route: Arc::clone(keyed.route),
         key: keyed.key.clone(),

@@ -29,6 +29,7 @@ mod refusal;
 mod reuse;
 mod routed;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,7 +37,7 @@ use bytes::Bytes;
 use http::Request;
 
 use super::plan::Plan;
-use super::wire::{Client, InterimQueue};
+use super::wire::InterimQueue;
 
 pub use explain::explain;
 pub use handled::Handled;
@@ -51,7 +52,7 @@ use routed::Routed;
 pub fn handle<B>(
     plan: &Arc<Plan>,
     request: Request<B>,
-    client: Client,
+    address: IpAddr,
     interim: Option<&Arc<InterimQueue>>,
 ) -> Handled
 where
@@ -59,8 +60,9 @@ where
     B::Error: std::fmt::Display,
 {
     let started = Instant::now();
+    let client = plan.client(address);
     let (mut parts, body) = request.into_parts();
-    let received = match receive(plan, &mut parts) {
+    let received = match receive(plan, &mut parts, client) {
         Ok(received) => received,
         Err(refusal) => {
             return Handled::now(refuse(plan, None, &parts.method, started, &refusal));

@@ -3,34 +3,72 @@
 
 use std::borrow::Cow;
 
-use http::request;
+use http::uri::PathAndQuery;
+use http::{Uri, request};
 
 use crate::http::fields;
 use crate::policy::Reason;
-use crate::policy::key::normalise_path;
+use crate::policy::canonical;
 use crate::proxy::admission::Refusal;
 use crate::proxy::plan::Plan;
-use crate::proxy::wire::{Host, framing};
+use crate::proxy::wire::forward::client_scheme;
+use crate::proxy::wire::{Client, Host, framing};
 
 /// What is known of a request that was checked.
 pub struct Received {
     /// `None` for an HTTP/1.0 request that names none.
     pub host: Option<Host>,
-    /// The path in one spelling, where that is not the one that was sent.
-    pub normal_path: Option<Box<str>>,
+    pub spelling: Spelling,
+}
+
+/// How a target is spelled.
+pub enum Spelling {
+    Canonical,
+    /// Otherwise; this is the canonical one.
+    Other(PathAndQuery),
+    /// It has no canonical spelling.
+    None,
 }
 
 /// Checks a request as it came, and takes the fields of one hop off.
-pub fn receive(plan: &Plan, parts: &mut request::Parts) -> Result<Received, Box<Refusal>> {
+pub fn receive(
+    plan: &Plan,
+    parts: &mut request::Parts,
+    client: Client,
+) -> Result<Received, Box<Refusal>> {
     // Before anything is selected by them: the origin will not see these fields.
     fields::strip_named(&mut parts.headers);
     let host = framing::check(parts, &plan.config.limits).map_err(|failure| {
         let reason = Reason::Refused;
         Box::new(Refusal { failure, reason })
     })?;
-    let normal_path = match normalise_path(parts.uri.path()) {
-        Cow::Borrowed(_) => None,
-        Cow::Owned(path) => Some(path.into()),
+    let scheme = client_scheme(&parts.headers, client);
+    Ok(Received {
+        host: host.map(|host| host.without_default_port(scheme)),
+        spelling: spelling(&parts.uri),
+    })
+}
+
+fn spelling(uri: &Uri) -> Spelling {
+    // `OPTIONS *` names no path.
+    if !uri.path().starts_with('/') {
+        return Spelling::Canonical;
+    }
+    let path = match canonical::path(uri.path()) {
+        Ok(path) => path,
+        Err(_) => return Spelling::None,
     };
-    Ok(Received { host, normal_path })
+    let query = match uri.query().map(canonical::query).transpose() {
+        Ok(query) => query,
+        Err(_) => return Spelling::None,
+    };
+    if let (Cow::Borrowed(_), None | Some(Cow::Borrowed(_))) = (&path, &query) {
+        return Spelling::Canonical;
+    }
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    // It has only characters that were there before.
+    target.parse().map_or(Spelling::None, Spelling::Other)
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Method, request};
+use http::uri::PathAndQuery;
+use http::{Method, Uri, request};
 
 use crate::error::{Failure, FailureKind};
 use crate::guard::{Caller, Measured, Standing};
@@ -30,7 +31,7 @@ use super::handled::Handled;
 use super::look_up::{Keyed, LookedUp};
 use super::miss::answer_miss;
 use super::note::Note;
-use super::received::Received;
+use super::received::{Received, Spelling};
 use super::refusal::{count, failure_response, refuse};
 
 /// The route of a request: borrowed from the plan while nothing is waited for, so that a hit counts
@@ -71,7 +72,7 @@ impl<'p> Routed<'p> {
     /// Finds the route of a request.
     pub fn of<B>(
         plan: &'p Plan,
-        parts: request::Parts,
+        mut parts: request::Parts,
         received: Received,
         body: B,
         client: Client,
@@ -81,10 +82,18 @@ impl<'p> Routed<'p> {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let Received { host, normal_path } = received;
-        let (named, path) = (host.as_ref().map_or("", Host::as_str), parts.uri.path());
-        let path = normal_path.as_deref().unwrap_or(path);
+        let Received { host, spelling } = received;
+        let named = host.as_ref().map_or("", Host::as_str);
+        let path = match &spelling {
+            Spelling::Other(target) => target.path(),
+            Spelling::Canonical | Spelling::None => parts.uri.path(),
+        };
         let route = plan.route(&parts.method, named, path).map(RouteOf::Plan);
+        let wants_raw = route.as_ref().is_some_and(|route| route.rule.raw_target);
+        let is_raw = wants_raw || matches!(spelling, Spelling::None);
+        if let (Spelling::Other(target), false) = (spelling, is_raw) {
+            parts.uri = respelled(&parts.uri, target);
+        }
         let limits = &plan.config.limits;
         let upload = (!body.is_end_stream())
             .then(|| client_body(body, limits.request_body, limits.body_timeout));
@@ -93,9 +102,9 @@ impl<'p> Routed<'p> {
                 has_body: upload.is_some() && parts.method != Method::TRACE,
                 parts,
                 host,
-                normal_path,
                 client,
                 started,
+                is_raw,
             },
             upload,
             route,
@@ -118,6 +127,16 @@ impl<'p> Routed<'p> {
         }
     }
 
+    /// The route may have been demoted while something was waited for.
+    fn in_effect_now(self, plan: &Plan) -> Self {
+        let purges = plan.state.memory.purges();
+        let route = self.route.map(RouteOf::into_own);
+        Self {
+            route: route.map(|route| RouteOf::Own(Arc::clone(route.in_effect(purges)))),
+            ..self
+        }
+    }
+
     /// Counts a request by the limits that concern it, then goes on.
     pub fn count(self, plan: &Arc<Plan>, interim: Option<&Arc<InterimQueue>>) -> Handled {
         let counted = match who(plan, &self.request, self.route()) {
@@ -133,6 +152,7 @@ impl<'p> Routed<'p> {
                 Ok(who) => plan.limits.ask(who).await,
                 Err(refusal) => return routed.refuse(&plan, &refusal).response().await,
             };
+            let routed = routed.in_effect_now(&plan);
             let handled = routed.measured(&plan, interim.as_ref(), measured);
             handled.response().await
         })
@@ -222,6 +242,7 @@ impl<'p> Routed<'p> {
                 Some(guard) => Some(guard.ask(caller, headers).await),
                 None => None,
             };
+            let routed = routed.in_effect_now(&plan);
             let handled = routed.admit(&plan, interim.as_ref(), standing);
             handled.response().await
         })
@@ -237,11 +258,11 @@ impl<'p> Routed<'p> {
         let Some(route) = &self.route else {
             return Err(Reason::NoRoute);
         };
+        if self.request.is_raw {
+            return Err(Reason::RawTarget);
+        }
         if let Some(reason) = policy::bypass(self.request.view(), route.options()) {
             return Err(reason);
-        }
-        if admitted.is_anonymous {
-            return Err(Reason::Credential);
         }
         // Selecting fields are rewritten where the route says so, before anything is selected by
         // them. What goes by is left as it is: an origin decides by `Origin` whether a write or a
@@ -249,6 +270,9 @@ impl<'p> Routed<'p> {
         let normalise = &route.rule.normalise;
         if !normalise.is_idle() {
             normalise.apply(&mut self.request.parts.headers);
+        }
+        if admitted.is_anonymous {
+            return Err(Reason::Credential);
         }
         key.write(plan, &self.request, route);
         Ok(Keyed {
@@ -313,6 +337,14 @@ impl<'p> Routed<'p> {
         }
         .answer(plan, self.upload, interim)
     }
+}
+
+/// The same with another target.
+fn respelled(uri: &Uri, target: PathAndQuery) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(target);
+    // Only the path and the query are others, and they are there.
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
 /// How a request is answered that takes only what is stored, where nothing is.

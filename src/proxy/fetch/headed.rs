@@ -48,6 +48,8 @@ impl Answered {
         if let Err(failure) = clean_response(&mut response, received) {
             return self.broken(failure);
         }
+        let forwarding = &self.fetch.plan.forwarding;
+        forwarding.name_no_upstream(response.headers_mut());
         let caller = self.callers_key(response.status()).await;
         let headed = self.judged(caller, &response);
         match headed {

@@ -18,6 +18,7 @@ use crate::error::{self, Failure};
 use crate::guard::credential::Credentials;
 use crate::guard::{Guard, Limits, Source};
 use crate::metrics::{NO_ROUTE, RouteSeries};
+use crate::policy::canonical;
 
 use super::state::State;
 use super::wire::{Client, Forwarding, framing};
@@ -30,8 +31,6 @@ pub struct Plan {
     pub state: Arc<State>,
     /// Who says whether keys are good.
     pub source: Source,
-    /// Plans that were in force before this one.
-    pub generation: u64,
     /// By their place in the configuration.
     routes: Vec<Arc<PlannedRoute>>,
     pub forwarding: Forwarding,
@@ -47,7 +46,9 @@ impl Plan {
     pub fn new(config: Arc<Config>, source: Source, state: Arc<State>) -> Self {
         let credentials = || {
             let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
-            Credentials::new(&cache.credential_fields, &cache.credential_cookies, secret)
+            let source = config.auth.source.as_str();
+            let (fields, cookies) = (&cache.credential_fields, &cache.credential_cookies);
+            Credentials::new(fields, cookies, secret, source)
         };
         let forwarding = Forwarding::new(&config);
         let routes: Vec<Arc<PlannedRoute>> = config
@@ -72,7 +73,6 @@ impl Plan {
             credentials: credentials(),
             limits: Arc::new(limits),
             forwarding,
-            generation: 0,
             source,
             routes,
             guard,
@@ -81,16 +81,9 @@ impl Plan {
         }
     }
 
-    /// The plan that takes this one's place.
-    pub fn successor(&self, config: Arc<Config>, source: Source) -> Self {
-        Self {
-            generation: self.generation + 1,
-            ..Self::new(config, source, Arc::clone(&self.state))
-        }
-    }
-
     /// The route that takes a request, as it takes effect: one whose answers differ by key is not
-    /// shared any more.
+    /// shared any more. Where an origin may take the path for another one, whose route is stricter,
+    /// that one rules.
     pub fn route(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<PlannedRoute>> {
         let routes = &self.config.routes;
         let host = if routes.match_hosts() {
@@ -99,6 +92,25 @@ impl Plan {
             ""
         };
         let (place, _) = routes.find(method, host, path)?;
+        let mut route = self.in_effect(place)?;
+        if canonical::is_ambiguous(path) {
+            let found = canonical::readings(path).into_iter().flat_map(|reading| {
+                let exact = routes.find(method, host, &reading).map(|(place, _)| place);
+                let folded = reading.to_ascii_lowercase();
+                [exact, routes.find_folded(method, host, &folded)]
+            });
+            let folded = path.to_ascii_lowercase();
+            let found = found.chain([routes.find_folded(method, host, &folded)]);
+            for other in found.flatten().filter_map(|place| self.in_effect(place)) {
+                if other.strictness() > route.strictness() {
+                    route = other;
+                }
+            }
+        }
+        Some(route)
+    }
+
+    fn in_effect(&self, place: usize) -> Option<&Arc<PlannedRoute>> {
         let route = self.routes.get(place)?;
         Some(route.in_effect(self.state.memory.purges()))
     }
@@ -109,7 +121,7 @@ impl Plan {
         self.routes.iter().find(same)
     }
 
-    /// Whether `address` is one of the configured trusted proxies.
+    /// Who is at `address`: whether it is one of the configured trusted proxies.
     pub fn client(&self, address: IpAddr) -> Client {
         let address = address.to_canonical();
         let trusted = &self.config.listen.trusted_proxies;

@@ -50,7 +50,7 @@ impl PlannedRoute {
             Sharing {
                 demotion,
                 per_key: Self::of(&per_key(rule), volatile, forwarding, state),
-                observed: state.shared_routes.of(demotion),
+                observed: state.shared_routes.of(observed_digest(demotion, rule)),
             }
         });
         Arc::new(Self {
@@ -63,6 +63,17 @@ impl PlannedRoute {
 
     pub fn options(&self) -> &Options {
         &self.rule.options
+    }
+
+    /// How much it keeps callers apart: where it is not clear which of two routes a request takes,
+    /// the one that keeps more apart rules.
+    pub fn strictness(&self) -> u8 {
+        match self.options().share {
+            _ if self.rule.raw_target => 3,
+            Share::PerKey => 2,
+            Share::Verified => 1,
+            Share::Standard => 0,
+        }
     }
 
     /// What takes effect of a route: itself, or the same not shared, where this instance or another
@@ -108,6 +119,21 @@ fn per_key(route: &Route) -> Route {
     let mut per_key = route.clone();
     per_key.options.share = Share::PerKey;
     per_key
+}
+
+/// Keys are remembered with the fields that carried them: with other fields, none is.
+fn observed_digest(demotion: [u8; 32], route: &Route) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(demotion);
+    for name in route.options.credential_fields.iter() {
+        digest.update(name.as_str());
+        digest.update([0]);
+    }
+    for name in route.options.credential_cookies.iter() {
+        digest.update([1]);
+        digest.update(name.as_bytes());
+    }
+    digest.finalize().into()
 }
 
 fn demotion_digest(route: &Route, volatile: &[String]) -> [u8; 32] {

@@ -31,7 +31,14 @@ pub struct Write {
     /// The target URI, where the request says enough to write it.
     url: Option<Url>,
     /// What is purged if nobody hears how it ended.
-    changes: Vec<(Purge, Mode)>,
+    changes: Vec<Change>,
+}
+
+/// What a write may have changed.
+enum Change {
+    /// A URL of its host, by path and query: how that stands in keys is asked when it is purged.
+    Url(String),
+    Named(Purge, Mode),
 }
 
 impl Write {
@@ -58,36 +65,54 @@ impl Write {
             host: host.to_owned(),
             changes: Vec::new(),
         };
-        write.add_url(uri.path(), uri.query());
+        write.changes.push(Change::Url(target.to_owned()));
         // The operator's groups are of the whole sidecar, whatever host was written to.
         for (name, mode) in route.into_iter().flat_map(|route| &route.rule.invalidates) {
             let (target, reach) = (Target::Group(name.clone()), Reach::Any);
-            write.changes.push((Purge { target, reach }, *mode));
+            write
+                .changes
+                .push(Change::Named(Purge { target, reach }, *mode));
         }
         Some(write)
     }
 
-    fn add_url(&mut self, path: &str, query: Option<&str>) {
-        for target in url_targets(&self.plan, Some(&self.host), path, query) {
-            self.add(target);
+    /// What the changes name.
+    fn named(&self, changes: &[Change]) -> Vec<(Purge, Mode)> {
+        let mut named = Vec::new();
+        for change in changes {
+            match change {
+                Change::Named(purge, mode) => named.push((purge.clone(), *mode)),
+                Change::Url(target) => {
+                    for target in url_targets(&self.plan, Some(&self.host), target) {
+                        named.push((self.of_this_origin(target), Mode::Hard));
+                    }
+                }
+            }
         }
+        named
     }
 
-    /// Of this origin alone.
-    fn add(&mut self, target: Target) {
-        let reach = Reach::Origin(self.origin.clone());
-        self.changes.push((Purge { target, reach }, Mode::Hard));
+    /// Of this origin alone; of any where other rules may have spelled it otherwise.
+    fn of_this_origin(&self, target: Target) -> Purge {
+        let hides_hosts = self.plan.forwarding.rewrites_host();
+        let reach = if hides_hosts && self.plan.state.may_have_other_rules() {
+            Reach::Any
+        } else {
+            Reach::Origin(self.origin.clone())
+        };
+        Purge { target, reach }
     }
 
     fn purge(&self) {
-        for (purge, mode) in &self.changes {
-            self.plan.state.purge(purge.clone(), *mode);
+        for (purge, mode) in self.named(&self.changes) {
+            self.plan.state.purge(purge, mode);
         }
     }
 
     /// The end of an answer: nothing is left to be done when this is dropped.
     fn ends(&mut self) {
-        for (purge, mode) in self.changes.drain(..) {
+        let changes = std::mem::take(&mut self.changes);
+        for (purge, mode) in self.named(&changes) {
             self.plan.state.purge_again(purge, mode);
         }
     }
@@ -100,7 +125,13 @@ impl Write {
     ) -> Result<Response<OriginBody>, Failure> {
         let writing = tokio::spawn(async move {
             let state = Arc::clone(&self.plan.state);
-            let answer = state.origin.answer(request).await;
+            let mut answer = state.origin.answer(request).await;
+            if let Ok(response) = &mut answer {
+                // Before it is read what they name.
+                self.plan
+                    .forwarding
+                    .name_no_upstream(response.headers_mut());
+            }
             self.answered(&answer);
             self.purge();
             match answer {
@@ -125,13 +156,14 @@ impl Write {
                 if !invalidate::has_changed(response.status()) {
                     self.changes.clear();
                 } else if let Some(url) = self.url.take() {
-                    for url in invalidate::also_changed(&url, response.headers()) {
-                        self.add_url(url.path(), url.query());
+                    for target in invalidate::also_changed(&url, response.headers()) {
+                        self.changes.push(Change::Url(target));
                     }
                 }
                 // Whatever the status: the origin says what it changed (RFC 9875 §3).
                 for group in groups::invalidated(response.headers()) {
-                    self.add(Target::Group(group));
+                    let purge = self.of_this_origin(Target::Group(group));
+                    self.changes.push(Change::Named(purge, Mode::Hard));
                 }
             }
             Err(failure) if failure.kind.may_have_arrived() => {}

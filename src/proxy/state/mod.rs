@@ -46,6 +46,8 @@ pub struct State {
     pub shared_routes: SharedRoutes,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
+    /// A plan has taken another one's place.
+    has_exchanged: AtomicBool,
 }
 
 impl State {
@@ -75,6 +77,7 @@ impl State {
             limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
             shared_routes: SharedRoutes::default(),
             is_sweeping: AtomicBool::new(false),
+            has_exchanged: AtomicBool::new(false),
             second,
             metrics,
             clock,
@@ -103,6 +106,17 @@ impl State {
             }
         }
         is_stored
+    }
+
+    /// From now on there may be stored responses of another plan's rules.
+    pub fn note_exchange(&self) {
+        self.has_exchanged.store(true, Ordering::Release);
+    }
+
+    /// Whether responses may be stored by other rules than those of the plan in force: by a plan
+    /// before it, or by another instance of the fleet.
+    pub fn may_have_other_rules(&self) -> bool {
+        self.second.is_some() || self.has_exchanged.load(Ordering::Acquire)
     }
 
     /// The second tier lets go of what the origin says may not be used any more.

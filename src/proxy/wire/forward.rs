@@ -16,7 +16,7 @@ use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 use crate::http::fields::set;
 use crate::policy::Cookies;
-use crate::policy::key::select_query;
+use crate::policy::key::{QueryRule, select_query};
 use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
@@ -48,6 +48,17 @@ pub struct Client {
     pub address: IpAddr,
     /// Its `X-Forwarded-*` fields are believed.
     pub is_trusted: bool,
+}
+
+/// What of a client's request is forwarded.
+#[derive(Clone, Copy)]
+pub struct Forwarded<'a> {
+    pub parts: &'a request::Parts,
+    pub host: Option<&'a str>,
+    pub client: Client,
+    pub route: Option<&'a Route>,
+    /// Which parameters; `None`: the target as it came.
+    pub query: Option<&'a QueryRule>,
 }
 
 /// What of the configuration every forwarded request needs.
@@ -95,6 +106,41 @@ impl Forwarding {
         }
     }
 
+    /// Where the origin never sees the client's host, clients do not see the origin's either: a
+    /// `Location` or `Content-Location` that names it becomes the path that it means here.
+    pub fn name_no_upstream(&self, headers: &mut HeaderMap) {
+        let Some(own) = self.own_host.as_ref().and_then(|own| own.to_str().ok()) else {
+            return;
+        };
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let Some(value) = headers.get(&name) else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let is_own = |scheme: &str, rest: &str| {
+                let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+                let authority = without_default_port(authority, scheme);
+                authority.eq_ignore_ascii_case(without_default_port(own, scheme))
+            };
+            let rest = match text.split_once("://") {
+                Some((scheme, rest)) if is_own(&scheme.to_ascii_lowercase(), rest) => rest,
+                None => match text.strip_prefix("//") {
+                    Some(rest) if is_own("http", rest) || is_own("https", rest) => rest,
+                    _ => continue,
+                },
+                Some(_) => continue,
+            };
+            let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let target = match &rest[at..] {
+                target if target.starts_with('/') => target.to_owned(),
+                target => format!("/{target}"),
+            };
+            if let Ok(value) = HeaderValue::from_str(&target) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
     /// What the operator has put in the place of the client's words.
     pub fn configured_values(&self) -> [Option<&HeaderValue>; 3] {
         let values = [&self.own_host, &self.forwarded_host, &self.forwarded_proto];
@@ -109,20 +155,24 @@ impl Forwarding {
     /// The request to send, with the body to come.
     pub fn request(
         &self,
-        parts: &request::Parts,
-        host: Option<&str>,
-        client: Client,
-        route: Option<&Route>,
+        sent: Forwarded<'_>,
         conditions: Conditions<'_>,
         body: OriginBody,
     ) -> Result<Request<OriginBody>, Failure> {
+        let Forwarded {
+            parts,
+            host,
+            client,
+            route,
+            query,
+        } = sent;
         if hops::is_circling(&parts.headers) {
             let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
             return Err(Failure::new(FailureKind::Loop, message));
         }
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
-        *request.uri_mut() = target(&parts.uri, route)?;
+        *request.uri_mut() = target(&parts.uri, query)?;
         *request.headers_mut() = self.headers(parts, host, client, route, conditions);
         // hyper's client would send a GET or HEAD of unknown length without its body.
         let is_chunked =
@@ -249,8 +299,17 @@ pub fn client_scheme(headers: &HeaderMap, client: Client) -> &'static str {
 /// The host that the origin is told by `X-Forwarded-Host` where it is not the one in `Host`: a
 /// trusted proxy's word.
 pub fn forwarded_host(headers: &HeaderMap, client: Client) -> Option<&str> {
-    let said = headers.get(X_FORWARDED_HOST).filter(|_| client.is_trusted);
-    said.and_then(|value| value.to_str().ok())
+    let said = headers
+        .get(X_FORWARDED_HOST)
+        .filter(|_| client.is_trusted)?;
+    let scheme = client_scheme(headers, client);
+    Some(without_default_port(said.to_str().ok()?, scheme))
+}
+
+/// A host without the port that goes without saying (RFC 9110 §4.2.3).
+pub fn without_default_port<'a>(host: &'a str, scheme: &str) -> &'a str {
+    let port = if scheme == "https" { ":443" } else { ":80" };
+    host.strip_suffix(port).unwrap_or(host)
 }
 
 /// The protocol that a request asks to switch to (RFC 9110 §7.8); HTTP/1.1 only.
@@ -312,10 +371,10 @@ pub fn unconditional(headers: &mut HeaderMap) {
 }
 
 /// The origin-form target, with the part of the query that the route lets through.
-fn target(uri: &Uri, route: Option<&Route>) -> Result<Uri, Failure> {
+fn target(uri: &Uri, query: Option<&QueryRule>) -> Result<Uri, Failure> {
     let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let target = match route {
-        Some(route) => match select_query(uri.query(), &route.query, false) {
+    let target = match query {
+        Some(rule) => match select_query(uri.query(), rule, false) {
             Some(query) if Some(&*query) == uri.query() => whole.parse(),
             Some(query) => format!("{}?{query}", uri.path()).parse(),
             None => uri.path().parse(),
@@ -340,7 +399,14 @@ mod tests {
         let route = config.routes.list().first().map(|route| &**route);
         let host = parts.headers.get(HOST).map(|value| value.to_str().unwrap());
         let forwarding = Forwarding::new(&config);
-        let request = forwarding.request(&parts, host, client, route, Conditions::Pass, empty());
+        let sent = Forwarded {
+            parts: &parts,
+            host,
+            client,
+            route,
+            query: route.map(|route| &route.query),
+        };
+        let request = forwarding.request(sent, Conditions::Pass, empty());
         request.unwrap().headers().clone()
     }
 
@@ -436,8 +502,8 @@ mod tests {
         let config = format!("{KEEP}[[route]]\npath = \"/p\"\nquery = [\"b\"]\n");
         let config = Config::parse("test", &config, &|_| None).unwrap();
         let uri = Uri::from_static("/p?a=1&b=2");
-        let route = config.routes.list().first().map(|route| &**route);
-        assert_eq!(target(&uri, route).unwrap(), "/p?b=2");
+        let query = config.routes.list().first().map(|route| &route.query);
+        assert_eq!(target(&uri, query).unwrap(), "/p?b=2");
         assert_eq!(target(&uri, None).unwrap(), "/p?a=1&b=2");
     }
 }

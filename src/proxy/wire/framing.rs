@@ -10,6 +10,8 @@ use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
+use super::forward::without_default_port;
+
 /// The host that a client means, in lower case, with the port that it wrote. One of usual length
 /// stands on the stack.
 #[derive(Clone, Debug)]
@@ -29,6 +31,17 @@ impl Host {
             }
             Err(_) => Self::Long(text.to_ascii_lowercase().into()),
         }
+    }
+
+    /// The same without the port that goes without saying (RFC 9110 §4.2.3).
+    pub fn without_default_port(mut self, scheme: &str) -> Self {
+        let length = without_default_port(self.as_str(), scheme).len();
+        match &mut self {
+            Self::Short(text) => text.truncate(length),
+            Self::Long(text) if length < text.len() => *text = text[..length].into(),
+            Self::Long(_) => {}
+        }
+        self
     }
 
     pub fn as_str(&self) -> &str {

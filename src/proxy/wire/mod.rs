@@ -14,6 +14,6 @@ pub mod upload;
 pub mod whole_body;
 
 pub use body::{Body, Pieces};
-pub use forward::{Client, Conditions, Forwarding};
+pub use forward::{Client, Conditions, Forwarded, Forwarding};
 pub use framing::Host;
 pub use interim::{InterimListener, InterimQueue};

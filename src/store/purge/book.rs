@@ -151,7 +151,7 @@ impl Names {
             [b"", &*origin].map(|origin| self.name(kind, origin, target))
         };
         let groups = groups.into_iter().flat_map(|groups| groups.iter());
-        let changed = place.changes_query.then(|| of_each(3, place.path));
+        let changed = place.changes_query.then(|| of_each(3, &short(place.path)));
         let names: SmallVec<[u128; 8]> = of_each(0, b"")
             .into_iter()
             .chain(of_each(1, &target))

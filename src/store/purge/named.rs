@@ -14,8 +14,8 @@ pub enum Target {
     All,
     /// Path and query as [`write_target`](crate::policy::key::write_target) writes them, [`short`].
     Url(Box<[u8]>),
-    /// The same, not [`short`]ened, under whatever rule it is stored: where a rule changes queries,
-    /// whatever the query of the path is, for this log does not know the rule.
+    /// The same under whatever rule it is stored: where a rule changes queries, whatever the query of
+    /// the path is, for this log does not know the rule. Only its path is [`short`]ened.
     UrlOfAnyRule(Box<[u8]>),
     /// The beginning of a path, or a path and the beginning of its query after a `?`.
     Prefix(Box<str>),
@@ -80,7 +80,9 @@ impl Purge {
         let names = match &self.target {
             Target::All => true,
             Target::Url(target) => **target == *short(place.target),
-            Target::UrlOfAnyRule(target) if place.changes_query => path_of(target) == place.path,
+            Target::UrlOfAnyRule(target) if place.changes_query => {
+                *path_of(target) == *short(place.path)
+            }
             Target::UrlOfAnyRule(target) => **target == *place.target,
             Target::Prefix(prefix) => has_prefix(place, prefix),
             Target::Group(name) => groups.is_some_and(|groups| groups.contains(name)),

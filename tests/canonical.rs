@@ -1,0 +1,264 @@
+//! One canonical request is routed, keyed, purged and sent.
+
+use serde_json::json;
+
+use crate::support::keys::Keys;
+use crate::support::{Fixture, Received, Seen, ok, reply, route};
+
+/// The path that an origin takes a target for which decodes all of it, and then resolves it.
+fn resolved(target: &str) -> String {
+    let path = target
+        .split('?')
+        .next()
+        .unwrap()
+        .replace("%5c", "\\")
+        .replace("%5C", "\\");
+    let path = path
+        .replace("%2f", "/")
+        .replace("%2F", "/")
+        .replace("%2e", ".");
+    let (mut kept, path) = (Vec::new(), path.replace('\\', "/"));
+    for segment in path.split('/') {
+        match segment.split(';').next().unwrap() {
+            "" | "." => {}
+            ".." => drop(kept.pop()),
+            segment => kept.push(segment),
+        }
+    }
+    format!("/{}", kept.join("/")).to_ascii_lowercase()
+}
+
+/// The same page for all, but for `/api/me`.
+fn pages(keys: &Keys) -> impl Fn(&Seen) -> crate::support::Reply + use<> {
+    let keys = keys.clone();
+    move |seen| {
+        let key = seen.header("authorization").unwrap_or_default().to_owned();
+        let is_me = resolved(&seen.target) == "/api/me";
+        let fields = [("cache-control", "max-age=60")];
+        keys.check(seen, || ok(if is_me { &key } else { "all" }, &fields))
+    }
+}
+
+const GUARDED: &str = "
+[auth]
+on_difference = \"off\"
+[[route]]
+path = \"/api/{*rest}\"
+share = \"verified\"
+ttl = \"60s\"
+[[route]]
+path = \"/api/me\"
+share = \"per-key\"
+ttl = \"60s\"
+";
+
+#[tokio::test]
+async fn a_path_that_may_be_read_as_a_stricter_routes_is_ruled_by_that_route() {
+    let keys = Keys::of(&["one", "two"]);
+    let fixture = Fixture::start(GUARDED, pages(&keys)).await;
+    for path in [
+        "/api/me",
+        "/api/x/..%2fme",
+        "/api/me/",
+        "/api//me",
+        "/api/./me",
+        "/api/x/../me",
+        "/api/x/%2e%2e/me",
+        "/api/x/..%5cme",
+        "/api/x/..\\me",
+        "/api/me%2f",
+        "/api/me;v=1",
+        "/API/Me",
+        "/api/x/..%2Fme?a=1",
+        "//api/me",
+    ] {
+        for _ in 0..2 {
+            for key in ["one", "two"] {
+                let received = fixture.get_as(key, path).await;
+                assert_eq!(received.text(), format!("Bearer {key}"), "{path}");
+            }
+        }
+    }
+    // What leads nowhere else is still shared.
+    for path in ["/api/x", "/api/x/y%2fz", "/api/X//y/"] {
+        fixture.get_as("one", path).await;
+        fixture.get_as("two", path).await;
+        let shared = fixture.get_as("two", path).await;
+        assert_eq!(
+            (shared.cache(), shared.text().as_str()),
+            ("HIT", "all"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_keyed_is_what_is_sent() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        let host = seen.header("host").unwrap_or_default();
+        let forwarded = seen.header("x-forwarded-host").unwrap_or_default();
+        ok(format!("{} {host} {forwarded}", seen.target), &[])
+    })
+    .await;
+    let ask = |target: &'static str, host: &'static str| {
+        let fixture = &fixture;
+        async move { fixture.get_with(target, &[("host", host)]).await }
+    };
+    for (target, host, sent) in [
+        (
+            "/api/%63onfig",
+            "t.example:80",
+            "/api/config t.example t.example",
+        ),
+        (
+            "/api/config",
+            "T.example",
+            "/api/config t.example t.example",
+        ),
+        ("/a/./b/../c?%7e=%c3%a9", "h", "/a/c?~=%C3%A9 h h"),
+        ("/a/c?~=%C3%A9", "h:80", "/a/c?~=%C3%A9 h h"),
+        ("/a%2fb//c", "h:81", "/a%2Fb//c h:81 h:81"),
+        ("/a?b=1+2", "h", "/a?b=1+2 h h"),
+        ("/a?b=1%2b2", "h", "/a?b=1%2B2 h h"),
+    ] {
+        assert_eq!(ask(target, host).await.text(), sent, "{target}");
+    }
+    assert_eq!(fixture.origin.count(), 5);
+}
+
+#[tokio::test]
+async fn what_has_no_canonical_spelling_goes_by_as_it_came_and_is_400_where_keys_are_verified() {
+    let keys = Keys::of(&["one"]);
+    let text = format!(
+        "{GUARDED}[[route]]\npath = \"/open/{{*rest}}\"\nttl = \"60s\"\nquery = [\"q\"]\n[[route]]\npath = \"/signed/{{*rest}}\"\nttl = \"60s\"\nraw_target = true\n"
+    );
+    let fixture = Fixture::start(&text, {
+        let pages = pages(&keys);
+        move |seen| match seen.target.starts_with("/api") {
+            true => pages(seen),
+            false => ok(&seen.target, &[]),
+        }
+    })
+    .await;
+    for target in ["/open/a?q=100%&x=1", "/open/%zz", "/signed/%7e/../a?%61=1"] {
+        for _ in 0..2 {
+            let received = fixture.get(target).await;
+            assert_eq!(
+                (received.cache(), received.text().as_str()),
+                ("BYPASS", target)
+            );
+            assert!(received.cache_status().contains("detail=raw-target"));
+        }
+    }
+    let asked = fixture.origin.count();
+    for target in ["/api/x?q=100%", "/api/%zz"] {
+        let received = fixture.get_as("one", target).await;
+        assert_eq!(received.status, 400, "{target}: {}", received.text());
+    }
+    assert_eq!(fixture.origin.count(), asked);
+}
+
+async fn purge(fixture: &Fixture, order: serde_json::Value) -> Received {
+    fixture.order("/purge", &order).await
+}
+
+#[tokio::test]
+async fn purges_speak_the_spelling_of_keys() {
+    let fixture = Fixture::start(&route("ttl = \"1h\""), |seen| {
+        ok(format!("{}", seen.number), &[])
+    })
+    .await;
+    for (stored, order) in [
+        ("/caf%C3%A9", json!({"url": "/café"})),
+        ("/caf%c3%a9", json!({"url": "http://origin/café"})),
+        ("/q?n='a'", json!({"url": "http://origin/q?n='a'"})),
+        ("/x/{id}", json!({"url": "http://origin/x/{id}"})),
+        ("/y/%7Bid%7D", json!({"url": "http://origin/y/{id}"})),
+        ("/a/b?x=%7e", json!({"url": "/a/./c/../%62?%78=~"})),
+        ("/caf%C3%A9/1", json!({"prefix": "/café/"})),
+        ("/~a/1", json!({"prefix": "http://origin/%7ea"})),
+    ] {
+        let fields = [("host", "origin")];
+        let before = fixture.get_with(stored, &fields).await.text();
+        assert_eq!(fixture.get_with(stored, &fields).await.text(), before);
+        let done = purge(&fixture, order.clone()).await.json();
+        assert_eq!(done["matches"], 1, "{stored} {order}: {done}");
+        assert_ne!(fixture.get_with(stored, &fields).await.text(), before);
+    }
+    for no_uri in [json!({"url": "/100%"}), json!({"prefix": "/%zz"})] {
+        assert_eq!(purge(&fixture, no_uri).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn writes_and_what_they_name_speak_the_spelling_of_keys() {
+    let routes =
+        "[[route]]\npath = \"/{*rest}\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nttl = \"1h\"\n";
+    let fixture = Fixture::start(routes, |seen| match seen.method.as_str() {
+        "POST" => {
+            let location = seen.header("x-says").unwrap_or("/nothing").to_owned();
+            reply(201, "", &[("location", &location)])
+        }
+        _ => ok(format!("{}", seen.number), &[]),
+    })
+    .await;
+    for (stored, written, location) in [
+        ("/a?n=%C3%A9", "/a?n=%c3%a9", ""),
+        ("/b~", "/%62%7e", ""),
+        ("/c/{id}?q='1'", "/other", "/c/{id}?q='1'"),
+        ("/d%2Fe", "/other", "http://origin/x/../d%2fe"),
+        ("/f/1", "/f/", "1"),
+    ] {
+        let fields = [("host", "origin")];
+        let before = fixture.get_with(stored, &fields).await.text();
+        assert_eq!(fixture.get_with(stored, &fields).await.text(), before);
+        let fields = [("host", "origin"), ("x-says", location)];
+        let fields = if location.is_empty() {
+            &fields[..1]
+        } else {
+            &fields
+        };
+        fixture.connect().await.ask("POST", written, fields).await;
+        let fields = [("host", "origin")];
+        assert_ne!(
+            fixture.get_with(stored, &fields).await.text(),
+            before,
+            "{stored}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_location_that_names_the_upstream_becomes_the_path_that_it_means_here() {
+    let text = "[upstream]\nhost = \"rewrite\"\n[[route]]\npath = \"/{*rest}\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nttl = \"1h\"\n";
+    let fixture = Fixture::start(text, |seen| {
+        let own = seen.header("host").unwrap_or_default().to_owned();
+        let location = match seen.target.as_str() {
+            "/foreign" => "http://other.example/x".to_owned(),
+            _ => format!("http://{own}/items/1?a=b"),
+        };
+        match seen.method.as_str() {
+            "POST" => reply(201, "", &[("location", &location)]),
+            "GET" if seen.target == "/moved" => reply(
+                301,
+                "",
+                &[("location", &location), ("cache-control", "max-age=60")],
+            ),
+            _ => ok(format!("{}", seen.number), &[]),
+        }
+    })
+    .await;
+    let before = fixture.get("/items/1?a=b").await.text();
+    let written = fixture.connect().await.ask("POST", "/items", &[]).await;
+    assert_eq!(written.header("location"), Some("/items/1?a=b"));
+    assert_ne!(fixture.get("/items/1?a=b").await.text(), before);
+    for expected in ["MISS", "HIT"] {
+        let moved = fixture.get("/moved").await;
+        assert_eq!(
+            (moved.cache(), moved.header("location")),
+            (expected, Some("/items/1?a=b"))
+        );
+    }
+    let foreign = fixture.connect().await.ask("POST", "/foreign", &[]).await;
+    assert_eq!(foreign.header("location"), Some("http://other.example/x"));
+}
