@@ -32,6 +32,8 @@ pub enum FailureKind {
     /// The request head has too many bytes or fields.
     HeadTooLarge,
     TargetTooLong,
+    /// The target is not one of this connection's (RFC 9110 §15.5.20).
+    Misdirected,
     /// A transfer coding or method that this proxy does not implement.
     NotImplemented,
     MethodNotAllowed,
@@ -118,6 +120,7 @@ impl FailureKind {
                 RequestAndItsFraming,
             ),
             Self::TargetTooLong => (Status::URI_TOO_LONG, INVALID, RequestAndItsFraming),
+            Self::Misdirected => (Status::MISDIRECTED_REQUEST, INVALID, Request),
             Self::NotImplemented => (Status::NOT_IMPLEMENTED, INVALID, RequestAndItsFraming),
             Self::MethodNotAllowed => (Status::METHOD_NOT_ALLOWED, DENIED, Request),
             Self::BodyTooLarge => (Status::PAYLOAD_TOO_LARGE, INVALID, RequestAndItsFraming),

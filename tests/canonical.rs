@@ -262,3 +262,109 @@ async fn a_location_that_names_the_upstream_becomes_the_path_that_it_means_here(
     let foreign = fixture.connect().await.ask("POST", "/foreign", &[]).await;
     assert_eq!(foreign.header("location"), Some("http://other.example/x"));
 }
+
+#[tokio::test]
+async fn requests_that_mean_another_origin_share_nothing() {
+    let trusting = "[listen]\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    for listen in ["", trusting] {
+        let text = format!("{listen}{}", route("ttl = \"1h\""));
+        let fixture = Fixture::start(&text, |seen| {
+            let scheme = seen.header("x-forwarded-proto").unwrap_or_default();
+            let host = seen.header("host").unwrap_or("none");
+            ok(format!("{scheme} {host:?}"), &[])
+        })
+        .await;
+        let mut client = fixture.connect().await;
+        let plain = client.ask("GET", "/s", &[("host", "h")]).await;
+        assert_eq!(plain.text(), "http \"h\"");
+        let same = client.ask("GET", "http://h/s", &[("host", "h")]).await;
+        assert_eq!((same.cache(), same.text()), ("HIT", plain.text()));
+        // RFC 9110 §7.4: nobody has secured this connection, unless a proxy before us has.
+        let secured = client.ask("GET", "https://h/s", &[("host", "h")]).await;
+        match listen {
+            "" => assert_eq!(secured.status, 421, "{}", secured.text()),
+            _ => assert_eq!(secured.text(), "https \"h\""),
+        }
+        // One names no host, the other an empty one.
+        let mut answers = Vec::new();
+        for head in [
+            "GET /n HTTP/1.0\r\n\r\n",
+            "GET /n HTTP/1.1\r\nhost:\r\n\r\n",
+        ] {
+            let mut client = fixture.connect().await;
+            client.send(head).await;
+            let received = client.response().await;
+            assert_eq!((received.status, received.cache()), (200, "MISS"), "{head}");
+            answers.push(received.text());
+        }
+        assert_ne!(answers[0], answers[1]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_host_and_no_target_is_400_and_not_forwarded() {
+    let fixture = Fixture::start(&route("ttl = \"1h\""), |seen| ok(&seen.target, &[])).await;
+    for host in [
+        "example.com:8080:9090",
+        "::1",
+        "[::1",
+        "[::1]80",
+        "[zz]",
+        "[::1]:x",
+        "h:+80",
+        "h:99999",
+        "h%zz",
+        "h%4",
+        ":80",
+        "a/b",
+        "u@h",
+    ] {
+        let received = fixture.get_with("/a", &[("host", host)]).await;
+        assert_eq!(received.status, 400, "{host}");
+        assert!(received.header("date").is_some(), "{host}");
+        assert!(received.header("content-type").is_some(), "{host}");
+    }
+    for (target, host) in [
+        ("http://h:99999/", "h:99999"),
+        ("http://h:99999/", "h"),
+        ("http://:80/", ":80"),
+        ("*", "h"),
+        ("h:80", "h:80"),
+        ("h", "h"),
+    ] {
+        let received = fixture.get_with(target, &[("host", host)]).await;
+        assert_eq!(received.status, 400, "{target}");
+        assert!(received.header("date").is_some(), "{target}");
+    }
+    assert_eq!(fixture.origin.count(), 0);
+    for (target, host, sent) in [
+        ("http://h?q", "h", "/?q"),
+        ("http://h", "h:80", "/"),
+        ("/a", "[::1]:81", "/a"),
+        ("/a", "h%41", "/a"),
+        ("/a", "h:", "/a"),
+        ("/a", "[v1.x]", "/a"),
+        ("/a", "xn--caf-dma.example", "/a"),
+    ] {
+        let received = fixture.get_with(target, &[("host", host)]).await;
+        assert_eq!(received.text(), sent, "{target} {host}");
+    }
+}
+
+#[tokio::test]
+async fn a_426_says_to_which_protocol() {
+    let fixture = Fixture::start(&route("ttl = \"1h\"\nerror_ttl = \"1h\""), |_| {
+        reply(
+            426,
+            "",
+            &[("upgrade", "TLS/1.0, HTTP/1.1"), ("connection", "upgrade")],
+        )
+    })
+    .await;
+    for _ in 0..2 {
+        let received = fixture.get("/a").await;
+        assert_eq!((received.status, received.cache()), (426, "MISS"));
+        assert_eq!(received.header("upgrade"), Some("TLS/1.0, HTTP/1.1"));
+        assert_eq!(received.header("connection"), Some("upgrade"));
+    }
+}

@@ -70,6 +70,41 @@ async fn each_variant_answers_only_requests_that_select_it() {
 }
 
 #[tokio::test]
+async fn a_vary_that_cannot_be_read_selects_by_anything() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        let vary = seen.target[1..].replace('_', " ").replace("%3B", ";");
+        let vary = vary.replace("%22", "\"").replace("%C3", "\u{c3}");
+        ok(seen.header("cookie").unwrap_or("none"), &[("vary", &vary)])
+    })
+    .await;
+    for vary in [
+        "Cookie%3BAuthorization",
+        "foo_bar",
+        ":_foo",
+        "foo%3Bq=1",
+        "accept,foo_bar",
+        "%22cookie%22",
+        "%22accept,cookie%22",
+        "(cookie)",
+        "%C3",
+        "accept,*",
+    ] {
+        for language in ["de", "en"] {
+            let fields = [("accept-language", language)];
+            let received = fixture.get_with(&format!("/{vary}"), &fields).await;
+            assert_eq!(received.cache(), "MISS", "{vary}");
+            let status = received.cache_status();
+            assert!(status.contains("detail=vary-any"), "{vary}: {status}");
+        }
+    }
+    // Empty members are none (RFC 9110 §5.6.1.2).
+    for expected in ["MISS", "HIT"] {
+        let received = fixture.get("/,accept,,").await;
+        assert_eq!(received.cache(), expected);
+    }
+}
+
+#[tokio::test]
 async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
     let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl = \"60s\"\n";
     let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;
@@ -214,8 +249,8 @@ async fn unkeyed_inputs_never_reach_the_origin_even_through_a_trusted_proxy() {
         "x-original-url",
         "x-rewrite-url",
         "x-http-method-override",
-        "forwarded",
-        "x-forwarded-prefix",
+        "x-forwarded-uri",
+        "x-real-ip",
     ] {
         fixture
             .get_with(&format!("/{name}"), &[(name, "/admin")])

@@ -8,6 +8,7 @@
 mod admin;
 mod caching;
 mod canonical;
+mod claims;
 mod cluster;
 mod coalesce;
 mod command;

@@ -1,7 +1,7 @@
 //! Whether a response may be stored in a shared cache (RFC 9111 §3).
 
 use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE, VARY};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use crate::clock::Timestamp;
 use crate::http::cache_control::Scope;
@@ -93,6 +93,10 @@ pub fn storable_part(
 /// `*`, and the fields that this proxy writes itself on the way to the origin: the client's own
 /// say nothing about what the origin answered by.
 fn selects_beyond_the_request(member: &[u8]) -> bool {
+    // What cannot be read may name anything (§4.1).
+    if HeaderName::from_bytes(member).is_err() {
+        return true;
+    }
     let own: [&[u8]; 4] = [b"*", b"x-forwarded-for", b"forwarded", b"via"];
     own.iter().any(|name| member.eq_ignore_ascii_case(name))
 }
@@ -106,12 +110,14 @@ fn is_partitioned(request: &HeaderMap, options: &Options) -> bool {
 }
 
 /// Statuses that are never reused whatever they say: interim and partial ones, 304 (an update, not
-/// a response of its own), and the two that are about one client's credential.
+/// a response of its own), 426, which is about one connection, and the two that are about one client's
+/// credential.
 fn understood(status: StatusCode) -> Result<(), Reason> {
     match status {
         StatusCode::PARTIAL_CONTENT => Err(Reason::Partial),
         // 304 is an update; the others MUST NOT be stored (RFC 6585 §3–6).
         StatusCode::NOT_MODIFIED
+        | StatusCode::UPGRADE_REQUIRED
         | StatusCode::PRECONDITION_REQUIRED
         | StatusCode::TOO_MANY_REQUESTS
         | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -128,7 +134,7 @@ fn understood(status: StatusCode) -> Result<(), Reason> {
 fn is_understood(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
-        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 400..=417 | 421..=426 | 451 | 500..=508 | 510
+        200 | 203 | 204 | 300 | 301 | 302 | 303 | 307 | 308 | 400..=417 | 421..=425 | 451 | 500..=508 | 510
     )
 }
 

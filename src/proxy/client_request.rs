@@ -10,7 +10,7 @@ use crate::policy::{RequestView, Share, range};
 use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};
-use super::wire::forward::{client_scheme, forwarded_host};
+use super::wire::claims::{client_scheme, forwarded_host};
 use super::wire::{Client, Conditions, Forwarded, Host, InterimListener};
 
 /// A request that was checked, with the host that it is for and its path in one spelling.
@@ -62,11 +62,16 @@ impl ClientRequest {
     /// The parts of a key that say which origin, as it sees them; the rest is empty.
     pub fn origin_parts(&self, plan: &Plan) -> KeyParts<'_> {
         let hides_host = plan.forwarding.rewrites_host() && !plan.config.routes.match_hosts();
-        let (headers, client) = (&self.parts.headers, self.client);
+        let (parts, client) = (&self.parts, self.client);
         KeyParts {
-            scheme: client_scheme(headers, client),
-            host: self.host().filter(|_| !hides_host).unwrap_or_default(),
-            forwarded_host: forwarded_host(headers, client).filter(|_| !hides_host),
+            scheme: client_scheme(parts, client),
+            host: match self.host() {
+                _ if hides_host => "",
+                // No host is spelled so, and the origin is told the upstream's.
+                None => "?",
+                Some(host) => host,
+            },
+            forwarded_host: forwarded_host(parts, client).filter(|_| !hides_host),
             path: "",
             query: None,
             rule: Default::default(),

@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
 use crate::http::fields;
@@ -12,6 +11,7 @@ use crate::policy::{Cookies, Options, Share};
 
 use super::client_request::ClientRequest;
 use super::plan::{Plan, PlannedRoute};
+use super::wire::claims::believed;
 
 /// The key under which a request is looked up.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ impl RequestKey {
         }
         let rule = &route.rule;
         let query = select_query(request.parts.uri.query(), &rule.query, rule.sort_query);
-        let partition = partition(&request.parts.headers, &rule.options);
+        let partition = partition(plan, request, &rule.options);
         let parts = KeyParts {
             path: request.path(),
             query: query.as_deref(),
@@ -61,10 +61,15 @@ impl RequestKey {
     }
 }
 
-/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`).
-fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
+/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`), and of
+/// what a trusted proxy says beside scheme and host.
+fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<[u8; 32]> {
+    let headers = &request.parts.headers;
     let by_cookie = options.cookies == Cookies::Key;
-    if options.share != Share::PerKey && !by_cookie {
+    let mut believed = believed(headers, request.client)
+        .take_while(|_| !plan.forwarding.rewrites_host())
+        .peekable();
+    if options.share != Share::PerKey && !by_cookie && believed.peek().is_none() {
         return None;
     }
     let mut digest = Sha256::new();
@@ -89,6 +94,9 @@ fn partition(headers: &HeaderMap, options: &Options) -> Option<[u8; 32]> {
         for value in fields::cookies(headers, name) {
             add(&format!("cookie {name}"), value);
         }
+    }
+    for (name, value) in believed {
+        add(&format!("believed {name}"), value);
     }
     Some(digest.finalize().into())
 }

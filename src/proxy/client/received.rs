@@ -11,7 +11,7 @@ use crate::policy::Reason;
 use crate::policy::canonical;
 use crate::proxy::admission::Refusal;
 use crate::proxy::plan::Plan;
-use crate::proxy::wire::forward::client_scheme;
+use crate::proxy::wire::claims::client_scheme;
 use crate::proxy::wire::{Client, Host, framing};
 
 /// What is known of a request that was checked.
@@ -38,11 +38,11 @@ pub fn receive(
 ) -> Result<Received, Box<Refusal>> {
     // Before anything is selected by them: the origin will not see these fields.
     fields::strip_named(&mut parts.headers);
-    let host = framing::check(parts, &plan.config.limits).map_err(|failure| {
+    let host = framing::check(parts, client, &plan.config.limits).map_err(|failure| {
         let reason = Reason::Refused;
         Box::new(Refusal { failure, reason })
     })?;
-    let scheme = client_scheme(&parts.headers, client);
+    let scheme = client_scheme(parts, client);
     Ok(Received {
         host: host.map(|host| host.without_default_port(scheme)),
         spelling: spelling(&parts.uri),
@@ -62,7 +62,11 @@ fn spelling(uri: &Uri) -> Spelling {
         Ok(query) => query,
         Err(_) => return Spelling::None,
     };
-    if let (Cow::Borrowed(_), None | Some(Cow::Borrowed(_))) = (&path, &query) {
+    // That of `http://h?q` begins with its query.
+    let whole = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if let (Cow::Borrowed(_), None | Some(Cow::Borrowed(_))) = (&path, &query)
+        && whole.starts_with('/')
+    {
         return Spelling::Canonical;
     }
     let target = match query {

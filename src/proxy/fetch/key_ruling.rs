@@ -7,7 +7,7 @@ use crate::guard::Ruling;
 use crate::http::fields;
 use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::Plan;
-use crate::proxy::wire::forward::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::proxy::wire::claims::{X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::upstream::{OriginBody, empty};
 
 /// Whether an answer can prove a key good.

@@ -11,17 +11,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::DATE;
 use http::{Method, Response};
 
 use crate::config::Config;
 use crate::error::{self, Failure};
 use crate::guard::credential::Credentials;
 use crate::guard::{Guard, Limits, Source};
+use crate::http::dates;
 use crate::metrics::{NO_ROUTE, RouteSeries};
 use crate::policy::canonical;
 
 use super::state::State;
-use super::wire::{Client, Forwarding, framing};
+use super::wire::{Client, Forwarding, host};
 
 pub use route::PlannedRoute;
 
@@ -87,7 +89,7 @@ impl Plan {
     pub fn route(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<PlannedRoute>> {
         let routes = &self.config.routes;
         let host = if routes.match_hosts() {
-            framing::without_port(host)
+            host::without_port(host)
         } else {
             ""
         };
@@ -138,6 +140,10 @@ impl Plan {
 
     /// The response to a failed request, with the operator's fields.
     pub fn failure_response(&self, failure: &Failure) -> Response<Bytes> {
-        error::response(failure, self.state.clock.now(), &self.config.error_headers)
+        let now = self.state.clock.now();
+        let mut response = error::response(failure, now, &self.config.error_headers);
+        // Also where hyper does not write it (RFC 9110 §6.6.1).
+        response.headers_mut().insert(DATE, dates::format(now));
+        response
     }
 }

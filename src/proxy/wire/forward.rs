@@ -20,35 +20,12 @@ use crate::policy::key::{QueryRule, select_query};
 use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
+use super::claims::{
+    self, Client, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, client_scheme,
+    forwarded_host,
+};
 use super::hops;
-
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-
-/// Inputs that some origins answer by and no key holds. They are dropped whoever sends them: a
-/// trusted proxy passes on what its own clients wrote.
-const UNKEYED: [HeaderName; 11] = [
-    FORWARDED,
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-ssl"),
-];
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Client {
-    pub address: IpAddr,
-    /// Its `X-Forwarded-*` fields are believed.
-    pub is_trusted: bool,
-}
+use super::host::without_default_port;
 
 /// What of a client's request is forwarded.
 #[derive(Clone, Copy)]
@@ -70,6 +47,7 @@ pub struct Forwarding {
     forwarded_proto: Option<HeaderValue>,
     /// The upstream's host, for an HTTP/1.0 client that named none.
     fallback_host: Option<HeaderValue>,
+    credentials: Vec<HeaderName>,
 }
 
 /// What is done with the client's own `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
@@ -99,6 +77,7 @@ impl Forwarding {
             .as_ref()
             .map(|upstream| upstream.authority());
         Self {
+            credentials: config.cache.credential_fields.to_vec(),
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
@@ -202,14 +181,19 @@ impl Forwarding {
         };
         fields::strip_hop_by_hop(&mut headers);
         headers.remove(EXPECT);
-        for name in &UNKEYED {
-            headers.remove(name);
-        }
+        let is_told = !self.rewrites_host();
+        claims::strip(
+            &mut headers,
+            client,
+            &parts.method,
+            &self.credentials,
+            is_told,
+        );
         if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
             headers.remove(COOKIE);
         }
         join_cookies(&mut headers);
-        self.say_who_forwards(&mut headers, &parts.headers, host, client);
+        self.say_who_forwards(&mut headers, parts, host, client);
         hops::append_via(&mut headers, parts.version);
         if wants_trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -226,7 +210,7 @@ impl Forwarding {
     fn say_who_forwards(
         &self,
         headers: &mut HeaderMap,
-        theirs: &HeaderMap,
+        parts: &request::Parts,
         host: Option<&str>,
         client: Client,
     ) {
@@ -239,7 +223,7 @@ impl Forwarding {
                 set(headers, X_FORWARDED_PROTO, forwarded_proto.clone());
             }
             (None, ..) => {
-                let is_https = client_scheme(theirs, client) == "https";
+                let is_https = client_scheme(parts, client) == "https";
                 let proto = HeaderValue::from_static(if is_https { "https" } else { "http" });
                 set(
                     headers,
@@ -247,10 +231,8 @@ impl Forwarding {
                     host.clone().or_else(|| self.fallback_host.clone()),
                 );
                 set(headers, X_FORWARDED_PROTO, Some(proto));
-                let said = headers
-                    .get(X_FORWARDED_HOST)
-                    .filter(|_| client.is_trusted)
-                    .cloned();
+                let said = forwarded_host(parts, client);
+                let said = said.and_then(|said| HeaderValue::from_str(said).ok());
                 set(headers, X_FORWARDED_HOST, said.or(host));
             }
         }
@@ -261,6 +243,9 @@ impl Forwarding {
         let so_far: Vec<&[u8]> = so_far.map(HeaderValue::as_bytes).collect();
         let value = forwarded_for(&so_far, client.address);
         set(headers, X_FORWARDED_FOR, value);
+        if headers.contains_key(FORWARDED) {
+            headers.append(FORWARDED, forwarded_element(client.address));
+        }
     }
 }
 
@@ -287,29 +272,13 @@ fn forwarded_for(so_far: &[&[u8]], address: IpAddr) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(bytes::Bytes::from(list)).ok()
 }
 
-/// The scheme by which the client came, as far as it or its proxy can be believed.
-pub fn client_scheme(headers: &HeaderMap, client: Client) -> &'static str {
-    let said = headers.get(X_FORWARDED_PROTO).filter(|_| client.is_trusted);
-    match said {
-        Some(value) if value.as_bytes().eq_ignore_ascii_case(b"https") => "https",
-        _ => "http",
-    }
-}
-
-/// The host that the origin is told by `X-Forwarded-Host` where it is not the one in `Host`: a
-/// trusted proxy's word.
-pub fn forwarded_host(headers: &HeaderMap, client: Client) -> Option<&str> {
-    let said = headers
-        .get(X_FORWARDED_HOST)
-        .filter(|_| client.is_trusted)?;
-    let scheme = client_scheme(headers, client);
-    Some(without_default_port(said.to_str().ok()?, scheme))
-}
-
-/// A host without the port that goes without saying (RFC 9110 §4.2.3).
-pub fn without_default_port<'a>(host: &'a str, scheme: &str) -> &'a str {
-    let port = if scheme == "https" { ":443" } else { ":80" };
-    host.strip_suffix(port).unwrap_or(host)
+/// What we add to a trusted proxy's `Forwarded` (RFC 7239 §4, §6).
+fn forwarded_element(address: IpAddr) -> HeaderValue {
+    let text = match address {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
 /// The protocol that a request asks to switch to (RFC 9110 §7.8); HTTP/1.1 only.

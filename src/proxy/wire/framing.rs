@@ -1,7 +1,6 @@
 //! Framing: what is checked before anything else is believed of a request, and the host that it is
 //! for.
 
-use arrayvec::ArrayString;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, Method, Uri, Version, request};
@@ -10,58 +9,16 @@ use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
-use super::forward::without_default_port;
-
-/// The host that a client means, in lower case, with the port that it wrote. One of usual length
-/// stands on the stack.
-#[derive(Clone, Debug)]
-pub enum Host {
-    Short(ArrayString<60>),
-    Long(Box<str>),
-}
-
-impl Host {
-    fn new(text: &str, letters: Letters) -> Self {
-        match ArrayString::from(text) {
-            Ok(mut short) => {
-                if letters == Letters::Upper {
-                    short.make_ascii_lowercase();
-                }
-                Self::Short(short)
-            }
-            Err(_) => Self::Long(text.to_ascii_lowercase().into()),
-        }
-    }
-
-    /// The same without the port that goes without saying (RFC 9110 §4.2.3).
-    pub fn without_default_port(mut self, scheme: &str) -> Self {
-        let length = without_default_port(self.as_str(), scheme).len();
-        match &mut self {
-            Self::Short(text) => text.truncate(length),
-            Self::Long(text) if length < text.len() => *text = text[..length].into(),
-            Self::Long(_) => {}
-        }
-        self
-    }
-
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Short(text) => text,
-            Self::Long(text) => text,
-        }
-    }
-}
-
-/// Whether a host has letters in upper case, which do not tell it from another (RFC 9110 §4.2.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Letters {
-    Lower,
-    Upper,
-}
+use super::claims::Client;
+use super::host::{Host, Letters, is_host, letters_of};
 
 /// Refuses what is ambiguous or not for us; else gives the host that the client means, or nothing
 /// for an HTTP/1.0 request without one.
-pub fn check(parts: &request::Parts, limits: &Limits) -> Result<Option<Host>, Failure> {
+pub fn check(
+    parts: &request::Parts,
+    client: Client,
+    limits: &Limits,
+) -> Result<Option<Host>, Failure> {
     if parts.method == Method::CONNECT {
         let message = "CONNECT is refused: this is a proxy of one API, not of the world";
         return Err(Failure::new(FailureKind::MethodNotAllowed, message));
@@ -80,7 +37,27 @@ pub fn check(parts: &request::Parts, limits: &Limits) -> Result<Option<Host>, Fa
     if declared.is_some_and(|length| length > limits.request_body) {
         return Err(body_too_large(limits.request_body));
     }
+    target_form(parts, client)?;
     host(parts)
+}
+
+/// The target names a path here, or for `OPTIONS` the server (RFC 9112 §3.2).
+fn target_form(parts: &request::Parts, client: Client) -> Result<(), Failure> {
+    let bad = |message: &str| Err(Failure::new(FailureKind::BadRequest, message));
+    match parts.uri.path() {
+        "*" if parts.method == Method::OPTIONS => {}
+        "*" => return bad("the request target is \"*\", which is for OPTIONS alone"),
+        path if path.starts_with('/') => {}
+        // An absolute URI may have an empty path (RFC 3986 §6.2.3).
+        "" if parts.uri.scheme().is_some() => {}
+        _ => return bad("the request target is no path and no absolute URI"),
+    }
+    if parts.uri.scheme_str() == Some("https") && !client.is_trusted {
+        // RFC 9110 §7.4: an "https" resource over a connection that is not secured.
+        let message = "the request target is an https URI, and this connection is not secured: ask for the path alone, or, where a proxy before the sidecar ends TLS, name it in listen.trusted_proxies";
+        return Err(Failure::new(FailureKind::Misdirected, message));
+    }
+    Ok(())
 }
 
 pub fn body_too_large(limit: u64) -> Failure {
@@ -126,6 +103,9 @@ fn host(parts: &request::Parts) -> Result<Option<Host>, Failure> {
         (Some(authority), _) if authority.as_str().contains('@') => {
             bad("the request target holds user information")
         }
+        (Some(authority), _) if !is_host(authority.as_str()) || authority.host().is_empty() => {
+            bad("the request target names no host")
+        }
         (Some(authority), Some((text, _))) if !same_host(&parts.uri, authority, text) => {
             bad("Host does not agree with the request target")
         }
@@ -141,24 +121,6 @@ fn host(parts: &request::Parts) -> Result<Option<Host>, Failure> {
     }
 }
 
-/// The letters of a text that can be `uri-host [ ":" port ]` (RFC 9110 §7.2), by its characters:
-/// parsing it would cost every request an allocation; `None` of another.
-fn letters_of(text: &str) -> Option<Letters> {
-    // An empty Host is right where the target has no authority (RFC 9112 §3.2).
-    let mut letters = Letters::Lower;
-    let allowed = |byte: u8| {
-        if byte.is_ascii_uppercase() {
-            letters = Letters::Upper;
-        }
-        byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%[]".contains(&byte)
-    };
-    let port = text
-        .strip_prefix(without_port(text))
-        .and_then(|port| port.strip_prefix(':'));
-    let port_is_valid = port.is_none_or(|port| port.is_empty() || port.parse::<u16>().is_ok());
-    (port_is_valid && text.bytes().all(allowed)).then_some(letters)
-}
-
 fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
     let default = match uri.scheme_str() {
         Some("https") => 443,
@@ -171,15 +133,15 @@ fn same_host(uri: &Uri, authority: &Authority, field: &str) -> bool {
     authority.host().eq_ignore_ascii_case(other.host()) && port(authority) == port(&other)
 }
 
-/// A host without its port.
-pub fn without_port(host: &str) -> &str {
-    &host[..fields::without_port(host.as_bytes()).len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::Request;
+
+    const STRANGER: Client = Client {
+        address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        is_trusted: false,
+    };
 
     fn checked(target: &str, lines: &[(&str, &str)]) -> Result<Option<String>, FailureKind> {
         let mut request = Request::builder().uri(target);
@@ -191,7 +153,7 @@ mod tests {
             request_body: 100,
             ..Limits::default()
         };
-        let host = check(&parts, &limits);
+        let host = check(&parts, STRANGER, &limits);
         host.map(|host| host.map(|host| host.as_str().to_owned()))
             .map_err(|failure| failure.kind)
     }
@@ -235,12 +197,5 @@ mod tests {
         let with = |value| checked("/", &[("host", "a"), ("content-length", value)]);
         assert!(with("100").is_ok());
         assert_eq!(with("101"), Err(FailureKind::BodyTooLarge));
-    }
-
-    #[test]
-    fn ports_are_told_from_addresses() {
-        assert_eq!(without_port("a:80"), "a");
-        assert_eq!(without_port("[::1]"), "[::1]");
-        assert_eq!(without_port("[::1]:80"), "[::1]");
     }
 }

@@ -4,9 +4,11 @@
 //! Nothing here may look at what is stored, at keys of clients, or at the clock but to bound a wait.
 
 pub mod body;
+pub mod claims;
 pub mod forward;
 pub mod framing;
 pub mod hops;
+pub mod host;
 pub mod interim;
 pub mod response_head;
 pub mod tunnel;
@@ -14,6 +16,7 @@ pub mod upload;
 pub mod whole_body;
 
 pub use body::{Body, Pieces};
-pub use forward::{Client, Conditions, Forwarded, Forwarding};
-pub use framing::Host;
+pub use claims::Client;
+pub use forward::{Conditions, Forwarded, Forwarding};
+pub use host::Host;
 pub use interim::{InterimListener, InterimQueue};

@@ -20,6 +20,7 @@ pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Res
     }
     let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
     let is_204 = response.status() == StatusCode::NO_CONTENT;
+    let wants_upgrade = response.status() == StatusCode::UPGRADE_REQUIRED;
     let headers = response.headers_mut();
     let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
     let mut codings = fields::members(headers, header::TRANSFER_ENCODING);
@@ -34,7 +35,13 @@ pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Res
     if let Some(length) = length.filter(|_| !is_coded && !is_204) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
+    let protocols = headers.get(header::UPGRADE).cloned();
     fields::strip_hop_by_hop(headers);
+    // What a 426 is about (RFC 9110 §15.5.22).
+    if let Some(protocols) = protocols.filter(|_| wants_upgrade) {
+        headers.insert(header::UPGRADE, protocols);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
     // RFC 9110 §6.6.1: who receives a response without a date writes the time it came.
     if !headers.contains_key(header::DATE) {
         headers.insert(header::DATE, dates::format(received));
