@@ -211,8 +211,12 @@ async fn every_path_with_every_credential_under_every_way_to_share() {
                         assert_eq!((found.status, asked), (401, 1), "{cell}");
                         assert_eq!(found.cache(), "BYPASS", "{cell}");
                     }
-                    ("per-key", Good | Revoked) => {
-                        // Its own answers; a revocation concerns what is shared.
+                    // Refused wherever keys are looked at.
+                    ("per-key", Revoked) => {
+                        assert_eq!((found.status, asked), (401, 0), "{cell}");
+                    }
+                    ("per-key", Good) => {
+                        // Its own answers.
                         assert_eq!(found.status, body, "{cell}");
                         let expected = match path {
                             Miss => "MISS",
@@ -534,9 +538,9 @@ async fn an_origin_that_fails_is_neither_good_nor_bad() {
         keys.fail(true);
         fixture.get_as(B, "/a").await
     };
-    // Nobody can say whether that key is good.
-    assert_eq!(origin_error.status, 503);
-    assert_eq!(origin_error.json()["error"]["code"], "KEY_NOT_VERIFIED");
+    // It says nothing of that key, and goes to its asker as it came.
+    assert_eq!(origin_error.status, 500);
+    assert_eq!(origin_error.text(), "{\"error\":\"Failed\"}");
     fixture.advance(61);
     assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "STALE"));
     keys.fail(false);

@@ -138,6 +138,28 @@ impl Credentials {
 
     /// The key itself, and where it stands.
     pub fn text<'a>(&self, headers: &'a HeaderMap) -> Result<Option<(&'a [u8], u8)>, Malformed> {
+        let mut all = self.all(headers);
+        let (Some((key, carrier)), second) = (all.next(), all.next()) else {
+            return Ok(None);
+        };
+        if second.is_some() {
+            return Err(Malformed::More);
+        }
+        let is_whole = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
+        let carrier = u8::try_from(carrier).map_err(|_| Malformed::Form)?;
+        if !is_whole {
+            return Err(Malformed::Form);
+        }
+        Ok(Some((key, carrier)))
+    }
+
+    /// The digests of all credentials of a request.
+    pub fn digests(&self, headers: &HeaderMap) -> impl Iterator<Item = KeyId> {
+        self.all(headers).map(|(key, _)| self.digest(key))
+    }
+
+    /// All that stands where credentials do, and where.
+    fn all<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = (&'a [u8], usize)> {
         let in_fields = self.fields.iter().enumerate().flat_map(|(at, name)| {
             let values = headers.get_all(name).into_iter();
             values.map(move |value| {
@@ -153,22 +175,10 @@ impl Credentials {
             })
         });
         let first = 2 * self.fields.len();
-        let in_cookies = self.cookies.iter().enumerate().flat_map(|(at, name)| {
+        let in_cookies = self.cookies.iter().enumerate().flat_map(move |(at, name)| {
             fields::cookies(headers, name).map(move |value| (value, first + at))
         });
-        let mut all = in_fields.chain(in_cookies);
-        let (Some((key, carrier)), second) = (all.next(), all.next()) else {
-            return Ok(None);
-        };
-        if second.is_some() {
-            return Err(Malformed::More);
-        }
-        let is_whole = !key.is_empty() && key.iter().all(u8::is_ascii_graphic);
-        let carrier = u8::try_from(carrier).map_err(|_| Malformed::Form)?;
-        if !is_whole {
-            return Err(Malformed::Form);
-        }
-        Ok(Some((key, carrier)))
+        in_fields.chain(in_cookies)
     }
 }
 

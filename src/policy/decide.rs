@@ -6,6 +6,7 @@ use http::Method;
 use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
 
 use crate::clock::Timestamp;
+use crate::http::fields;
 
 use super::{Cookies, Options, Reason, RequestView, Standing, StoredView, Wishes, range};
 
@@ -46,6 +47,9 @@ pub fn bypass(request: RequestView<'_>, options: &Options) -> Option<Reason> {
     }
     if headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE) {
         return Some(Reason::Precondition);
+    }
+    if fields::authenticates_connection(headers) {
+        return Some(Reason::Credential);
     }
     let by_cookie = options.cookies == Cookies::Bypass && headers.contains_key(COOKIE);
     (by_cookie && options.force_ttl.is_some()).then_some(Reason::Cookie)

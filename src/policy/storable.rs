@@ -52,6 +52,10 @@ pub fn storable(
     if response.headers.contains_key(SET_COOKIE) && !options.ignore.set_cookie {
         return Err(Reason::SetCookie);
     }
+    // Its caller is whoever had authenticated the connection.
+    if fields::binds_connection(response.headers) {
+        return Err(Reason::Credential);
+    }
     if fields::members(response.headers, VARY).any(selects_beyond_the_request) {
         return Err(Reason::VaryAny);
     }

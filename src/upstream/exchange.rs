@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use tracing::{info, warn};
 
 use crate::error::{Failure, FailureKind};
+use crate::http::fields;
 
 use super::OriginBody;
 use super::pool::{Lease, Upstream};
@@ -83,6 +84,7 @@ impl Upstream {
         mut lease: Lease,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Attempt> {
+        let is_bound = fields::authenticates_connection(request.headers());
         let body_sent = Arc::new(Notify::new());
         let request = request.map(|body| watched(body, &body_sent));
         let sent = lease.sender.try_send_request(request);
@@ -117,6 +119,7 @@ impl Upstream {
             }
         };
         let read_timeout = self.config.read_timeout;
+        lease.is_bound = is_bound || fields::binds_connection(response.headers());
         // A switched connection is no longer the pool's.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
         Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout).boxed_unsync()))

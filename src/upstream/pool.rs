@@ -45,6 +45,8 @@ pub(super) struct Lease {
     pub sender: SendRequest<OriginBody>,
     /// It has carried a request before, so it may be dead without anybody having noticed.
     pub is_reused: bool,
+    /// Its user was authenticated by it, or may be: nobody else gets it.
+    pub is_bound: bool,
     permit: OwnedSemaphorePermit,
     opened_by: std::thread::ThreadId,
     pool: Weak<Upstream>,
@@ -75,6 +77,7 @@ impl Upstream {
                     return Ok(Lease {
                         sender: idle.sender,
                         is_reused: true,
+                        is_bound: false,
                         permit,
                         opened_by: idle.opened_by,
                         pool: self.this.clone(),
@@ -87,6 +90,7 @@ impl Upstream {
         Ok(Lease {
             sender,
             is_reused: false,
+            is_bound: false,
             permit,
             opened_by: std::thread::current().id(),
             pool: self.this.clone(),
@@ -191,6 +195,9 @@ impl Lease {
     /// Gives the connection back for the next request, as soon as it can take one: an upstream may
     /// answer before it has read the whole of a request that is still being sent.
     pub fn give_back(mut self) {
+        if self.is_bound {
+            return;
+        }
         if self.sender.is_ready() {
             self.shelve();
         } else if !self.sender.is_closed() {

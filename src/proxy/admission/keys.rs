@@ -12,8 +12,9 @@ use crate::config::Scope;
 use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
-use crate::policy::Reason;
+use crate::http::fields;
 use crate::policy::key::KeyBytes;
+use crate::policy::{Reason, Share};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
@@ -64,11 +65,22 @@ pub fn admit(
     answered: Option<Standing>,
     purpose: Purpose,
 ) -> Admission {
-    let (Some(guard), Some(route)) = (&plan.guard, route) else {
+    let Some(route) = route else {
         return Admission::Admitted(Admitted::default());
     };
-    if !request.is_guarded_on(route) {
-        return Admission::Admitted(Admitted::default());
+    let guard = plan.guard.as_ref().filter(|_| request.is_guarded_on(route));
+    let Some(guard) = guard else {
+        return match is_revoked(plan, request, route) {
+            true => refused("Invalid or inactive API key"),
+            false => Admission::Admitted(Admitted::default()),
+        };
+    };
+    // Its credential is good for one connection, and proves nothing of any other.
+    if fields::authenticates_connection(&request.parts.headers) {
+        return Admission::Admitted(Admitted {
+            let_in: None,
+            is_anonymous: true,
+        });
     }
     if request.is_raw {
         let message = "the request target has no canonical spelling (a broken escape, or a character that is not ASCII), and this route verifies API keys";
@@ -118,6 +130,18 @@ pub fn admit(
         return Admission::let_in(caller, true);
     }
     Admission::refused(source_is_ill(), Reason::KeyUnverified)
+}
+
+/// Whether a key was revoked by hand, on a route that tells keys apart and does not verify them. A
+/// write is the origin's to refuse.
+fn is_revoked(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> bool {
+    let purges = plan.state.memory.purges();
+    let is_concerned = request.is_read() && route.options().share != Share::Standard;
+    if !is_concerned || !purges.names_keys() {
+        return false;
+    }
+    let mut keys = plan.credentials.digests(&request.parts.headers);
+    keys.any(|key| purges.is_revoked(&key.0))
 }
 
 fn refused(text: &str) -> Admission {

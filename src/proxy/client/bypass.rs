@@ -204,10 +204,8 @@ async fn judged(
     })?;
     plan.forwarding.name_no_upstream(response.headers_mut());
     let status = response.status();
-    let verifies = let_in.is_some_and(|let_in| let_in.verifies);
-    let is_unanswered = verifies && status.is_server_error();
     let ruling = rule(plan, let_in, status, proof, probe).await;
-    if ruling == Ruling::Outage || is_unanswered {
+    if ruling == Ruling::Outage {
         return Err(NoResponse {
             failure: source_is_ill(),
             detail: None,

@@ -11,7 +11,7 @@ use crate::flight::{Reader, Ticket};
 use crate::guard::source_is_ill;
 use crate::metrics::CacheResult;
 use crate::policy::{self, Decision, Reason, conditional, range};
-use crate::proxy::fetch::{Led, Requested, Validation, may_stand_in};
+use crate::proxy::fetch::{Led, Requested, Validation, may_stand_in, origin_failure};
 use crate::proxy::wire::{Body, Pieces};
 use crate::store::{Entry, Head};
 use crate::upstream::OriginBody;
@@ -62,12 +62,23 @@ impl Missed {
                 self.range_instead().await
             }
             Led::Own { response, reason } => {
+                if let Some(stale) = self.stale_for_unproved(&response) {
+                    return stale;
+                }
                 self.note.forward_status = Some(response.status());
                 self.note.detail = Some(reason);
                 self.own(response)
             }
             Led::Failed(failure) => self.stale_or_failure(self.stored.as_ref(), &failure),
         }
+    }
+
+    /// Stale in the place of the origin's error for a caller whose question it leaves open.
+    fn stale_for_unproved(&self, response: &Response<OriginBody>) -> Option<Delivered> {
+        let is_open = self.keyed.verifies() && response.status().is_server_error();
+        let failure = is_open.then(|| origin_failure(response))?;
+        let stored = self.stored_now().filter(|_| self.may_use_stored());
+        self.standing_in(stored.as_ref(), &failure)
     }
 
     async fn range_instead(self) -> Delivered {
@@ -172,8 +183,7 @@ impl Missed {
     /// Stale stands in for a failed origin where it may (RFC 5861 §4); else the failure is told.
     /// `stored` is what was looked up, where it still counts.
     pub fn stale_or_failure(&self, stored: Option<&Arc<Entry>>, failure: &Failure) -> Delivered {
-        let (keyed, state) = (&self.keyed, &self.plan.state);
-        let now = state.clock.now();
+        let keyed = &self.keyed;
         let may_use_stored = self.may_use_stored();
         let by_now = match stored {
             Some(_) => None,
@@ -182,20 +192,27 @@ impl Missed {
             None => self.stored_by_now(),
         };
         let stored = stored.or(by_now.as_ref()).filter(|_| may_use_stored);
-        let usable = stored.filter(|entry| {
-            failure.kind.is_origins() && may_stand_in(state, keyed.primary(), entry, now)
-        });
-        let Some(entry) = usable else {
-            let note = Note {
-                detail: Some(Reason::OriginFailed),
-                ..self.note
-            };
-            // Whoever must prove a key is told that nobody can say.
-            if keyed.verifies() && failure.kind.is_origins() {
-                return self.failed(&source_is_ill(), note);
-            }
-            return self.failed(failure, note);
+        if let Some(stale) = self.standing_in(stored, failure) {
+            return stale;
+        }
+        let note = Note {
+            detail: Some(Reason::OriginFailed),
+            ..self.note
         };
+        // Whoever must prove a key is told that nobody can say.
+        if keyed.verifies() && failure.kind.is_origins() {
+            return self.failed(&source_is_ill(), note);
+        }
+        self.failed(failure, note)
+    }
+
+    /// A stored response that the caller may have, in the place of a failed origin.
+    fn standing_in(&self, stored: Option<&Arc<Entry>>, failure: &Failure) -> Option<Delivered> {
+        let state = &self.plan.state;
+        let now = state.clock.now();
+        let entry = stored.filter(|entry| {
+            failure.kind.is_origins() && may_stand_in(state, self.keyed.primary(), entry, now)
+        })?;
         let note = Note {
             is_forwarded: true,
             forward_status: failure.status,
@@ -205,6 +222,6 @@ impl Missed {
                 entry.view().ttl(now),
             )
         };
-        self.give(entry, note)
+        Some(self.give(entry, note))
     }
 }

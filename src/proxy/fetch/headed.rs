@@ -58,7 +58,7 @@ impl Answered {
                     .not_shared(response, Reason::Credential, self.validation.as_ref());
             }
             Headed::KeySourceIll => self.fetch.refused_in_outage(response.status()),
-            Headed::KeyUnanswered => self.fetch.failed(origin_failure(&response), None),
+            Headed::KeyUnanswered => self.fetch.failed_its_asker(response),
             Headed::Completes(headers) => {
                 // Only what was begun can be completed.
                 if let Some(begun) = self.begun.take() {
@@ -266,7 +266,7 @@ fn view(response: &Response<OriginBody>) -> ResponseView<'_> {
     }
 }
 
-fn origin_failure(response: &Response<OriginBody>) -> Failure {
+pub fn origin_failure(response: &Response<OriginBody>) -> Failure {
     let message = format!("the origin answered {}", response.status());
     let failure = Failure {
         status: Some(response.status()),

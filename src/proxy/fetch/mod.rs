@@ -38,6 +38,7 @@ use super::plan::{Plan, PlannedRoute};
 use super::request_key::RequestKey;
 use super::state::State;
 
+pub use headed::origin_failure;
 pub use outcome::Led;
 pub use requested::Requested;
 pub use validation::{Validation, may_stand_in};

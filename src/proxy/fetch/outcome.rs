@@ -132,6 +132,18 @@ impl Fetch {
         self.ticket.finish(Ok(None));
     }
 
+    /// The origin's own error, which teaches nothing about the key of its caller: it goes to that one
+    /// as it came, and those who wait ask for themselves.
+    pub(super) fn failed_its_asker(mut self, response: Response<OriginBody>) {
+        self.release(LeaseOutcome::Dropped);
+        self.refreshed(Refresh::Failed);
+        self.ticket.unlist();
+        let reason = Reason::Status;
+        self.ticket.publish(Outcome::NotShared(reason));
+        self.tell(Led::Own { response, reason });
+        self.ticket.finish(Ok(None));
+    }
+
     pub(super) fn tell(&mut self, led: Led) {
         if let Some(leader) = self.leader.take() {
             // A leader that has left gets nothing, and the rest goes on without it.

@@ -122,6 +122,11 @@ impl PurgeLog {
         self.names_keys.store(true, Ordering::Release);
     }
 
+    /// Whether any key was revoked by hand.
+    pub fn names_keys(&self) -> bool {
+        self.names_keys.load(Ordering::Acquire)
+    }
+
     /// Whether a key, by its digest, was revoked by hand.
     pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
         self.names_keys.load(Ordering::Acquire) && self.read().revoked.is_revoked(key)
