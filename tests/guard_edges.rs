@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::support::fleet::Fleet;
 use crate::support::keys::{Keys, guarded, verified, verified_by};
 use crate::support::redis::RedisServer;
-use crate::support::{Fixture, Gate, Origin, after, numbered, reply, route};
+use crate::support::{Fixture, Gate, Origin, after, numbered, ok, reply, route};
 use serde_json::json;
 
 const A: &str = "sk_live_aaaaaaaaaaaaaaaaaaaaaaaa";
@@ -438,4 +438,72 @@ async fn a_connection_that_authenticates_its_user_is_nobody_elses() {
     // Others are kept.
     fixture.get("/x").await;
     assert!(!fixture.get("/y").await.text().starts_with("1 of "));
+}
+
+/// Answers a login page to whoever looks like a browser, whatever its key; else as the key says.
+async fn before_a_login_page(rules: &str, keys: &Keys) -> Fixture {
+    let known = keys.clone();
+    let origin = Origin::start(move |seen| {
+        let is_asked = |name: &str| seen.header(name).is_some();
+        let fooled = ["cookie", "purpose", "x-debug", "user-agent", "origin"];
+        let wants_page = seen.header("accept").is_some_and(|accept| accept != "*/*");
+        if wants_page || fooled.into_iter().any(is_asked) {
+            return reply(200, "log in", &[("cache-control", "max-age=60")]);
+        }
+        known.check(seen, || {
+            let traced = seen.header("traceparent").unwrap_or("untraced");
+            ok(format!("data {traced}"), &[("cache-control", "max-age=60")])
+        })
+    })
+    .await;
+    Fixture::in_front_of(origin, rules)
+}
+
+#[tokio::test]
+async fn a_key_is_proved_by_what_is_composed_and_by_nothing_else_that_a_client_sends() {
+    let keys = Keys::of(&[A, B]);
+    for rules in [
+        verified(""),
+        verified("").replace("force_ttl", "ttl"),
+        verified("cookies = \"ignore\""),
+    ] {
+        let fixture = before_a_login_page(&rules, &keys).await;
+        for (number, field) in [
+            ("accept", "text/html"),
+            ("cookie", "session=LOW"),
+            ("purpose", "prefetch"),
+            ("x-debug", "1"),
+            ("user-agent", "browser"),
+            ("origin", "https://app.example"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let path = format!("/{number}");
+            for key in [BAD, A, BAD, B, BAD] {
+                fixture.send_as(key, "GET", &path, &[field]).await;
+                let received = fixture.get_as(key, &path).await;
+                let expected = if key == BAD { 401 } else { 200 };
+                assert_eq!(received.status, expected, "{field:?} {key}");
+                assert_ne!(received.text(), "log in", "{field:?} {key}");
+            }
+            let with = fixture.send_as(A, "GET", &path, &[field]).await;
+            if field.0 != "cookie" {
+                assert_eq!(
+                    (with.cache(), with.text().as_str()),
+                    ("HIT", "data untraced")
+                );
+            }
+        }
+        // What is inert is told.
+        let traced = [("traceparent", "00-1-2-01")];
+        let received = fixture.send_as(A, "GET", "/traced", &traced).await;
+        assert_eq!(received.text(), "data 00-1-2-01");
+    }
+    // What the route lists selects, and is the operator's word.
+    let rules = verified("forward_headers = [\"accept\"]");
+    let fixture = before_a_login_page(&rules, &keys).await;
+    let page = [("accept", "text/html")];
+    let received = fixture.send_as(A, "GET", "/a", &page).await;
+    assert_eq!(received.text(), "log in");
 }

@@ -85,6 +85,7 @@ impl ClientRequest {
         &self,
         plan: &Plan,
         route: Option<&PlannedRoute>,
+        is_composed: bool,
         conditions: Conditions<'_>,
         body: OriginBody,
         interim: Option<&InterimListener>,
@@ -97,6 +98,7 @@ impl ClientRequest {
             client: self.client,
             route: rule,
             query: rule.filter(|_| !self.is_raw).map(|rule| &rule.query),
+            is_composed,
         };
         let mut request = forwarding.request(sent, conditions, body)?;
         if let Some(interim) = interim {

@@ -60,8 +60,8 @@ impl KeyedRequest {
         conditions: Conditions<'_>,
     ) -> Result<Request<OriginBody>, Failure> {
         let interim = self.interim.as_ref();
-        let route = Some(&*self.route);
+        let (route, is_composed) = (Some(&*self.route), self.let_in.is_some());
         self.request
-            .to_origin(plan, route, conditions, empty(), interim)
+            .to_origin(plan, route, is_composed, conditions, empty(), interim)
     }
 }

@@ -145,6 +145,14 @@ pub fn strip(
     }
 }
 
+/// Whether a field is one that the origin is told of a trusted proxy.
+pub fn is_told(name: &HeaderName) -> bool {
+    let is_kept = |treatment| matches!(treatment, Treatment::Ours | Treatment::Believed);
+    TABLE
+        .iter()
+        .any(|(known, treatment)| known == name && is_kept(*treatment))
+}
+
 /// Whether an origin that reads underscores as dashes takes a field for another one.
 fn is_twin(name: &str, credentials: &[HeaderName]) -> bool {
     if !name.contains('_') {

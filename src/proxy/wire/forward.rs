@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE, TE, UPGRADE,
+    self, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
+    HOST, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, ORIGIN, RANGE, TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
@@ -36,7 +36,33 @@ pub struct Forwarded<'a> {
     pub route: Option<&'a Route>,
     /// Which parameters; `None`: the target as it came.
     pub query: Option<&'a QueryRule>,
+    /// Its answer proves a key and is shared by all whose key is good: of the client's fields it has
+    /// those alone of which that may be.
+    pub is_composed: bool,
 }
+
+/// Fields that say nothing of what is asked for, or by whom: they trace a request, and say which
+/// content codings are understood.
+const INERT: [HeaderName; 9] = [
+    header::ACCEPT_ENCODING,
+    header::VIA,
+    CONNECTION,
+    X_FORWARDED_FOR,
+    HeaderName::from_static("baggage"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-request-id"),
+];
+
+const CONDITIONS: [HeaderName; 6] = [
+    header::IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    IF_RANGE,
+    RANGE,
+];
 
 /// What of the configuration every forwarded request needs.
 #[derive(Debug)]
@@ -47,7 +73,8 @@ pub struct Forwarding {
     forwarded_proto: Option<HeaderValue>,
     /// The upstream's host, for an HTTP/1.0 client that named none.
     fallback_host: Option<HeaderValue>,
-    credentials: Vec<HeaderName>,
+    credential_fields: Vec<HeaderName>,
+    credential_cookies: Vec<Box<str>>,
 }
 
 /// What is done with the client's own `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
@@ -77,7 +104,8 @@ impl Forwarding {
             .as_ref()
             .map(|upstream| upstream.authority());
         Self {
-            credentials: config.cache.credential_fields.to_vec(),
+            credential_fields: config.cache.credential_fields.clone(),
+            credential_cookies: config.cache.credential_cookies.clone(),
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
@@ -144,6 +172,7 @@ impl Forwarding {
             client,
             route,
             query,
+            is_composed,
         } = sent;
         if hops::is_circling(&parts.headers) {
             let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
@@ -152,7 +181,7 @@ impl Forwarding {
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target(&parts.uri, query)?;
-        *request.headers_mut() = self.headers(parts, host, client, route, conditions);
+        *request.headers_mut() = self.headers(parts, host, client, route, is_composed, conditions);
         // hyper's client would send a GET or HEAD of unknown length without its body.
         let is_chunked =
             !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
@@ -171,13 +200,19 @@ impl Forwarding {
         host: Option<&str>,
         client: Client,
         route: Option<&Route>,
+        is_composed: bool,
         conditions: Conditions<'_>,
     ) -> HeaderMap {
         let wants_trailers = fields::has_member(&parts.headers, TE, "trailers");
         let upgrade = upgrade_of(parts).cloned();
-        let mut headers = match route.and_then(|route| route.forward_headers.as_deref()) {
-            None => parts.headers.clone(),
-            Some(allowed) => only(&parts.headers, allowed),
+        let listed = route.and_then(|route| route.forward_headers.as_deref());
+        let mut headers = match (listed, route) {
+            (listed, Some(route)) if is_composed => {
+                let listed = listed.unwrap_or_default();
+                self.composed(&parts.headers, listed, route, conditions)
+            }
+            (None, _) => parts.headers.clone(),
+            (Some(allowed), _) => only(&parts.headers, allowed),
         };
         fields::strip_hop_by_hop(&mut headers);
         headers.remove(EXPECT);
@@ -186,7 +221,7 @@ impl Forwarding {
             &mut headers,
             client,
             &parts.method,
-            &self.credentials,
+            &self.credential_fields,
             is_told,
         );
         if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
@@ -204,6 +239,45 @@ impl Forwarding {
             headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         conditions.apply(&mut headers);
+        headers
+    }
+
+    /// The fields of a request whose answer proves a key and is shared: the credential, what the
+    /// route lists, what is inert, and nothing else of the client's.
+    fn composed(
+        &self,
+        theirs: &HeaderMap,
+        listed: &[HeaderName],
+        route: &Route,
+        conditions: Conditions<'_>,
+    ) -> HeaderMap {
+        let normalise = &route.normalise;
+        let stays = |name: &HeaderName| {
+            let is_normalised = match *name {
+                ORIGIN => normalise.origins.is_some(),
+                ACCEPT_LANGUAGE => !normalise.languages.is_empty(),
+                _ => false,
+            };
+            is_normalised
+                || listed.contains(name)
+                || self.credential_fields.contains(name)
+                || INERT.contains(name)
+                || claims::is_told(name)
+                || (matches!(conditions, Conditions::Pass) && CONDITIONS.contains(name))
+        };
+        let kept = theirs.iter().filter(|(name, _)| stays(name));
+        let mut headers: HeaderMap = kept
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        if !listed.contains(&COOKIE) {
+            let own = self.credential_cookies.iter().flat_map(|name| {
+                fields::cookies(theirs, name)
+                    .map(move |value| [name.as_bytes(), b"=", value].concat())
+            });
+            let own = own.collect::<Vec<_>>().join(&b"; "[..]);
+            let own = HeaderValue::from_maybe_shared(bytes::Bytes::from(own));
+            set(&mut headers, COOKIE, own.ok().filter(|own| !own.is_empty()));
+        }
         headers
     }
 
@@ -374,6 +448,7 @@ mod tests {
             client,
             route,
             query: route.map(|route| &route.query),
+            is_composed: false,
         };
         let request = forwarding.request(sent, Conditions::Pass, empty());
         request.unwrap().headers().clone()
