@@ -507,3 +507,33 @@ async fn a_key_is_proved_by_what_is_composed_and_by_nothing_else_that_a_client_s
     let received = fixture.send_as(A, "GET", "/a", &page).await;
     assert_eq!(received.text(), "log in");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_revocation_is_forgotten_however_many_there_are() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let keys = Keys::of(&[A, B, C]);
+    let known = keys.clone();
+    let mut fleet = Fleet::start(&[&url], &verified(""), move |seen| {
+        known.check(seen, || numbered(seen, &[]))
+    })
+    .await;
+    fleet
+        .order(0, "/revoke", &json!({"key": A}).to_string())
+        .await;
+    // As many as other instances may have revoked before.
+    let many = "for i = 1, 40000 do redis.call('HSET', KEYS[1], string.format('%032d', i), 1) end";
+    redis
+        .ask(&format!("EVAL \"{many}\" 1 iris:{{purges}}revoked"))
+        .await;
+    let size = redis.ask("HLEN iris:{purges}revoked").await;
+    assert_eq!(size.as_deref(), Some(":40001\r\n"));
+    let fresh = fleet.join(&url).await;
+    fleet
+        .order(fresh, "/revoke", &json!({"key": B}).to_string())
+        .await;
+    for key in [A, B] {
+        assert_eq!(fleet.get_as(fresh, key, "/a").await.status, 401, "{key}");
+    }
+    assert_eq!(fleet.get_as(fresh, C, "/a").await.status, 200);
+}

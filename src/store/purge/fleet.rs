@@ -7,7 +7,7 @@
 //! A fetch remembers only its local position; [`Fleet::stamp_of`] says how far the fleet's log had
 //! been applied then.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use crate::clock::Timestamp;
 use crate::policy::Groups;
@@ -111,7 +111,7 @@ pub struct Fleet {
     book: Book,
     /// What the log said up to here may be forgotten.
     floor: u64,
-    own: Vec<Own>,
+    own: VecDeque<Own>,
     /// Positions of the log, and by which local position all up to there had taken effect here:
     /// both rising.
     stamps: VecDeque<(u64, u64)>,
@@ -144,7 +144,7 @@ impl Fleet {
             mode,
             at,
         };
-        self.own.push(Own {
+        self.own.push_back(Own {
             entry,
             local,
             whereabouts: Whereabouts::Queued,
@@ -157,16 +157,18 @@ impl Fleet {
     /// One purge of everything in the place of too many.
     fn merge_queued(&mut self) {
         // A word on a key says nothing of responses, nor they of it.
-        let is_queued = |own: &mut Own| {
+        let is_queued = |own: &Own| {
             own.whereabouts == Whereabouts::Queued
                 && !matches!(own.entry.purge.target, Target::Key(_))
         };
-        let merged: Vec<Own> = self.own.extract_if(.., is_queued).collect();
+        let all = std::mem::take(&mut self.own);
+        let (merged, kept): (Vec<Own>, Vec<Own>) = all.into_iter().partition(is_queued);
+        self.own = kept.into();
         let is_hard = merged.iter().any(|own| own.entry.mode == Mode::Hard);
         let Some(first) = merged.iter().map(|own| own.entry.at).min() else {
             return;
         };
-        self.own.push(Own {
+        self.own.push_back(Own {
             local: merged.iter().map(|own| own.local).max().unwrap_or(0),
             entry: Outgoing {
                 token: random(),
@@ -203,9 +205,38 @@ impl Fleet {
         }
     }
 
-    /// Whether a purge of this target is on its way: what the log says of it is older.
-    pub fn awaits(&self, target: &Target) -> bool {
-        self.own.iter().any(|own| own.entry.purge.target == *target)
+    /// Queues what another log is to know of: keys that are revoked, but for those of which a word is
+    /// on its way.
+    pub fn queue_revoked(
+        &mut self,
+        keys: impl Iterator<Item = [u8; 32]>,
+        at: Timestamp,
+        local: u64,
+    ) {
+        let awaited = self.awaited_keys();
+        let told = keys.filter(|key| !awaited.contains(key)).map(|key| Own {
+            entry: Outgoing {
+                token: random(),
+                purge: Purge::of_key(key),
+                mode: Mode::Hard,
+                at,
+            },
+            local,
+            whereabouts: Whereabouts::Queued,
+        });
+        self.own.extend(told);
+    }
+
+    /// The keys of which a word is on its way: what the log says of them is older.
+    pub fn awaited_keys(&self) -> HashSet<[u8; 32]> {
+        let keys = self
+            .own
+            .iter()
+            .filter_map(|own| match own.entry.purge.target {
+                Target::Key(key) => Some(key),
+                _ => None,
+            });
+        keys.collect()
     }
 
     /// Own purges that were not read back yet.
@@ -278,12 +309,12 @@ impl Fleet {
             if position <= self.cursor.stamp.position {
                 continue;
             }
-            let own = self
-                .own
-                .iter()
-                .position(|own| own.entry.token == entry.token);
+            // They come back in the order in which they were sent.
+            let is_it = |own: &Own| own.entry.token == entry.token;
+            let own = self.own.iter().position(is_it);
+            let own = own.and_then(|at| self.own.remove(at));
             let effective = match own {
-                Some(at) => self.own.remove(at).local,
+                Some(own) => own.local,
                 None => {
                     applied.purges += 1;
                     apply(Some(&entry).filter(|_| !applied.dropped))

@@ -269,14 +269,15 @@ impl PurgeLog {
         if synced.epoch != before {
             revoked.forget_positions();
             // Another log has begun, and may know nothing of what was revoked: it is told.
-            for key in revoked.keys().filter(|_| before != 0) {
+            if before != 0 {
                 let position = self.position.load(Ordering::Relaxed);
-                fleet.queue(revocation(key), Mode::Hard, heard, position);
+                fleet.queue_revoked(revoked.keys(), heard, position);
                 self.queued.notify_one();
             }
         }
+        let awaited = fleet.awaited_keys();
         for key in &synced.revoked {
-            if !fleet.awaits(&Target::Key(*key)) {
+            if !awaited.contains(key) {
                 let local = self.position.load(Ordering::Relaxed);
                 self.note_key(revoked, *key, Mode::Hard, local, synced.latest);
             }
@@ -293,8 +294,9 @@ impl PurgeLog {
             Some(new) => self.add(book, new.purge.clone(), new.mode, new.at),
             None => self.position.load(Ordering::Relaxed),
         });
+        let awaited = fleet.awaited_keys();
         for (key, mode, shared) in keys {
-            if !fleet.awaits(&Target::Key(key)) {
+            if !awaited.contains(&key) {
                 let local = self.position.load(Ordering::Relaxed);
                 self.note_key(revoked, key, mode, local, shared);
             }
@@ -303,13 +305,5 @@ impl PurgeLog {
             self.heard.store(heard.as_millis(), Ordering::Relaxed);
         }
         applied
-    }
-}
-
-/// What makes a key refused.
-fn revocation(key: [u8; 32]) -> Purge {
-    Purge {
-        target: Target::Key(key),
-        reach: Reach::Any,
     }
 }

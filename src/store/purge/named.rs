@@ -76,6 +76,14 @@ pub struct Purge {
 }
 
 impl Purge {
+    /// What makes a key refused.
+    pub fn of_key(key: [u8; 32]) -> Self {
+        Self {
+            target: Target::Key(key),
+            reach: Reach::Any,
+        }
+    }
+
     pub fn covers(&self, place: &Place<'_>, groups: Option<&Groups>) -> bool {
         let names = match &self.target {
             Target::All => true,

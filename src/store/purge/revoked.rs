@@ -1,12 +1,13 @@
-//! Keys that were revoked by hand, as the purge log has it: bounded, the latest word counts.
+//! Keys that were revoked by hand, as the purge log has it: the latest word counts, and no key that is
+//! revoked is forgotten.
 
 use std::collections::HashMap;
 
 use crate::policy::Mode;
 
-/// Keys of which the log's word is remembered; past it the older half is forgotten, and what their
-/// sources say counts again.
-const MOST: usize = 32_768;
+/// Keys of which it is remembered that they were given back; past it the older half is forgotten, and
+/// what was learned of them before counts again.
+const MOST_RESTORED: usize = 32_768;
 
 /// The log's latest word on a key.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,7 @@ struct Word {
 #[derive(Debug, Default)]
 pub struct Revoked {
     words: HashMap<[u8; 32], Word>,
+    restored: usize,
 }
 
 impl Revoked {
@@ -36,14 +38,24 @@ impl Revoked {
             local,
             shared,
         };
-        self.words.insert(key, word);
-        if self.words.len() > MOST {
-            let mut positions: Vec<u64> = self.words.values().map(|word| word.local).collect();
-            let at = positions.len() / 2;
-            let (_, middle, _) = positions.select_nth_unstable(at);
-            let middle = *middle;
-            self.words.retain(|_, word| word.local > middle);
+        let before = self.words.insert(key, word).map(|word| word.mode);
+        self.restored += usize::from(mode == Mode::Soft);
+        self.restored -= usize::from(before == Some(Mode::Soft));
+        if self.restored > MOST_RESTORED {
+            self.forget_restored();
         }
+    }
+
+    fn forget_restored(&mut self) {
+        let restored = self.words.values().filter(|word| word.mode == Mode::Soft);
+        let mut positions: Vec<u64> = restored.map(|word| word.local).collect();
+        let at = positions.len() / 2;
+        let (_, middle, _) = positions.select_nth_unstable(at);
+        let middle = *middle;
+        self.words
+            .retain(|_, word| word.mode == Mode::Hard || word.local > middle);
+        let restored = self.words.values().filter(|word| word.mode == Mode::Soft);
+        self.restored = restored.count();
     }
 
     /// The fleet's log is another one: positions of the old one mean nothing.
@@ -101,13 +113,24 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_too_many() {
+    fn what_is_revoked_is_never_forgotten_and_what_was_restored_not_for_ever() {
         let mut revoked = Revoked::default();
-        for number in 0..100_000_u64 {
+        let key_of = |number: u64| {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&number.to_be_bytes());
-            revoked.note(key, Mode::Hard, number, 0);
+            key
+        };
+        for number in 0..100_000 {
+            // As a fresh instance learns them: all at one position.
+            revoked.note(key_of(number), Mode::Hard, 7, 9);
         }
-        assert!(revoked.words.len() <= MOST);
+        for number in 100_000..200_000 {
+            revoked.note(key_of(number), Mode::Hard, number, 0);
+            revoked.note(key_of(number), Mode::Soft, number, 0);
+        }
+        assert!((0..100_000).all(|number| revoked.is_revoked(&key_of(number))));
+        assert!(!(100_000..200_000).any(|number| revoked.is_revoked(&key_of(number))));
+        assert!(revoked.words.len() <= 100_000 + MOST_RESTORED);
+        assert!(!revoked.allows(&key_of(199_999), 0));
     }
 }
