@@ -158,6 +158,10 @@ languages = [\"de\", \"en\"]
 path = \"/forced\"
 force_ttl = \"10s\"
 query = [\"a\"]
+unknown_query = \"drop\"
+[[route]]
+path = \"/picky\"
+query = \"none\"
 [[route]]
 path = \"/big\"
 [[route]]
@@ -303,6 +307,7 @@ fn paths() -> impl Strategy<Value = &'static str> {
         1 => Just("/verified/b"),
         2 => Just("/differs"),
         1 => Just("/own?q=100%"),
+        1 => Just("/picky?x=1"),
         1 => Just("/nowhere"),
     ]
 }

@@ -106,7 +106,7 @@ async fn a_vary_that_cannot_be_read_selects_by_anything() {
 
 #[tokio::test]
 async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
-    let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl = \"60s\"\n";
+    let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nunknown_query = \"drop\"\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nunknown_query = \"drop\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl = \"60s\"\n";
     let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;
     assert_eq!(
         fixture.get("/named?utm=1&page=2").await.text(),
@@ -118,6 +118,49 @@ async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
     assert_eq!(fixture.get("/none").await.cache(), "HIT");
     assert_eq!(fixture.get("/all?b=1&a=2").await.text(), "/all?b=1&a=2");
     assert_eq!(fixture.get("/all?a=2&b=1").await.cache(), "MISS");
+}
+
+#[tokio::test]
+async fn a_parameter_that_the_route_does_not_name_goes_by_and_is_not_lost() {
+    let text = "[[route]]\npath = \"/named\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nquery = [\"page\"]\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nttl = \"60s\"\n";
+    let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;
+    for target in [
+        "/named?page=2&projectId=beacon",
+        "/named?projectId=beacon",
+        "/named?Page=2",
+        "/named?page=1&page%5B%5D=2",
+        "/named?x",
+        "/none?projectId=beacon",
+        "/none?a&",
+    ] {
+        for _ in 0..2 {
+            let received = fixture.get(target).await;
+            assert_eq!(
+                (received.cache(), received.text().as_str()),
+                ("BYPASS", target)
+            );
+            let status = received.cache_status();
+            assert!(status.contains("detail=unknown-query"), "{status}");
+        }
+        let told = format!("/explain?url={}", target.replace('&', "%26"));
+        let told = fixture.admin(&told).await.json();
+        assert_eq!(told["reason"], "unknown-query", "{target}");
+    }
+    // Whatever is named, in whatever spelling, and what is no parameter at all, is stored.
+    for (target, sent) in [
+        ("/named?page=2", "/named?page=2"),
+        ("/named?%70age=2", "/named?page=2"),
+        ("/named?page", "/named?page"),
+        ("/none", "/none"),
+    ] {
+        let received = fixture.get(target).await;
+        assert_eq!(received.text(), sent);
+        assert_eq!(fixture.get(target).await.cache(), "HIT", "{target}");
+    }
+    // A write loses nothing either.
+    let target = "/named?page=1&dry_run=true";
+    let written = fixture.connect().await.ask("POST", target, &[]).await;
+    assert_eq!(written.text(), target);
 }
 
 #[tokio::test]

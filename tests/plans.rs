@@ -185,8 +185,8 @@ async fn a_purge_by_url_reaches_what_any_rule_has_made_of_its_query() {
     let with = |query: &str| route(&format!("ttl = \"1h\"\n{query}"));
     let rules = [
         with(""),
-        with("query = \"none\""),
-        with("query = [\"a\"]"),
+        with("query = \"none\"\nunknown_query = \"drop\""),
+        with("query = [\"a\"]\nunknown_query = \"drop\""),
         with("query = [\"b\", \"a\"]\nsort_query = true"),
         with("sort_query = true"),
     ];

@@ -68,8 +68,8 @@ async fn a_hard_purge_is_gone_at_once_by_url_prefix_group_and_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purged_url_is_named_as_its_route_keys_it() {
-    let config = "[[route]]\npath = \"/n\"\nquery = \"none\"\n\
-        [[route]]\npath = \"/s\"\nquery = [\"a\", \"b\"]\nsort_query = true\n";
+    let config = "[[route]]\npath = \"/n\"\nquery = \"none\"\nunknown_query = \"drop\"\n\
+        [[route]]\npath = \"/s\"\nquery = [\"a\", \"b\"]\nunknown_query = \"drop\"\nsort_query = true\n";
     let fixture = Fixture::start(config, |seen| numbered(seen, &[FRESH])).await;
     fixture.get("/n?utm=1").await;
     fixture.get("/s?b=2&utm=1&a=1").await;

@@ -206,6 +206,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
+        drops_unknown_query: drops_unknown_query(&mut section),
         raw_target: raw_target(&mut section, share_of_route),
         forward_headers: section.list(
             "forward_headers",
@@ -236,6 +237,16 @@ fn share(section: &mut Section<'_, '_>) -> Share {
         })
         | None => Share::Standard,
     }
+}
+
+fn drops_unknown_query(section: &mut Section<'_, '_>) -> bool {
+    let expected = "\"bypass\" or \"drop\"";
+    let found = section.parsed("unknown_query", expected, |text| match text {
+        "bypass" => Some(false),
+        "drop" => Some(true),
+        _ => None,
+    });
+    found.is_some_and(|at| at.value)
 }
 
 fn raw_target(section: &mut Section<'_, '_>, share: Share) -> bool {

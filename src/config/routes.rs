@@ -21,6 +21,9 @@ pub struct Route {
     pub options: Options,
     pub query: QueryRule,
     pub sort_query: bool,
+    /// Parameters that `query` does not name are not forwarded; else a request that has one is never
+    /// looked up or stored.
+    pub drops_unknown_query: bool,
     /// Its requests are sent as they came, and never stored: signed targets, say.
     pub raw_target: bool,
     pub normalise: Normalise,

@@ -14,7 +14,7 @@ pub enum QueryRule {
     #[default]
     All,
     None,
-    /// Only these names; the rest is neither in the key nor forwarded.
+    /// Only these names. A request that says more is not looked up, or loses the rest (`unknown_query`).
     Names(Vec<String>),
 }
 
@@ -132,7 +132,27 @@ pub fn write_target(path: &str, query: Option<&str>, key: &mut KeyBytes) {
     key.push(0);
 }
 
-/// The part of the query that selects the response and is forwarded; `None` where none is left.
+impl QueryRule {
+    /// Whether a parameter, with or without a value, is one that selects the response.
+    fn names(&self, pair: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Names(names) => {
+                let name = pair.split('=').next().unwrap_or_default();
+                names.iter().any(|wanted| wanted == name)
+            }
+        }
+    }
+
+    /// Whether a query says anything beside what selects the response.
+    pub fn leaves_out(&self, query: &str) -> bool {
+        let mut pairs = query.split('&').filter(|pair| !pair.is_empty());
+        *self != Self::All && pairs.any(|pair| !self.names(pair))
+    }
+}
+
+/// The part of the query that selects the response; `None` where none is left.
 pub fn select_query<'a>(
     query: Option<&'a str>,
     rule: &QueryRule,
@@ -142,15 +162,7 @@ pub fn select_query<'a>(
     if *rule == QueryRule::All && !sort {
         return Some(Cow::Borrowed(query));
     }
-    let wanted = |pair: &&str| match rule {
-        QueryRule::All => true,
-        QueryRule::None => false,
-        QueryRule::Names(names) => {
-            let name = pair.split('=').next().unwrap_or_default();
-            names.iter().any(|wanted| wanted == name)
-        }
-    };
-    let mut pairs: Vec<&str> = query.split('&').filter(wanted).collect();
+    let mut pairs: Vec<&str> = query.split('&').filter(|pair| rule.names(pair)).collect();
     if pairs.is_empty() {
         return None;
     }

@@ -33,6 +33,8 @@ pub enum Reason {
     NoRoute,
     /// The target has no canonical spelling, or its route wants it sent as it came.
     RawTarget,
+    /// A parameter that the route does not name, and does not drop either.
+    UnknownQuery,
     Method,
     RequestBody,
     Range,
@@ -90,6 +92,7 @@ impl Reason {
             | Self::MaxStale
             | Self::NoRoute
             | Self::RawTarget
+            | Self::UnknownQuery
             | Self::RequestBody
             | Self::Range
             | Self::Precondition
@@ -140,6 +143,7 @@ impl Reason {
             | Self::HitForMiss
             | Self::NoRoute
             | Self::RawTarget
+            | Self::UnknownQuery
             | Self::Method
             | Self::RequestBody
             | Self::Range
@@ -174,6 +178,7 @@ impl Reason {
             | Self::HitForMiss
             | Self::NoRoute
             | Self::RawTarget
+            | Self::UnknownQuery
             | Self::Method
             | Self::RequestBody
             | Self::Range

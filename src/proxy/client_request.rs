@@ -97,7 +97,9 @@ impl ClientRequest {
             host: self.host(),
             client: self.client,
             route: rule,
-            query: rule.filter(|_| !self.is_raw).map(|rule| &rule.query),
+            query: rule
+                .filter(|rule| rule.drops_unknown_query && !self.is_raw)
+                .map(|rule| &rule.query),
             is_composed,
         };
         let mut request = forwarding.request(sent, conditions, body)?;

@@ -264,6 +264,12 @@ impl<'p> Routed<'p> {
         if let Some(reason) = policy::bypass(self.request.view(), route.options()) {
             return Err(reason);
         }
+        let query = self.request.parts.uri.query();
+        if !route.rule.drops_unknown_query
+            && query.is_some_and(|query| route.rule.query.leaves_out(query))
+        {
+            return Err(Reason::UnknownQuery);
+        }
         // Selecting fields are rewritten where the route says so, before anything is selected by
         // them. What goes by is left as it is: an origin decides by `Origin` whether a write or a
         // WebSocket may be.

@@ -53,6 +53,7 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         methods: _,
         verdict_scope: _,
         raw_target: _,
+        drops_unknown_query: _,
         invalidates: _,
         line: _,
     } = route;
