@@ -36,6 +36,10 @@ async fn what_a_trusted_proxy_says_is_sent_and_keyed_and_a_strangers_is_not() {
         "x-forwarded-ssl",
         "x-script-name",
         "x-url-scheme",
+        "remote-user",
+        "x-forwarded-user",
+        "x-auth-request-email",
+        "ssl-client-cert",
     ]
     .into_iter()
     .enumerate()
@@ -76,6 +80,10 @@ async fn forwarded_is_kept_extended_and_keyed_but_for_whom_it_is() {
         (
             "For=\"[2001:db8::1]\";proto=https;host=\"shop.example\"",
             "HIT",
+        ),
+        (
+            "for=\"a,host=evil\";proto=https;host=\"shop.example\"",
+            "MISS",
         ),
         ("for=192.0.2.1;proto=http;host=\"shop.example\"", "MISS"),
         ("for=192.0.2.1;proto=https;host=\"evil.example\"", "MISS"),
@@ -156,6 +164,9 @@ async fn what_names_another_resource_is_dropped_whoever_sends_it_and_whatever_th
             "x-forwarded-path",
             "x-forwarded-server",
             "x-host",
+            "x-rewrite-anything",
+            "x-accel-mapping",
+            "remote_user",
             "x-original-host",
             "x-real-ip",
             "true-client-ip",
@@ -198,6 +209,7 @@ async fn method_overrides_pass_with_unsafe_methods_alone() {
             ("GET", false),
             ("HEAD", false),
             ("OPTIONS", false),
+            ("SEARCH", false),
             ("POST", true),
         ] {
             let path = format!("/{name}/{method}");

@@ -378,9 +378,24 @@ async fn a_revoked_key_is_refused_wherever_keys_are_told_apart() {
             let received = fixture.send_as(A, method, path, &[]).await;
             assert_eq!(received.status, 401, "{method} {path}");
         }
-        for name in ["x-api-key", "authorization"] {
-            let received = fixture.get_with(path, &[(name, A)]).await;
-            assert_eq!(received.status, 401, "{name} {path}");
+        for scheme in [
+            "",
+            "bearer ",
+            "BEARER ",
+            "Bearer  ",
+            "Token ",
+            "Basic x, Bearer ",
+        ] {
+            for name in ["x-api-key", "authorization"] {
+                let value = format!("{scheme}{A}");
+                for fields in [
+                    &[(name, value.as_str())][..],
+                    &[(name, value.as_str()), ("proxy-authorization", "NTLM x")],
+                ] {
+                    let received = fixture.get_with(path, fields).await;
+                    assert_eq!(received.status, 401, "{fields:?} {path}");
+                }
+            }
         }
         let told = format!("/explain?url={path}&header=authorization:Bearer%20{A}");
         assert_eq!(fixture.admin(&told).await.json()["status"], 401);
@@ -415,6 +430,9 @@ async fn a_connection_that_authenticates_its_user_is_nobody_elses() {
         [("authorization", "negotiate YII")],
         [("x-wants", "NTLM")],
         [("x-wants", "Basic realm=\"a, b\", Negotiate")],
+        [("x-wants", "Basic realm=\"a, NTLM")],
+        [("x-wants", "Basic realm=a NTLM")],
+        [("authorization", "NTLM,x")],
         [("x-wants", "persistent")],
     ] {
         for path in ["/own", "/all", "/open"] {

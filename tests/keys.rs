@@ -105,6 +105,28 @@ async fn a_vary_that_cannot_be_read_selects_by_anything() {
 }
 
 #[tokio::test]
+async fn what_selects_is_told_apart_as_it_is_sent() {
+    let fixture = Fixture::start(&route("ttl = \"60s\"\ncookies = \"store\""), |seen| {
+        let said = |name| seen.header(name).unwrap_or("none").to_owned();
+        let text = format!("{} {}", said("cookie"), said("accept-encoding"));
+        ok(text, &[("vary", "cookie, accept-encoding")])
+    })
+    .await;
+    for (fields, text) in [
+        (&[("cookie", "a=1"), ("cookie", "b=2")][..], "a=1; b=2 none"),
+        (&[("cookie", "a=1,b=2")], "a=1,b=2 none"),
+        (&[("accept-encoding", "any")], "none any"),
+        (&[], "none none"),
+        (&[("accept-encoding", ";")], "none ;"),
+    ] {
+        let received = fixture.get_with("/a", fields).await;
+        assert_eq!((received.cache(), received.text().as_str()), ("MISS", text));
+    }
+    let one_line = fixture.get_with("/a", &[("cookie", "a=1; b=2")]).await;
+    assert_eq!(one_line.cache(), "HIT");
+}
+
+#[tokio::test]
 async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
     let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nunknown_query = \"drop\"\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nunknown_query = \"drop\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl = \"60s\"\n";
     let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;

@@ -76,11 +76,15 @@ impl Order {
             (Some(url), None, None, None) => urls(proxy, url),
             (None, Some(prefix), None, None) => {
                 let (host, prefix) = place(prefix)?;
-                let prefix = canonical_prefix(&prefix)?;
-                Ok(vec![Purge {
+                let reach = reach(host);
+                let named = |prefix: String| Purge {
                     target: Target::Prefix(prefix.into()),
-                    reach: reach(host),
-                }])
+                    reach: reach.clone(),
+                };
+                Ok(canonical_prefixes(&prefix)?
+                    .into_iter()
+                    .map(named)
+                    .collect())
             }
             (None, None, Some(group), None) if !group.is_empty() => {
                 Ok(vec![any(Target::Group(group.as_str().into()))])
@@ -145,12 +149,15 @@ fn place(text: &str) -> Result<(Option<String>, String), String> {
     Ok((Some(host), target.to_owned()))
 }
 
-/// A prefix of a path, perhaps with the beginning of a query, as it stands in keys.
-fn canonical_prefix(prefix: &str) -> Result<String, String> {
-    let encoded = canonical::encoded(prefix);
-    let spelled = canonical::prefix(&encoded)
-        .map_err(|error| format!("\"prefix\": {prefix:?} is the beginning of no URI: {error}"))?;
-    Ok(spelled.into_owned())
+/// A prefix of a path, perhaps with the beginning of a query, as it may stand in keys.
+fn canonical_prefixes(prefix: &str) -> Result<Vec<String>, String> {
+    let spelled = canonical::prefixes(prefix);
+    if spelled.is_empty() {
+        return Err(format!(
+            "\"prefix\": {prefix:?} is the beginning of no URI: after a \"%\" two hexadecimal digits are wanted"
+        ));
+    }
+    Ok(spelled)
 }
 
 #[cfg(test)]

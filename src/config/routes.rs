@@ -44,6 +44,7 @@ pub struct Routes {
     index: Index,
     /// The same with patterns in lower case, for origins that do not tell letters by their case.
     folded: Index,
+    has_capitals: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -137,6 +138,10 @@ impl Routes {
                 other => RouteError::Pattern(other.to_string()),
             })?;
             let folded = route.path.to_ascii_lowercase();
+            // Names of parameters match nothing.
+            let literal = |part: &str| part.split('}').next_back().unwrap_or_default().to_owned();
+            let literals = route.path.split('{').map(literal).collect::<String>();
+            self.has_capitals |= literals.bytes().any(|byte| byte.is_ascii_uppercase());
             // Two that differ by case alone are one there: the first stands for both.
             let _ = self.folded.add(host, method, &folded, place);
         }
@@ -154,6 +159,11 @@ impl Routes {
     /// As [`Routes::find`], for a path in lower case, whatever the case of the patterns.
     pub fn find_folded(&self, method: &Method, host: &str, path: &str) -> Option<usize> {
         self.folded.find(method, host, path)
+    }
+
+    /// Whether any pattern has letters in upper case.
+    pub fn has_capitals(&self) -> bool {
+        self.has_capitals
     }
 
     /// The routes that this path may take, of whatever host.

@@ -153,9 +153,15 @@ impl Credentials {
         Ok(Some((key, carrier)))
     }
 
-    /// The digests of all credentials of a request.
+    /// The digests of all that an origin may take for a key in a request: each credential as it stands,
+    /// and its last word, whatever scheme is named before it in whatever case (RFC 9110 §11.4).
     pub fn digests(&self, headers: &HeaderMap) -> impl Iterator<Item = KeyId> {
-        self.all(headers).map(|(key, _)| self.digest(key))
+        let words = self.all(headers).flat_map(|(key, _)| {
+            let mut words = key.split(|byte| byte.is_ascii_whitespace() || *byte == b',');
+            let last = words.rfind(|word| !word.is_empty());
+            [Some(key), last.filter(|last| *last != key)]
+        });
+        words.flatten().map(|key| self.digest(key))
     }
 
     /// All that stands where credentials do, and where.

@@ -137,33 +137,44 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
-/// Whether a request authenticates the connection that it comes by, rather than itself: NTLM, and
-/// Negotiate (RFC 4559) as its servers have it.
+/// Schemes that authenticate a connection rather than a request: NTLM, and Negotiate (RFC 4559) as its
+/// servers have it.
+const OF_CONNECTIONS: [&[u8]; 2] = [b"ntlm", b"negotiate"];
+
+/// Whether a request authenticates the connection that it comes by.
 pub fn authenticates_connection(headers: &HeaderMap) -> bool {
     let fields = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION];
     let mut values = fields.iter().flat_map(|name| headers.get_all(name));
-    values.any(|value| is_of_connection(value.as_bytes()))
+    values.any(|value| {
+        let value = value.as_bytes().trim_ascii_start();
+        let begins = |scheme: &&[u8]| {
+            let begin = value.get(..scheme.len());
+            begin.is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+        };
+        OF_CONNECTIONS.iter().any(begins)
+    })
 }
 
-/// Whether a response asks for that, or says that it was done.
+/// Whether a response asks for that, or says that it was done. Challenges are written in so many ways
+/// that the name of a scheme anywhere counts.
 pub fn binds_connection(headers: &HeaderMap) -> bool {
     // What Microsoft's servers say of a connection that is authenticated from now on.
     if headers.contains_key("persistent-auth") {
         return true;
     }
-    let fields = [header::WWW_AUTHENTICATE, header::PROXY_AUTHENTICATE];
-    let mut challenges = fields.iter().flat_map(|name| members(headers, name));
-    challenges.any(is_of_connection)
-}
-
-/// Whether a credential or challenge is of a scheme that authenticates connections.
-fn is_of_connection(text: &[u8]) -> bool {
-    let scheme = text
-        .trim_ascii_start()
-        .split(u8::is_ascii_whitespace)
-        .next();
-    scheme.is_some_and(|scheme| {
-        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    let fields = [
+        header::WWW_AUTHENTICATE,
+        header::PROXY_AUTHENTICATE,
+        HeaderName::from_static("authentication-info"),
+    ];
+    let mut values = fields.iter().flat_map(|name| headers.get_all(name));
+    values.any(|value| {
+        let value = value.as_bytes();
+        let names = |scheme: &&[u8]| {
+            let mut parts = value.windows(scheme.len());
+            parts.any(|part| part.eq_ignore_ascii_case(scheme))
+        };
+        OF_CONNECTIONS.iter().any(names)
     })
 }
 

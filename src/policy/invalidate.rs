@@ -68,7 +68,15 @@ fn changed_target(target: &Url, reference: &str) -> Option<String> {
 /// Path and query of a URL, or of a reference that begins with its path, as they are written; an
 /// empty path where a query follows the authority.
 pub fn target_of(text: &str) -> Option<&str> {
-    let after_scheme = text.split_once("://").map(|(_, rest)| rest);
+    let is_scheme = |scheme: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+        scheme.starts_with(|letter: char| letter.is_ascii_alphabetic())
+            && scheme.bytes().all(allowed)
+    };
+    let after_scheme = text
+        .split_once("://")
+        .filter(|(scheme, _)| is_scheme(scheme))
+        .map(|(_, rest)| rest);
     let after_authority = |rest: &str| rest.find(['/', '?']).unwrap_or(rest.len());
     match after_scheme.or_else(|| text.strip_prefix("//")) {
         Some(rest) => Some(&rest[after_authority(rest)..]),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use smallvec::SmallVec;
+use url::form_urlencoded;
 
 /// A primary or variant key under construction; short ones stay on the stack.
 pub type KeyBytes = SmallVec<[u8; 256]>;
@@ -152,6 +153,15 @@ impl QueryRule {
     }
 }
 
+/// The variable that a parameter is one value of, to whatever framework: `a[]`, `a%5B0%5D` and `A` may
+/// all be `a`, and `a.b` be `a_b`.
+fn variable(pair: &str) -> String {
+    let name = form_urlencoded::parse(pair.as_bytes()).next();
+    let name = name.map_or_else(String::new, |(name, _)| name.to_lowercase());
+    let name = name.split('[').next().unwrap_or_default().trim();
+    name.replace([' ', '.', '-'], "_")
+}
+
 /// The part of the query that selects the response; `None` where none is left.
 pub fn select_query<'a>(
     query: Option<&'a str>,
@@ -168,7 +178,7 @@ pub fn select_query<'a>(
     }
     if sort {
         // By name alone and stable: the order of one name's values can matter.
-        pairs.sort_by_key(|pair| pair.split('=').next().unwrap_or_default());
+        pairs.sort_by_cached_key(|pair| variable(pair));
     }
     Some(Cow::Owned(pairs.join("&")))
 }

@@ -16,6 +16,7 @@ pub mod invalidate;
 pub mod key;
 pub mod normalise;
 pub mod range;
+pub mod readings;
 pub mod reason;
 #[doc = include_str!("requirements.md")]
 pub mod requirements {}

@@ -1,6 +1,6 @@
 //! Variants: which request fields select a stored response (RFC 9111 §4.1).
 
-use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderMap, HeaderName, VARY};
+use http::header::{ACCEPT_ENCODING, ACCEPT_LANGUAGE, COOKIE, HeaderMap, HeaderName, VARY};
 
 use sha2::{Digest, Sha256};
 
@@ -40,10 +40,12 @@ pub fn append_selecting(names: &[HeaderName], request: &HeaderMap, key: &mut imp
             }
             continue;
         }
-        // Several lines mean their list (RFC 9110 §5.2).
+        // Several lines mean their list (RFC 9110 §5.2); those of cookies are joined in another way
+        // (RFC 9113 §8.2.3).
+        let between: &[u8] = if *name == COOKIE { b"; " } else { b"," };
         let mut said = Vec::new();
         for (at, value) in request.get_all(name).iter().enumerate() {
-            said.push(if at == 0 { b'=' } else { b',' });
+            said.extend_from_slice(if at == 0 { b"=" } else { between });
             said.extend_from_slice(value.as_bytes().trim_ascii());
         }
         if says_who(name) && !said.is_empty() {
@@ -71,7 +73,8 @@ fn says_who(name: &HeaderName) -> bool {
 /// not make a variant, for any member of the class accepts whatever another was sent.
 fn encoding_class(request: &HeaderMap) -> String {
     if !request.contains_key(ACCEPT_ENCODING) {
-        return "any".to_owned();
+        // No coding is named so.
+        return ";".to_owned();
     }
     let mut accepted: Vec<String> = fields::members(request, ACCEPT_ENCODING)
         .map(|member| {

@@ -11,7 +11,7 @@ use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};
 use super::wire::claims::{client_scheme, forwarded_host};
-use super::wire::{Client, Conditions, Forwarded, Host, InterimListener};
+use super::wire::{Client, Conditions, Form, Forwarded, Host, InterimListener};
 
 /// A request that was checked, with the host that it is for and its path in one spelling.
 pub struct ClientRequest {
@@ -85,7 +85,7 @@ impl ClientRequest {
         &self,
         plan: &Plan,
         route: Option<&PlannedRoute>,
-        is_composed: bool,
+        form: Form,
         conditions: Conditions<'_>,
         body: OriginBody,
         interim: Option<&InterimListener>,
@@ -98,9 +98,9 @@ impl ClientRequest {
             client: self.client,
             route: rule,
             query: rule
-                .filter(|rule| rule.drops_unknown_query && !self.is_raw)
-                .map(|rule| &rule.query),
-            is_composed,
+                .filter(|rule| form != Form::Own || (rule.drops_unknown_query && !self.is_raw))
+                .map(|rule| (&rule.query, form != Form::Own && rule.sort_query)),
+            form,
         };
         let mut request = forwarding.request(sent, conditions, body)?;
         if let Some(interim) = interim {

@@ -13,7 +13,7 @@ use crate::upstream::{OriginBody, empty};
 use super::client_request::ClientRequest;
 use super::plan::{Plan, PlannedRoute};
 use super::request_key::RequestKey;
-use super::wire::{Conditions, InterimListener};
+use super::wire::{Conditions, Form, InterimListener};
 
 /// By what a caller was let in, on a route where keys are verified.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +60,12 @@ impl KeyedRequest {
         conditions: Conditions<'_>,
     ) -> Result<Request<OriginBody>, Failure> {
         let interim = self.interim.as_ref();
-        let (route, is_composed) = (Some(&*self.route), self.let_in.is_some());
+        let form = match self.let_in {
+            Some(_) => Form::Composed,
+            None => Form::Keyed,
+        };
+        let route = Some(&*self.route);
         self.request
-            .to_origin(plan, route, is_composed, conditions, empty(), interim)
+            .to_origin(plan, route, form, conditions, empty(), interim)
     }
 }

@@ -77,6 +77,9 @@ pub fn admit(
     };
     // Its credential is good for one connection, and proves nothing of any other.
     if fields::authenticates_connection(&request.parts.headers) {
+        if is_revoked(plan, request, route) {
+            return refused("Invalid or inactive API key");
+        }
         return Admission::Admitted(Admitted {
             let_in: None,
             is_anonymous: true,

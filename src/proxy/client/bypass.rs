@@ -22,7 +22,7 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::purging::write::Write;
 use crate::proxy::wire::hops::{self, Hops};
 use crate::proxy::wire::response_head::clean_response;
-use crate::proxy::wire::{Body, Conditions, InterimListener, InterimQueue, forward, tunnel};
+use crate::proxy::wire::{Body, Conditions, Form, InterimListener, InterimQueue, forward, tunnel};
 use crate::upstream::{OriginBody, empty};
 
 use super::handled::{Awaited, Delivered, Handled};
@@ -97,7 +97,7 @@ impl Bypassed {
         let conditions = Conditions::Pass;
         let request = self
             .request
-            .to_origin(&plan, route, false, conditions, upload, interim);
+            .to_origin(&plan, route, Form::Own, conditions, upload, interim);
         let request = match request {
             Ok(request) => request,
             Err(failure) => return self.no_response(&plan, failed(&plan, self.let_in, failure)),

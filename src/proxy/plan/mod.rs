@@ -13,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::DATE;
 use http::{Method, Response};
+use smallvec::SmallVec;
 
 use crate::config::Config;
 use crate::error::{self, Failure};
@@ -20,7 +21,7 @@ use crate::guard::credential::Credentials;
 use crate::guard::{Guard, Limits, Source};
 use crate::http::dates;
 use crate::metrics::{NO_ROUTE, RouteSeries};
-use crate::policy::canonical;
+use crate::policy::readings;
 
 use super::state::State;
 use super::wire::{Client, Forwarding, host};
@@ -41,6 +42,8 @@ pub struct Plan {
     pub limits: Arc<Limits>,
     pub credentials: Credentials,
     no_route: Arc<RouteSeries>,
+    /// Some routes keep callers apart more than others, or may be found to have to.
+    is_mixed: bool,
 }
 
 impl Plan {
@@ -70,7 +73,12 @@ impl Plan {
             ))
         });
         let limits = Limits::new(&config.rate_limits, Arc::clone(&state.limits));
+        let strictness = routes.first().map(|route| route.strictness());
+        let differs = |route: &Arc<PlannedRoute>| {
+            route.sharing.is_some() || Some(route.strictness()) != strictness
+        };
         Self {
+            is_mixed: routes.len() > 1 && routes.iter().any(differs),
             no_route: state.metrics.route_series(NO_ROUTE),
             credentials: credentials(),
             limits: Arc::new(limits),
@@ -89,27 +97,55 @@ impl Plan {
     pub fn route(&self, method: &Method, host: &str, path: &str) -> Option<&Arc<PlannedRoute>> {
         let routes = &self.config.routes;
         let host = if routes.match_hosts() {
-            host::without_port(host)
+            // The root that every name may end in tells no host from another (RFC 1034 §3.1).
+            host::without_port(host).trim_end_matches('.')
         } else {
             ""
         };
         let (place, _) = routes.find(method, host, path)?;
-        let mut route = self.in_effect(place)?;
-        if canonical::is_ambiguous(path) {
-            let found = canonical::readings(path).into_iter().flat_map(|reading| {
-                let exact = routes.find(method, host, &reading).map(|(place, _)| place);
-                let folded = reading.to_ascii_lowercase();
-                [exact, routes.find_folded(method, host, &folded)]
-            });
-            let folded = path.to_ascii_lowercase();
-            let found = found.chain([routes.find_folded(method, host, &folded)]);
-            for other in found.flatten().filter_map(|place| self.in_effect(place)) {
-                if other.strictness() > route.strictness() {
-                    route = other;
-                }
+        let route = self.in_effect(place)?;
+        if !self.is_mixed {
+            return Some(route);
+        }
+        let other = self.strictest_reading(method, host, path);
+        Some(
+            other
+                .filter(|other| other.strictness() > route.strictness())
+                .unwrap_or(route),
+        )
+    }
+
+    /// The strictest of the routes that an origin may take a path for.
+    fn strictest_reading(
+        &self,
+        method: &Method,
+        host: &str,
+        path: &str,
+    ) -> Option<&Arc<PlannedRoute>> {
+        let routes = &self.config.routes;
+        let exact = |path: &str| routes.find(method, host, path).map(|(place, _)| place);
+        let folded = |path: &str| {
+            let has_upper = path.bytes().any(|byte| byte.is_ascii_uppercase());
+            match (has_upper, routes.has_capitals()) {
+                (true, _) => routes.find_folded(method, host, &path.to_ascii_lowercase()),
+                (false, true) => routes.find_folded(method, host, path),
+                (false, false) => None,
+            }
+        };
+        let bare = readings::without_extension(path).and_then(exact);
+        let mut places: SmallVec<[usize; 4]> = bare.into_iter().chain(folded(path)).collect();
+        if readings::is_ambiguous(path) {
+            let Some(found) = readings::readings(path) else {
+                let takes = |route: &&Arc<PlannedRoute>| route.rule.methods.contains(method);
+                let all = self.routes.iter().filter(takes);
+                return all.max_by_key(|route| route.strictness());
+            };
+            for reading in &found {
+                places.extend(exact(reading).into_iter().chain(folded(reading)));
             }
         }
-        Some(route)
+        let all = places.into_iter().filter_map(|place| self.in_effect(place));
+        all.max_by_key(|route| route.strictness())
     }
 
     fn in_effect(&self, place: usize) -> Option<&Arc<PlannedRoute>> {

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use http::Method;
 
 use crate::config::Route;
-use crate::policy::canonical;
 use crate::policy::key::{KeyBytes, select_query, write_target};
+use crate::policy::{canonical, readings};
 use crate::proxy::plan::Plan;
 use crate::store::Target;
 use crate::store::purge::{LONGEST, short};
@@ -76,9 +76,12 @@ fn selected<'a>(
             .into_iter()
             .collect();
     }
-    let mut paths = canonical::readings(path);
-    paths.push(path.to_owned());
     let routes = &plan.config.routes;
+    let Some(mut paths) = readings::readings(path) else {
+        return routes.list().iter().map(|route| of_route(route)).collect();
+    };
+    paths.push(path.to_owned());
+    paths.extend(readings::without_extension(path).map(str::to_owned));
     let found = paths
         .iter()
         .flat_map(|path| routes.for_path(&Method::GET, path));

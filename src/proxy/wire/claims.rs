@@ -7,6 +7,7 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, request};
 
 use crate::http::fields;
+use crate::policy::invalidate;
 
 use super::host::{is_host, without_default_port};
 
@@ -42,7 +43,7 @@ const fn field(name: &'static str, treatment: Treatment) -> (HeaderName, Treatme
 }
 
 /// The fields, and what is done with them.
-pub static TABLE: [(HeaderName, Treatment); 48] = {
+pub static TABLE: [(HeaderName, Treatment); 63] = {
     use Treatment::{Believed, Dropped, Method, Ours};
     [
         field("x-forwarded-for", Ours),
@@ -58,15 +59,22 @@ pub static TABLE: [(HeaderName, Treatment); 48] = {
         field("x-scheme", Believed),
         field("x-script-name", Believed),
         field("x-url-scheme", Believed),
+        field("method-override", Method),
         field("x-http-method", Method),
         field("x-http-method-override", Method),
+        field("x-method", Method),
         field("x-method-override", Method),
         field("cf-connecting-ip", Dropped),
+        field("cf-visitor", Dropped),
         field("client-ip", Dropped),
         field("fastly-client-ip", Dropped),
+        field("fly-client-ip", Dropped),
         field("forwarded-for", Dropped),
         field("proxy", Dropped),
+        field("remote-user", Believed),
         field("true-client-ip", Dropped),
+        field("wl-proxy-client-ip", Dropped),
+        field("x-arr-ssl", Dropped),
         field("x-backend-host", Dropped),
         field("x-client-ip", Dropped),
         field("x-cluster-client-ip", Dropped),
@@ -82,19 +90,49 @@ pub static TABLE: [(HeaderName, Treatment); 48] = {
         field("x-forwarded-url", Dropped),
         field("x-host", Dropped),
         field("x-http-host-override", Dropped),
+        field("x-ingress-path", Dropped),
+        field("x-middleware-subrequest", Dropped),
+        field("x-original-for", Dropped),
         field("x-original-forwarded-for", Dropped),
         field("x-original-host", Dropped),
         field("x-original-method", Dropped),
         field("x-original-path", Dropped),
+        field("x-original-prefix", Dropped),
+        field("x-original-proto", Dropped),
+        field("x-original-scheme", Dropped),
         field("x-original-uri", Dropped),
         field("x-original-url", Dropped),
         field("x-originating-ip", Dropped),
+        field("x-override-url", Dropped),
         field("x-real-ip", Dropped),
         field("x-remote-addr", Dropped),
         field("x-remote-ip", Dropped),
+        field("x-remote-user", Believed),
         field("x-rewrite-url", Dropped),
     ]
 };
+
+/// How names begin that proxies write for their own origins, and nobody's clients: treated alike
+/// where the table does not name them.
+const BY_BEGINNING: [(&str, Treatment); 8] = [
+    ("cloudfront-", Treatment::Believed),
+    ("ssl-client-", Treatment::Believed),
+    ("x-auth-request-", Treatment::Believed),
+    ("x-forwarded-", Treatment::Believed),
+    ("x-ssl-", Treatment::Believed),
+    ("x-accel-", Treatment::Dropped),
+    ("x-rewrite-", Treatment::Dropped),
+    ("x-sendfile-", Treatment::Dropped),
+];
+
+/// What is done with a field that the table does not name; `None` with one that says nothing of how a
+/// request came.
+fn by_beginning(name: &HeaderName) -> Option<Treatment> {
+    let begins = |(begin, _): &&(&str, Treatment)| name.as_str().starts_with(begin);
+    let (_, treatment) = BY_BEGINNING.iter().find(begins)?;
+    let is_named = TABLE.iter().any(|(known, _)| known == name);
+    (!is_named).then_some(*treatment)
+}
 
 /// How names begin that CGI-like origins know with dashes: they read `X_Forwarded_Host` as
 /// `X-Forwarded-Host`.
@@ -124,23 +162,23 @@ pub fn strip(
     credentials: &[HeaderName],
     is_told: bool,
 ) {
+    let stays = |treatment| match treatment {
+        Treatment::Ours => true,
+        Treatment::Believed => client.is_trusted && is_told,
+        Treatment::Method => !invalidate::is_safe(method),
+        Treatment::Dropped => false,
+    };
     for (name, treatment) in &TABLE {
-        let stays = match treatment {
-            Treatment::Ours => true,
-            Treatment::Believed => client.is_trusted && is_told,
-            Treatment::Method => !method.is_safe(),
-            Treatment::Dropped => false,
-        };
-        if !stays {
+        if !stays(*treatment) {
             headers.remove(name);
         }
     }
-    let twins: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_twin(name.as_str(), credentials))
-        .cloned()
-        .collect();
-    for name in twins {
+    let goes = |name: &&HeaderName| {
+        is_twin(name.as_str(), credentials)
+            || by_beginning(name).is_some_and(|treatment| !stays(treatment))
+    };
+    let others: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    for name in others {
         headers.remove(name);
     }
 }
@@ -148,9 +186,8 @@ pub fn strip(
 /// Whether a field is one that the origin is told of a trusted proxy.
 pub fn is_told(name: &HeaderName) -> bool {
     let is_kept = |treatment| matches!(treatment, Treatment::Ours | Treatment::Believed);
-    TABLE
-        .iter()
-        .any(|(known, treatment)| known == name && is_kept(*treatment))
+    let mut named = TABLE.iter().filter(|(known, _)| known == name);
+    named.any(|(_, treatment)| is_kept(*treatment)) || by_beginning(name).is_some_and(is_kept)
 }
 
 /// Whether an origin that reads underscores as dashes takes a field for another one.
@@ -170,7 +207,7 @@ pub fn believed(headers: &HeaderMap, client: Client) -> impl Iterator<Item = (&s
     let kept = TABLE
         .iter()
         .filter(move |(_, treatment)| client.is_trusted && *treatment == Treatment::Believed);
-    kept.flat_map(move |(name, _)| {
+    let named = kept.flat_map(move |(name, _)| {
         let values = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
         let is_forwarded = *name == FORWARDED;
         let split = values.flat_map(move |value| -> Box<dyn Iterator<Item = &[u8]>> {
@@ -181,14 +218,23 @@ pub fn believed(headers: &HeaderMap, client: Client) -> impl Iterator<Item = (&s
             }
         });
         split.map(|value| (name.as_str(), value))
-    })
+    });
+    let all = headers.iter().filter(move |_| client.is_trusted);
+    let others = all.filter(|(name, _)| by_beginning(name) == Some(Treatment::Believed));
+    named.chain(others.map(|(name, value)| (name.as_str(), value.as_bytes())))
 }
 
 /// What `Forwarded` says (RFC 7239 §4) beside whom it is for; what cannot be read, whole.
 fn forwarded_pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let elements = fields::split_list(value);
     let pairs = elements.flat_map(|element| element.split(|byte| *byte == b';'));
-    pairs.filter(|pair| !is_named(pair, "for") && !is_named(pair, "by"))
+    pairs.filter(|pair| {
+        let is_address = is_named(pair, "for") || is_named(pair, "by");
+        // One that holds more may be read as more.
+        let mut rest = pair.iter().skip_while(|byte| **byte != b'=').skip(1);
+        let is_plain = rest.all(|byte| byte.is_ascii_alphanumeric() || b"\".:_-[]".contains(byte));
+        !is_address || !is_plain
+    })
 }
 
 fn is_named(pair: &[u8], name: &str) -> bool {

@@ -34,11 +34,21 @@ pub struct Forwarded<'a> {
     pub host: Option<&'a str>,
     pub client: Client,
     pub route: Option<&'a Route>,
-    /// Which parameters; `None`: the target as it came.
-    pub query: Option<&'a QueryRule>,
+    /// Which parameters, and whether sorted; `None`: the target as it came.
+    pub query: Option<(&'a QueryRule, bool)>,
+    pub form: Form,
+}
+
+/// How much of a request is the client's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// It goes by.
+    Own,
+    /// What is sent is what is keyed.
+    Keyed,
     /// Its answer proves a key and is shared by all whose key is good: of the client's fields it has
     /// those alone of which that may be.
-    pub is_composed: bool,
+    Composed,
 }
 
 /// Fields that say nothing of what is asked for, or by whom: they trace a request, and say which
@@ -172,7 +182,7 @@ impl Forwarding {
             client,
             route,
             query,
-            is_composed,
+            form,
         } = sent;
         if hops::is_circling(&parts.headers) {
             let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
@@ -181,7 +191,7 @@ impl Forwarding {
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target(&parts.uri, query)?;
-        *request.headers_mut() = self.headers(parts, host, client, route, is_composed, conditions);
+        *request.headers_mut() = self.headers(parts, host, client, route, form, conditions);
         // hyper's client would send a GET or HEAD of unknown length without its body.
         let is_chunked =
             !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
@@ -200,14 +210,14 @@ impl Forwarding {
         host: Option<&str>,
         client: Client,
         route: Option<&Route>,
-        is_composed: bool,
+        form: Form,
         conditions: Conditions<'_>,
     ) -> HeaderMap {
         let wants_trailers = fields::has_member(&parts.headers, TE, "trailers");
         let upgrade = upgrade_of(parts).cloned();
         let listed = route.and_then(|route| route.forward_headers.as_deref());
         let mut headers = match (listed, route) {
-            (listed, Some(route)) if is_composed => {
+            (listed, Some(route)) if form == Form::Composed => {
                 let listed = listed.unwrap_or_default();
                 self.composed(&parts.headers, listed, route, conditions)
             }
@@ -414,10 +424,10 @@ pub fn unconditional(headers: &mut HeaderMap) {
 }
 
 /// The origin-form target, with the part of the query that the route lets through.
-fn target(uri: &Uri, query: Option<&QueryRule>) -> Result<Uri, Failure> {
+fn target(uri: &Uri, query: Option<(&QueryRule, bool)>) -> Result<Uri, Failure> {
     let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let target = match query {
-        Some(rule) => match select_query(uri.query(), rule, false) {
+        Some((rule, sort)) => match select_query(uri.query(), rule, sort) {
             Some(query) if Some(&*query) == uri.query() => whole.parse(),
             Some(query) => format!("{}?{query}", uri.path()).parse(),
             None => uri.path().parse(),
@@ -447,8 +457,8 @@ mod tests {
             host,
             client,
             route,
-            query: route.map(|route| &route.query),
-            is_composed: false,
+            query: route.map(|route| (&route.query, false)),
+            form: Form::Own,
         };
         let request = forwarding.request(sent, Conditions::Pass, empty());
         request.unwrap().headers().clone()
@@ -546,7 +556,11 @@ mod tests {
         let config = format!("{KEEP}[[route]]\npath = \"/p\"\nquery = [\"b\"]\n");
         let config = Config::parse("test", &config, &|_| None).unwrap();
         let uri = Uri::from_static("/p?a=1&b=2");
-        let query = config.routes.list().first().map(|route| &route.query);
+        let query = config
+            .routes
+            .list()
+            .first()
+            .map(|route| (&route.query, false));
         assert_eq!(target(&uri, query).unwrap(), "/p?b=2");
         assert_eq!(target(&uri, None).unwrap(), "/p?a=1&b=2");
     }

@@ -82,13 +82,9 @@ fn is_port(digits: &str) -> bool {
 }
 
 fn is_registered_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&byte);
-    let escapes = name.split('%').skip(1);
-    let is_escape = |piece: &str| {
-        let digits = piece.as_bytes().get(..2);
-        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    };
-    name.bytes().all(allowed) && { escapes }.all(is_escape)
+    // No percent-encoding: no name of the DNS needs it, and it would spell one host in many ways.
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte);
+    name.bytes().all(allowed)
 }
 
 /// An IPv6 address, or one of a version to come (RFC 3986 §3.2.2).
@@ -110,8 +106,17 @@ pub fn without_port(host: &str) -> &str {
 
 /// A host without the port that goes without saying (RFC 9110 §4.2.3).
 pub fn without_default_port<'a>(host: &'a str, scheme: &str) -> &'a str {
-    let port = if scheme == "https" { ":443" } else { ":80" };
-    host.strip_suffix(port).unwrap_or(host)
+    let name = without_port(host);
+    let digits = host[name.len()..].strip_prefix(':');
+    let default = if scheme == "https" { 443 } else { 80 };
+    // An empty port is the default one too (RFC 3986 §6.2.3).
+    let goes_without =
+        |digits: &str| digits.is_empty() || (digits.len() > 1 && digits.parse() == Ok(default));
+    if digits.is_some_and(goes_without) {
+        name
+    } else {
+        host
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,6 @@ pub mod whole_body;
 
 pub use body::{Body, Pieces};
 pub use claims::Client;
-pub use forward::{Conditions, Forwarded, Forwarding};
+pub use forward::{Conditions, Form, Forwarded, Forwarding};
 pub use host::Host;
 pub use interim::{InterimListener, InterimQueue};
