@@ -143,9 +143,8 @@ const OF_CONNECTIONS: [&[u8]; 2] = [b"ntlm", b"negotiate"];
 
 /// Whether a request authenticates the connection that it comes by.
 pub fn authenticates_connection(headers: &HeaderMap) -> bool {
-    let fields = [header::AUTHORIZATION, header::PROXY_AUTHORIZATION];
-    let mut values = fields.iter().flat_map(|name| headers.get_all(name));
-    values.any(|value| {
+    // `Proxy-Authorization` is of one hop, and never sent on.
+    headers.get_all(header::AUTHORIZATION).iter().any(|value| {
         let value = value.as_bytes().trim_ascii_start();
         let begins = |scheme: &&[u8]| {
             let begin = value.get(..scheme.len());

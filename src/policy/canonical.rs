@@ -25,6 +25,10 @@ pub fn path(path: &str) -> Result<Cow<'_, str>, NotCanonical> {
     if path.is_empty() {
         return Ok(Cow::Borrowed("/"));
     }
+    // Most paths have nothing in them that could be spelled otherwise.
+    if is_plain(path) {
+        return Ok(Cow::Borrowed(path));
+    }
     let spelled = escapes(path)?;
     if !has_dot_segment(&spelled) {
         return Ok(spelled);
@@ -92,6 +96,9 @@ fn decoded_foreign(text: &str) -> String {
 
 /// Decodes what is unreserved, and writes the other triplets in upper case (§6.2.2.1, §6.2.2.2).
 fn escapes(text: &str) -> Result<Cow<'_, str>, NotCanonical> {
+    if is_plain(text) {
+        return Ok(Cow::Borrowed(text));
+    }
     if !text.is_ascii() {
         return Err(NotCanonical::RawByte);
     }
@@ -117,6 +124,12 @@ fn escapes(text: &str) -> Result<Cow<'_, str>, NotCanonical> {
     } else {
         Cow::Owned(out)
     })
+}
+
+/// Whether there is neither an escape nor a dot, and nothing that is no ASCII.
+fn is_plain(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii() && byte != b'%' && byte != b'.')
 }
 
 fn octet(digits: &str) -> Option<u8> {

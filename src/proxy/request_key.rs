@@ -66,10 +66,10 @@ impl RequestKey {
 fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<[u8; 32]> {
     let headers = &request.parts.headers;
     let by_cookie = options.cookies == Cookies::Key;
-    let mut believed = believed(headers, request.client)
-        .take_while(|_| !plan.forwarding.rewrites_host())
-        .peekable();
-    if options.share != Share::PerKey && !by_cookie && believed.peek().is_none() {
+    // The fields of others say nothing.
+    let is_believed = request.client.is_trusted && !plan.forwarding.rewrites_host();
+    let is_apart = options.share == Share::PerKey || by_cookie;
+    if !is_apart && !(is_believed && believed(headers, request.client).next().is_some()) {
         return None;
     }
     let mut digest = Sha256::new();
@@ -95,7 +95,7 @@ fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<
             add(&format!("cookie {name}"), value);
         }
     }
-    for (name, value) in believed {
+    for (name, value) in believed(headers, request.client).filter(|_| is_believed) {
         add(&format!("believed {name}"), value);
     }
     Some(digest.finalize().into())

@@ -57,6 +57,9 @@ pub enum Letters {
 /// in place: parsing it would cost every request an allocation; `None` of another.
 pub fn letters_of(text: &str) -> Option<Letters> {
     // An empty Host is right where the target has no authority (RFC 9112 §3.2).
+    if let Some(letters) = plain_letters(text) {
+        return Some(letters);
+    }
     let name = without_port(text);
     let port = &text[name.len()..];
     let port_is_valid = port.is_empty() || is_port(&port[1..]);
@@ -69,6 +72,19 @@ pub fn letters_of(text: &str) -> Option<Letters> {
         true => Letters::Upper,
         false => Letters::Lower,
     })
+}
+
+/// Those of a name as most hosts have it, without a port; `None` of another.
+fn plain_letters(text: &str) -> Option<Letters> {
+    let mut letters = Letters::Lower;
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' => {}
+            b'A'..=b'Z' => letters = Letters::Upper,
+            _ => return None,
+        }
+    }
+    Some(letters)
 }
 
 /// Whether a text is `uri-host [ ":" port ]`, perhaps an empty one.
@@ -106,6 +122,9 @@ pub fn without_port(host: &str) -> &str {
 
 /// A host without the port that goes without saying (RFC 9110 §4.2.3).
 pub fn without_default_port<'a>(host: &'a str, scheme: &str) -> &'a str {
+    if !host.as_bytes().contains(&b':') {
+        return host;
+    }
     let name = without_port(host);
     let digits = host[name.len()..].strip_prefix(':');
     let default = if scheme == "https" { 443 } else { 80 };
