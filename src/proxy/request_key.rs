@@ -68,8 +68,8 @@ fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<
     let by_cookie = options.cookies == Cookies::Key;
     // The fields of others say nothing.
     let is_believed = request.client.is_trusted && !plan.forwarding.rewrites_host();
-    let is_apart = options.share == Share::PerKey || by_cookie;
-    if !is_apart && !(is_believed && believed(headers, request.client).next().is_some()) {
+    let says_more = || is_believed && believed(headers, request.client).next().is_some();
+    if options.share != Share::PerKey && !by_cookie && !says_more() {
         return None;
     }
     let mut digest = Sha256::new();
