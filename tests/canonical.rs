@@ -101,6 +101,14 @@ async fn a_path_that_may_be_read_as_a_stricter_routes_is_ruled_by_that_route() {
             }
         }
     }
+    // Too long to be read in all ways: whoever asks has its own.
+    let long = format!("/api/{}%2f", "a".repeat(3000));
+    for key in ["one", "two"] {
+        let told = format!("/explain?url={}", long.replace('%', "%25"));
+        let told = fixture.admin(&told).await.json();
+        assert_eq!(told["route"]["path"], "/api/me");
+        assert_ne!(fixture.get_as(key, &long).await.cache(), "HIT");
+    }
     // What leads nowhere else is still shared.
     for path in ["/api/x", "/api/x/y%2fz", "/api/X//y/"] {
         fixture.get_as("one", path).await;

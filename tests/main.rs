@@ -32,6 +32,7 @@ mod origin;
 mod origin_database;
 mod parts;
 mod plans;
+mod proofs;
 mod proxying;
 mod purge;
 mod ranges;

@@ -8,6 +8,9 @@ use super::canonical::without_dot_segments;
 /// So many are looked at; a path that has more is made to have them.
 const MOST: usize = 256;
 
+/// Longer ones are not looked at: each reading costs as much as the path is long.
+const LONGEST: usize = 2048;
+
 /// What is done to a path on its way to being one.
 type Step = fn(&[u8]) -> Vec<u8>;
 
@@ -37,8 +40,11 @@ pub fn is_ambiguous(path: &str) -> bool {
 }
 
 /// The other paths that an origin may take this one for, each without the slash at its end; `None`
-/// where there are too many to tell.
+/// where there are too many to tell, or the path is too long.
 pub fn readings(path: &str) -> Option<Vec<String>> {
+    if path.len() > LONGEST {
+        return None;
+    }
     let mut found: HashSet<Vec<u8>> = HashSet::from([path.as_bytes().to_vec()]);
     let mut fresh = vec![path.as_bytes().to_vec()];
     while let Some(text) = fresh.pop() {
@@ -231,6 +237,13 @@ mod tests {
         for none in ["/api/me", "/.me", "/a.b/c"] {
             assert_eq!(without_extension(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_to_look_at_may_be_any() {
+        let path = format!("/{}%2f", "a".repeat(LONGEST));
+        assert!(is_ambiguous(&path));
+        assert_eq!(readings(&path), None);
     }
 
     proptest::proptest! {

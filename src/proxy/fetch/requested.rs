@@ -14,7 +14,7 @@ use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::parts::Beginning;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::Conditions;
-use crate::proxy::wire::forward::unconditional;
+use crate::proxy::wire::conditions::unconditional;
 use crate::store::Entry;
 use crate::upstream::OriginBody;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use http::header::{
     self, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
-    HOST, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, ORIGIN, RANGE, TE, UPGRADE,
+    HOST, HeaderName, ORIGIN, TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
@@ -17,13 +17,13 @@ use crate::http::fields;
 use crate::http::fields::set;
 use crate::policy::Cookies;
 use crate::policy::key::{QueryRule, select_query};
-use crate::policy::range::Span;
 use crate::upstream::OriginBody;
 
 use super::claims::{
     self, Client, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, client_scheme,
     forwarded_host,
 };
+use super::conditions::Conditions;
 use super::hops;
 use super::host::without_default_port;
 
@@ -65,15 +65,6 @@ const INERT: [HeaderName; 9] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-const CONDITIONS: [HeaderName; 6] = [
-    header::IF_MATCH,
-    IF_NONE_MATCH,
-    IF_MODIFIED_SINCE,
-    header::IF_UNMODIFIED_SINCE,
-    IF_RANGE,
-    RANGE,
-];
-
 /// What of the configuration every forwarded request needs.
 #[derive(Debug)]
 pub struct Forwarding {
@@ -85,22 +76,6 @@ pub struct Forwarding {
     fallback_host: Option<HeaderValue>,
     credential_fields: Vec<HeaderName>,
     credential_cookies: Vec<Box<str>>,
-}
-
-/// What is done with the client's own `If-None-Match`, `If-Modified-Since`, `Range` and `If-Range`.
-#[derive(Clone, Copy, Debug)]
-pub enum Conditions<'a> {
-    /// The origin is to answer them.
-    Pass,
-    /// We answer them, from the whole response.
-    Drop,
-    /// Ours in their place: they validate what is stored (RFC 9111 §4.3.1).
-    Validate {
-        etag: Option<&'a HeaderValue>,
-        last_modified: Option<&'a HeaderValue>,
-    },
-    /// Only what is missing of the representation with this strong entity tag (RFC 9111 §3.4).
-    Rest { span: Span, etag: &'a HeaderValue },
 }
 
 impl Forwarding {
@@ -273,7 +248,7 @@ impl Forwarding {
                 || self.credential_fields.contains(name)
                 || INERT.contains(name)
                 || claims::is_told(name)
-                || (matches!(conditions, Conditions::Pass) && CONDITIONS.contains(name))
+                || conditions.leaves(name)
         };
         let kept = theirs.iter().filter(|(name, _)| stays(name));
         let mut headers: HeaderMap = kept
@@ -389,38 +364,6 @@ fn only(headers: &HeaderMap, allowed: &[HeaderName]) -> HeaderMap {
         .filter(|(name, _)| allowed.contains(name) || FRAMING.contains(name));
     kept.map(|(name, value)| (name.clone(), value.clone()))
         .collect()
-}
-
-impl Conditions<'_> {
-    /// Puts them in the place of the client's own.
-    pub fn apply(self, headers: &mut HeaderMap) {
-        if matches!(self, Conditions::Pass) {
-            return;
-        }
-        unconditional(headers);
-        match self {
-            Conditions::Pass | Conditions::Drop => {}
-            Conditions::Validate {
-                etag,
-                last_modified,
-            } => {
-                set(headers, IF_NONE_MATCH, etag.cloned());
-                set(headers, IF_MODIFIED_SINCE, last_modified.cloned());
-            }
-            Conditions::Rest { span, etag } => {
-                let range = HeaderValue::try_from(format!("bytes={}-{}", span.first, span.last));
-                set(headers, RANGE, range.ok());
-                set(headers, IF_RANGE, Some(etag.clone()));
-            }
-        }
-    }
-}
-
-/// Makes a request for the whole, whatever the client or we have.
-pub fn unconditional(headers: &mut HeaderMap) {
-    for name in [IF_NONE_MATCH, IF_MODIFIED_SINCE, RANGE, IF_RANGE] {
-        headers.remove(name);
-    }
 }
 
 /// The origin-form target, with the part of the query that the route lets through.

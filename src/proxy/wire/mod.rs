@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod claims;
+pub mod conditions;
 pub mod forward;
 pub mod framing;
 pub mod hops;
@@ -17,6 +18,7 @@ pub mod whole_body;
 
 pub use body::{Body, Pieces};
 pub use claims::Client;
-pub use forward::{Conditions, Form, Forwarded, Forwarding};
+pub use conditions::Conditions;
+pub use forward::{Form, Forwarded, Forwarding};
 pub use host::Host;
 pub use interim::{InterimListener, InterimQueue};
