@@ -9,6 +9,7 @@
 //! A key is nowhere but in the request: here it is a digest.
 
 pub mod address;
+pub mod agreement;
 mod asking;
 pub mod credential;
 pub mod limits;
