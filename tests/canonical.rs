@@ -42,6 +42,7 @@ fn pages(keys: &Keys) -> impl Fn(&Seen) -> crate::support::Reply + use<> {
 const GUARDED: &str = "
 [auth]
 on_difference = \"off\"
+control = \"off\"
 [[route]]
 path = \"/api/{*rest}\"
 share = \"verified\"
@@ -407,7 +408,7 @@ async fn a_426_says_to_which_protocol() {
 #[tokio::test]
 async fn a_host_by_another_spelling_takes_the_same_route() {
     let keys = Keys::of(&["one", "two"]);
-    let rules = "[auth]\non_difference = \"off\"\n[[route]]\npath = \"/{*rest}\"\nshare = \"verified\"\nttl = \"60s\"\n[[route]]\npath = \"/me\"\nhost = \"h.example\"\nshare = \"per-key\"\nttl = \"60s\"\n";
+    let rules = "[auth]\non_difference = \"off\"\ncontrol = \"off\"\n[[route]]\npath = \"/{*rest}\"\nshare = \"verified\"\nttl = \"60s\"\n[[route]]\npath = \"/me\"\nhost = \"h.example\"\nshare = \"per-key\"\nttl = \"60s\"\n";
     let known = keys.clone();
     let fixture = Fixture::start(rules, move |seen| {
         let key = seen.header("authorization").unwrap_or_default().to_owned();

@@ -43,6 +43,7 @@ mod restart;
 mod rules;
 mod stale;
 mod topologies;
+mod units;
 mod validation;
 mod verdicts;
 mod wishes;

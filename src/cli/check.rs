@@ -223,7 +223,7 @@ fn demotions(config: &Config) -> Vec<String> {
     let paths = text.lines().filter_map(demoted);
     paths
         .filter(|path| shared.contains(&path.as_str()))
-        .map(|path| format!("route {path:?}: the instance that runs has found that its answers differ by key, and demoted it: set share = \"per-key\""))
+        .map(|path| format!("route {path:?}: the instance that runs has found that its answers differ by key, and demoted it, or the URLs that do (GET /explain names one): set share = \"per-key\" for them"))
         .collect()
 }
 
@@ -274,11 +274,20 @@ mod tests {
         };
         let route = |keys: &str| format!("[[route]]\npath = \"/a\"\nttl = \"1s\"\n{keys}\n");
         assert_eq!(
-            told(&route("share = \"verified\"\nverdict_scope = \"all\"")),
+            told(&format!(
+                "[auth]\nsource = \"http://127.0.0.1:1/me\"\n{}",
+                route("share = \"verified\"\nverdict_scope = \"all\"")
+            )),
             ""
         );
         for (text, says) in [
-            (route("verdict_scope = \"route\""), "verdict_scope says nothing"),
+            (
+                format!(
+                    "[auth]\nsource = \"table\"\n{}",
+                    route("verdict_scope = \"route\"")
+                ),
+                "verdict_scope says nothing",
+            ),
             (route("share = \"verified\"\ncookies = \"key\""), "nothing is shared"),
             (
                 route("share = \"verified\"\nmethods = [\"POST\"]"),

@@ -25,8 +25,13 @@ pub struct Auth {
     pub unknown_per_second: u64,
     /// Verdicts of each kind that are remembered.
     pub verdicts: usize,
+    /// How often a control is taken: whether a random key and none are refused where good keys are
+    /// accepted; `None`: never.
+    pub control: Option<Duration>,
     /// One miss of so many is fetched with another key too.
     pub compare_every: u64,
+    /// Controls and comparisons that begin, each second and instance.
+    pub compare_per_second: u64,
     pub on_difference: OnDifference,
     /// Members of JSON bodies that differ from answer to answer.
     pub volatile: Vec<String>,
@@ -44,7 +49,9 @@ impl Default for Auth {
             secret: None,
             unknown_per_second: 100,
             verdicts: 65_536,
+            control: Some(Duration::from_secs(3600)),
             compare_every: 100,
+            compare_per_second: 10,
             on_difference: OnDifference::Demote,
             volatile: vec!["timestamp".to_owned()],
         }

@@ -61,7 +61,8 @@ pub fn known_keys(text: &str) -> std::collections::BTreeSet<String> {
 
 fn root(mut root: Section<'_, '_>) -> Config {
     let cache = cache(root.table("cache"));
-    let routes = routes(root.tables("route"), &cache);
+    let auth = auth(root.table("auth"));
+    let routes = routes(root.tables("route"), &cache, &auth.source);
     let config = Config {
         listen: listen(root.table("listen")),
         admin: admin(root.table("admin")),
@@ -69,7 +70,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
         origin: origin(root.table("origin")),
         limits: limits(root.table("limits")),
         error_headers: errors(root.table("errors")),
-        auth: auth(root.table("auth")),
+        auth,
         rate_limits: rate_limits(root.tables("rate_limit"), &routes),
         routes,
         cache,

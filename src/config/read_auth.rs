@@ -41,8 +41,19 @@ pub fn auth(mut section: Section<'_, '_>) -> Auth {
     set(&mut auth.unknown_per_second, per_second);
     let verdicts = section.integer("verdicts", 100..10_000_001);
     set(&mut auth.verdicts, verdicts.map(|number| number as usize));
+    let expected =
+        "\"off\", or a duration of at least \"1h\": an origin may count keys that it refuses";
+    let control = section.parsed("control", expected, |text| match text {
+        "off" => Some(None),
+        text => units::duration(text)
+            .filter(|every| *every >= Duration::from_secs(3600))
+            .map(Some),
+    });
+    set(&mut auth.control, control.map(|at| at.value));
     let every = section.integer("compare_every", 1..1_000_000_001);
     set(&mut auth.compare_every, every);
+    let per_second = section.integer("compare_per_second", 1..1_000_001);
+    set(&mut auth.compare_per_second, per_second);
     let expected = "\"off\", \"warn\" or \"demote\"";
     let found = section.parsed("on_difference", expected, word::<OnDifference>);
     set(&mut auth.on_difference, found.map(|at| at.value));

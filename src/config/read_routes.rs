@@ -11,7 +11,7 @@ use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Normalise, Obey, Share};
 
-use super::auth::Scope;
+use super::auth::{Scope, VerdictSource};
 use super::routes::{Route, RouteError, Routes};
 use super::sections::Cache;
 use super::source::{At, Section, field_name, word};
@@ -22,14 +22,17 @@ struct Shared {
     credential_cookies: Arc<[Box<str>]>,
     targeted_fields: Arc<[HeaderName]>,
     hides_targeted: bool,
+    /// Verdicts come from the answers to requests, each for its own URL.
+    learns_from_origin: bool,
 }
 
-pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache) -> Routes {
+pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache, verdicts: &VerdictSource) -> Routes {
     let shared = Shared {
         credential_fields: cache.credential_fields.clone().into(),
         credential_cookies: cache.credential_cookies.clone().into(),
         targeted_fields: cache.targeted_fields.clone().into(),
         hides_targeted: cache.hide_targeted_fields,
+        learns_from_origin: *verdicts == VerdictSource::Origin,
     };
     let mut routes = Routes::default();
     for mut section in sections {
@@ -202,7 +205,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
             ),
         },
         invalidates,
-        verdict_scope: verdict_scope(&mut section),
+        verdict_scope: verdict_scope(&mut section, shared),
         options,
         query: query.unwrap_or_default(),
         sort_query: section.boolean("sort_query").unwrap_or(false),
@@ -260,10 +263,18 @@ fn raw_target(section: &mut Section<'_, '_>, share: Share) -> bool {
     is_raw
 }
 
-fn verdict_scope(section: &mut Section<'_, '_>) -> Scope {
+fn verdict_scope(section: &mut Section<'_, '_>, shared: &Shared) -> Scope {
     let expected = "\"url\", \"route\" or \"all\"";
-    let found = section.parsed("verdict_scope", expected, word::<Scope>);
-    found.map_or(Scope::Url, |at| at.value)
+    let Some(At { value, span }) = section.parsed("verdict_scope", expected, word::<Scope>) else {
+        return Scope::Url;
+    };
+    if value != Scope::Url && shared.learns_from_origin {
+        section.source().mistake(
+            span,
+            "verdict_scope: the origin's answer to one URL says nothing of a key on others; leave it out, or set auth.source to the URL of something that only good keys get, or to \"table\"",
+        );
+    }
+    value
 }
 
 fn language(text: &str) -> Option<HeaderValue> {

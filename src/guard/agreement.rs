@@ -104,7 +104,11 @@ impl Comparison {
         use Whose::{First, Second};
         let mut random = fastrand::Rng::with_seed(seed);
         let mut groups: Vec<&[Whose]> = vec![&[Second, Second, First]];
-        while groups.iter().flat_map(|group| group.iter()).filter(|whose| **whose == Second).count()
+        while groups
+            .iter()
+            .flat_map(|group| group.iter())
+            .filter(|whose| **whose == Second)
+            .count()
             < LEAST
         {
             groups.push(match random.u8(..3) {
@@ -115,7 +119,11 @@ impl Comparison {
         }
         random.shuffle(&mut groups);
         let begins = [First, Second, First];
-        let order: Vec<Whose> = begins.iter().chain(groups.concat().iter()).copied().collect();
+        let order: Vec<Whose> = begins
+            .iter()
+            .chain(groups.concat().iter())
+            .copied()
+            .collect();
         Self {
             order: order.into_iter().rev().collect(),
             before: None,
@@ -208,7 +216,11 @@ impl Seen {
     /// `is_strict`, one of the first key's two answers stands for both.
     fn look(&mut self, place: u64, class: u64, three: Three<'_>, is_strict: bool) {
         match three {
-            [Some(Value::Object(before)), Some(Value::Object(between)), Some(Value::Object(after))] => {
+            [
+                Some(Value::Object(before)),
+                Some(Value::Object(between)),
+                Some(Value::Object(after)),
+            ] => {
                 let all = [before, between, after];
                 let mut names: Vec<&String> = all.iter().flat_map(|one| one.keys()).collect();
                 names.sort_unstable();
@@ -221,11 +233,16 @@ impl Seen {
                     self.note(place, class, Found::Agrees);
                 }
             }
-            [Some(Value::Array(before)), Some(Value::Array(between)), Some(Value::Array(after))] => {
+            [
+                Some(Value::Array(before)),
+                Some(Value::Array(between)),
+                Some(Value::Array(after)),
+            ] => {
                 self.look_at_lists(place, class, [before, between, after], is_strict);
             }
             // It comes or goes: what it holds is compared with the one that has it.
-            [Some(known), Some(Value::Object(_)), None] | [None, Some(Value::Object(_)), Some(known)]
+            [Some(known), Some(Value::Object(_)), None]
+            | [None, Some(Value::Object(_)), Some(known)]
                 if is_strict =>
             {
                 let edge = below(class, "edge");
@@ -360,7 +377,9 @@ fn leaf([before, between, after]: Three<'_>) -> Found {
         }
         (Some(Value::String(before)), Some(Value::String(between)), Some(Value::String(after))) => {
             let is_in_order = between >= before.min(after) && between <= before.max(after);
-            [before, between, after].iter().all(|text| is_sequential(text))
+            [before, between, after]
+                .iter()
+                .all(|text| is_sequential(text))
                 && before.len() == between.len()
                 && between.len() == after.len()
                 && is_in_order
@@ -393,8 +412,10 @@ fn digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     match value {
         Value::Object(members) => {
-            let mut all: Vec<(&String, u64)> =
-                members.iter().map(|(name, value)| (name, digest(value))).collect();
+            let mut all: Vec<(&String, u64)> = members
+                .iter()
+                .map(|(name, value)| (name, digest(value)))
+                .collect();
             all.sort_unstable();
             (0, all).hash(&mut hasher);
         }
@@ -412,7 +433,9 @@ fn digest(value: &Value) -> u64 {
 fn without(value: Value, names: &[String]) -> Value {
     match value {
         Value::Object(members) => {
-            let stays = members.into_iter().filter(|(name, _)| !names.contains(name));
+            let stays = members
+                .into_iter()
+                .filter(|(name, _)| !names.contains(name));
             let left = stays.map(|(name, value)| (name, without(value, names)));
             Value::Object(left.collect::<Map<String, Value>>())
         }
@@ -471,7 +494,9 @@ mod tests {
         });
         assert_eq!(differs, Compared::Differs);
         // One sees what the other does not.
-        let (hidden, _) = compare(4, |whose| by(whose, json!([{"id": 1}, {"id": 2}]), json!([{"id": 1}])));
+        let (hidden, _) = compare(4, |whose| {
+            by(whose, json!([{"id": 1}, {"id": 2}]), json!([{"id": 1}]))
+        });
         assert_eq!(hidden, Compared::Differs);
         // The same in another order.
         let (order, _) = compare(5, |whose| by(whose, json!(["a", "b"]), json!(["b", "a"])));
@@ -488,7 +513,11 @@ mod tests {
         let (lists, _) = compare(7, |whose| {
             let project = by(whose, json!("a"), json!("b"));
             let first = next() * 10;
-            json!((0..5).map(|at| json!({"id": first + at, "of": project})).collect::<Vec<_>>())
+            json!(
+                (0..5)
+                    .map(|at| json!({"id": first + at, "of": project}))
+                    .collect::<Vec<_>>()
+            )
         });
         assert_eq!(lists, Compared::Unclear);
     }
@@ -512,12 +541,19 @@ mod tests {
         let mut at = 0;
         let page = |at: i32, whose| {
             let name = by(whose, json!("alpha"), json!("beta"));
-            Answer::of(StatusCode::OK, "text/html", format!("{at:03} {name}").as_bytes(), &[])
+            Answer::of(
+                StatusCode::OK,
+                "text/html",
+                format!("{at:03} {name}").as_bytes(),
+                &[],
+            )
         };
         let mut comparison = Comparison::new(1);
         let outcome = loop {
             at += 1;
-            let Some(whose) = comparison.next() else { break None };
+            let Some(whose) = comparison.next() else {
+                break None;
+            };
             if let Some(outcome) = comparison.add(page(at, whose)) {
                 break Some(outcome);
             }
@@ -531,7 +567,12 @@ mod tests {
         let other = json!({"timestamp": 9, "list": [{"b": 4, "timestamp": 8}, 5], "a": 1});
         let names = ["timestamp".to_owned()];
         let read = |body: &Value| {
-            Answer::of(StatusCode::OK, "application/json", body.to_string().as_bytes(), &names)
+            Answer::of(
+                StatusCode::OK,
+                "application/json",
+                body.to_string().as_bytes(),
+                &names,
+            )
         };
         assert_eq!(read(&one), read(&other));
         assert_eq!(read(&one).digest(), read(&other).digest());
@@ -633,7 +674,9 @@ mod tests {
     /// comparisons, and at least 99 of 100 differences in one field found in the first comparison.
     #[test]
     fn a_difference_by_time_is_hardly_ever_taken_for_one_by_key_and_one_by_key_is_found() {
-        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = std::env::var("SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let seed: u64 = seed.unwrap_or(14);
         println!("SEED={seed}");
         let (mut by_time, mut by_key) = ([0; 3], [0; 3]);

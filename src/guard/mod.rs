@@ -11,12 +11,17 @@
 pub mod address;
 pub mod agreement;
 mod asking;
+mod caller;
 pub mod credential;
 pub mod limits;
 mod measured;
 mod noted;
 pub mod outage;
+mod pace;
+mod proofs;
 mod source;
+mod stranger;
+pub mod units;
 pub mod verdicts;
 mod window;
 
@@ -39,9 +44,12 @@ use asking::Asking;
 use credential::{Credential, Credentials, KeyId};
 use noted::Noted;
 use outage::{Met, Outage, Probed};
+use pace::Pace;
 use source::Question;
+use units::Units;
 use verdicts::{Good, VerdictId, Verdicts};
 
+pub use caller::Caller;
 pub use limits::{LimitState, Limits};
 pub use measured::Measured;
 pub use source::{Source, is_refusal};
@@ -51,16 +59,6 @@ const PROBE_HOLDS: Duration = Duration::from_secs(1);
 
 /// Milliseconds between two complaints.
 const COMPLAINS_EVERY: u64 = 10_000;
-
-/// A caller whose key counts on the route that was asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    pub credential: Credential,
-    pub id: VerdictId,
-    /// Refusals, and the purge log's position, when the question began.
-    asked: u64,
-    stamp: u64,
-}
 
 /// What is known of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,9 +99,14 @@ pub struct GuardState {
     second: Option<Arc<Second>>,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Nanoseconds since the epoch at which the next unknown key may be asked about.
-    unknown: AtomicU64,
+    pub units: Units,
+    /// Of unknown keys that are asked about.
+    unknown: Pace,
+    /// Of controls and comparisons.
+    proofs: Pace,
     probing: tokio::sync::Mutex<()>,
+    /// The source's control is being taken.
+    controlling: tokio::sync::Mutex<()>,
     asking: Asking,
     /// When the log last heard of an ill source, in Unix milliseconds.
     complained: AtomicU64,
@@ -125,8 +128,11 @@ impl GuardState {
             second,
             clock,
             metrics,
-            unknown: AtomicU64::new(0),
+            units: Units::default(),
+            unknown: Pace::default(),
+            proofs: Pace::default(),
             probing: tokio::sync::Mutex::default(),
+            controlling: tokio::sync::Mutex::default(),
             asking: Asking::default(),
             complained: AtomicU64::new(0),
         }
@@ -155,11 +161,17 @@ impl Guard {
         }
     }
 
-    /// A caller, and what a verdict on it reaches.
-    pub fn caller(&self, credential: Credential, scope: &[u8]) -> Caller {
+    /// A caller, and what a verdict on it reaches; `is_taught`: where a 2xx says something of a key.
+    pub fn caller(&self, credential: Credential, scope: &[u8], is_taught: bool) -> Caller {
+        let shared = VerdictId::of(&credential, scope);
         Caller {
             credential,
-            id: VerdictId::of(&credential, scope),
+            id: if is_taught {
+                shared
+            } else {
+                VerdictId::of(&credential, &[b"own ", scope].concat())
+            },
+            shared,
             asked: self.state.verdicts.order(),
             stamp: self.state.purges.position(),
         }
@@ -245,34 +257,14 @@ impl Guard {
     /// Whether one more unknown key may be asked about now, of so many a second; it counts as
     /// asked about.
     pub fn asks_about_unknown(&self) -> bool {
-        let now = self.state.clock.now();
-        let unknown = &self.state.unknown;
-        unknown
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |next| {
-                self.after_next_unknown(next, now)
-            })
-            .is_ok()
+        let (per_second, now) = (self.settings.unknown_per_second, self.state.clock.now());
+        self.state.unknown.begins(per_second, now)
     }
 
     /// As [`Guard::asks_about_unknown`], but nothing is counted.
     pub fn may_ask_about_unknown(&self) -> bool {
-        let next = self.state.unknown.load(Ordering::Acquire);
-        self.after_next_unknown(next, self.state.clock.now())
-            .is_some()
-    }
-
-    /// When the unknown key after the next one may be asked about; `None` while none may.
-    fn after_next_unknown(&self, next: u64, now: Timestamp) -> Option<u64> {
-        let now = now.as_millis() * 1_000_000;
-        let step = 1_000_000_000 / self.settings.unknown_per_second;
-        let ahead = 1_000_000_000 - step;
-        // A clock that was set back must not keep everybody waiting for it.
-        let next = if next > now + 2_000_000_000 {
-            now
-        } else {
-            next
-        };
-        (next <= now + ahead).then(|| next.max(now) + step)
+        let (per_second, now) = (self.settings.unknown_per_second, self.state.clock.now());
+        self.state.unknown.may_begin(per_second, now)
     }
 
     /// Whether there is somebody but the origin to ask about an unknown caller.
@@ -315,10 +307,16 @@ impl Guard {
             return None;
         }
         let question = Question::of(&self.credentials, headers);
+        let strange = Question::strange(&self.credentials, headers);
         let (asking, hearing) = (Arc::clone(self), Arc::clone(self));
         let answer = async move {
             let complain = |cause: &(dyn std::fmt::Display + Sync)| asking.complain(cause);
-            asking.source.answer(question, complain).await
+            let met = asking.source.answer(question, complain).await;
+            if met != Met::Accepted || asking.source_is_controlled(strange).await {
+                return met;
+            }
+            asking.complain(&"it was not found to refuse a random key and a request without one (auth.control), so that its 2xx says nothing");
+            Met::Failed
         };
         let heard = move |met| hearing.source_answered(&caller, met);
         Some(self.state.asking.ask(caller.id, answer, heard).await)
@@ -398,8 +396,11 @@ impl Guard {
             return Ruling::Refused;
         }
         if is_proof && status.is_success() {
+            // Where anybody is let in, a 2xx does not say that the origin knows keys again.
+            if caller.is_taught() || self.known(caller, now).is_some() {
+                self.state.outage.note(key, Met::Accepted, now);
+            }
             self.accept(caller);
-            self.state.outage.note(key, Met::Accepted, now);
             verdict(VerdictOutcome::Good);
         } else if status.is_server_error() {
             self.failed(caller);
@@ -444,18 +445,20 @@ impl Guard {
 
     fn accept(&self, caller: &Caller) {
         let now = self.state.clock.now();
-        let key = &caller.credential.key;
         let good = Good {
             until: now.plus(jittered(self.settings.good_ttl)),
             last: now,
             stamp: caller.stamp,
             refused: None,
         };
-        if self
-            .state
-            .verdicts
-            .accept(key, caller.id, good, caller.asked)
-        {
+        self.remember(caller, good);
+    }
+
+    fn remember(&self, caller: &Caller, good: Good) {
+        let (key, asked) = (&caller.credential.key, caller.asked);
+        let proves = caller.is_taught();
+        let verdicts = &self.state.verdicts;
+        if verdicts.accept(key, caller.id, good, asked, proves) {
             self.note(caller, Noted::Good(good));
         }
     }
@@ -516,9 +519,8 @@ impl Guard {
                     stamp: caller.stamp,
                     ..good
                 };
-                self.state
-                    .verdicts
-                    .accept(key, caller.id, good, caller.asked);
+                let (verdicts, proves) = (&self.state.verdicts, caller.is_taught());
+                verdicts.accept(key, caller.id, good, caller.asked, proves);
                 verdict(VerdictOutcome::Good);
             }
             // A key that was good here is refused by its source alone: it may be an outage.

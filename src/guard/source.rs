@@ -16,6 +16,8 @@ use crate::upstream::{self, Origin, empty};
 
 use super::credential::Credentials;
 use super::outage::Met;
+use super::stranger;
+use super::units::Control;
 
 /// How long a source is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -98,6 +100,18 @@ impl Question {
                 .collect(),
         }
     }
+
+    /// Two questions about nobody: with a random key, and with none.
+    pub fn strange(credentials: &Credentials, headers: &HeaderMap) -> [Self; 2] {
+        let random = stranger::with_random_key(credentials, headers);
+        [random, None].map(|headers| match headers {
+            Some(headers) => Self::of(credentials, &headers),
+            None => Self {
+                key: None,
+                credential: HeaderMap::new(),
+            },
+        })
+    }
 }
 
 /// 401 and 403 are about the caller; nothing else is.
@@ -106,6 +120,30 @@ pub fn is_refusal(status: StatusCode) -> bool {
 }
 
 impl Source {
+    /// As a unit is written, whose control says whether what it accepts means anything; `None` where
+    /// it is known to.
+    pub fn written(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Origin | Self::Table(_) => None,
+            Self::Service { target, host, .. } => {
+                let parts = [b"source ", host.as_bytes(), target.as_str().as_bytes()];
+                Some(parts.concat())
+            }
+        }
+    }
+
+    /// Whether it refuses a random key, and none.
+    pub async fn control(&self, strange: [Question; 2]) -> Control {
+        for question in strange {
+            match self.answer(question, |_| ()).await {
+                Met::Refused => {}
+                Met::Accepted => return Control::Failed,
+                Met::Failed => return Control::Unanswered,
+            }
+        }
+        Control::Held
+    }
+
     /// What it says of a key. What it says that is neither good nor bad goes to `complain`.
     pub async fn answer(
         &self,

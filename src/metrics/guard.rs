@@ -31,6 +31,20 @@ pub enum Compared {
     Unclear,
 }
 
+/// What the control of a unit came to: the same request with a random key, and with none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Control {
+    /// Both were refused.
+    Held,
+    /// One of them was not: what is answered there says nothing of keys.
+    Failed,
+    /// The origin gave no answer about it.
+    Unanswered,
+    /// It was not even asked.
+    Unsent,
+}
+
 /// Who says whether a key is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -57,6 +71,7 @@ pub struct GuardMetrics {
     requests: Vec<(LimitKind, [Counter; 2])>,
     verdicts: Family<VerdictLabels, Counter>,
     comparisons: Family<VerdictLabels, Counter>,
+    controls: Family<VerdictLabels, Counter>,
     good: Gauge,
     bad: Gauge,
 }
@@ -98,12 +113,21 @@ impl GuardMetrics {
         }
         registry.register(
             "auth_comparisons",
-            "Answers that were fetched with a second key, by how they compared",
+            "Answers to two keys, by how they compared",
             self.comparisons.clone(),
         );
         for outcome in Compared::VARIANTS {
             let (source, outcome) = (VerdictBy::Origin.into(), (*outcome).into());
             touch(&self.comparisons, &VerdictLabels { source, outcome });
+        }
+        registry.register(
+            "auth_controls",
+            "Controls (a random key, and none, where keys are learned), by what they came to",
+            self.controls.clone(),
+        );
+        for outcome in Control::VARIANTS {
+            let (source, outcome) = (VerdictBy::Origin.into(), (*outcome).into());
+            touch(&self.controls, &VerdictLabels { source, outcome });
         }
         registry.register(
             "auth_good_keys",
@@ -141,6 +165,13 @@ impl GuardMetrics {
     pub fn compared(&self, compared: Compared) {
         let (source, outcome) = (VerdictBy::Origin.into(), compared.into());
         self.comparisons
+            .get_or_create(&VerdictLabels { source, outcome })
+            .inc();
+    }
+
+    pub fn controlled(&self, control: Control) {
+        let (source, outcome) = (VerdictBy::Origin.into(), control.into());
+        self.controls
             .get_or_create(&VerdictLabels { source, outcome })
             .inc();
     }

@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
+use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use crate::http::fields;
 use crate::policy::key::{KeyBytes, KeyParts, select_query};
@@ -21,7 +23,14 @@ pub struct RequestKey {
     primary_length: usize,
     /// Where the rule digest stands.
     rule: Range<usize>,
+    /// Up to where all whose key is good have it in common, on a route where keys are verified.
+    common: usize,
+    /// There, a digest of the fields by which the route lets the origin choose its answer.
+    selecting: Option<[u8; 32]>,
 }
+
+/// What begins the part of a key that says whose it is, where nothing may be shared yet.
+const OWN: u8 = 1;
 
 impl RequestKey {
     /// Writes the primary key of a request on a route, unless that was done: scheme, host, path,
@@ -42,6 +51,39 @@ impl RequestKey {
         };
         self.rule = parts.write(&mut self.bytes);
         self.primary_length = self.bytes.len();
+        self.common = self.primary_length;
+        if rule.options.share == Share::Verified {
+            let selecting = plan.forwarding.selecting(&request.parts.headers, rule);
+            self.selecting = selecting.map(|fields| {
+                let mut digest = Parts::default();
+                for (name, value) in &fields {
+                    digest.add(name.as_str(), value.as_bytes());
+                }
+                digest.finish()
+            });
+        }
+    }
+
+    /// From here on it is of this credential alone.
+    pub fn keep_apart(&mut self, request: &ClientRequest, options: &Options) {
+        if self.is_apart() {
+            return;
+        }
+        let mut digest = Parts::default();
+        digest.add_credential(&request.parts.headers, options);
+        self.bytes.push(OWN);
+        self.bytes.extend_from_slice(&digest.finish());
+        self.primary_length = self.bytes.len();
+    }
+
+    /// Whether it is of one credential alone on a route whose answers are shared once that is proved.
+    pub fn is_apart(&self) -> bool {
+        self.common < self.primary_length
+    }
+
+    /// The key of all whose key is good.
+    pub fn common(&self) -> &[u8] {
+        &self.bytes[..self.common]
     }
 
     /// The part of it that leads to all variants.
@@ -49,11 +91,46 @@ impl RequestKey {
         &self.bytes[..self.primary_length]
     }
 
-    /// What is asked for, and by whom, whatever the rule: what is learned of that outlives a change
-    /// of the rules.
-    pub fn subject(&self) -> [&[u8]; 2] {
-        let primary = self.primary();
-        [&primary[..self.rule.start], &primary[self.rule.end..]]
+    /// What is asked for, whatever the rule: what is learned of that outlives a change of the rules.
+    pub fn subject(&self) -> [&[u8]; 3] {
+        let common = self.common();
+        let selecting = self.selecting.as_ref().map_or(&[][..], |digest| digest);
+        [
+            &common[..self.rule.start],
+            &common[self.rule.end..],
+            selecting,
+        ]
+    }
+
+    /// The unit that is proved at once, as it is written: host, literal path, the names in the query,
+    /// and the fields by which the origin may choose; `tag` says by which rules answers are compared.
+    pub fn unit(&self, tag: &[u8]) -> KeyBytes {
+        let [asked, rest, selecting] = self.subject();
+        let mut unit = KeyBytes::from_slice(tag);
+        let query = asked[..asked.len().saturating_sub(1)]
+            .iter()
+            .rposition(|byte| *byte == 0)
+            .map_or(asked.len(), |at| at + 1);
+        let (place, query) = asked.split_at(query);
+        unit.extend_from_slice(place);
+        let query = query.strip_prefix(b"?").unwrap_or_default();
+        let query = query.strip_suffix(&[0]).unwrap_or(query);
+        let pairs = query.split(|byte| *byte == b'&');
+        let mut names: SmallVec<[&[u8]; 8]> = pairs
+            .filter_map(|pair| pair.split(|byte| *byte == b'=').next())
+            .filter(|name| !name.is_empty())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            unit.extend_from_slice(name);
+            unit.push(b'&');
+        }
+        unit.push(0);
+        unit.extend_from_slice(rest);
+        unit.push(0);
+        unit.extend_from_slice(selecting);
+        unit
     }
 
     pub fn primary_length(&self) -> usize {
@@ -72,31 +149,57 @@ fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<
     if options.share != Share::PerKey && !by_cookie && !says_more() {
         return None;
     }
-    let mut digest = Sha256::new();
-    let mut add = |name: &str, value: &[u8]| {
-        // Length first: no two lists of fields give the same bytes.
-        for part in [name.as_bytes(), value] {
-            digest.update((part.len() as u64).to_be_bytes());
-            digest.update(part);
-        }
-    };
-    let credentials = options
-        .credential_fields
-        .iter()
-        .filter(|_| options.share == Share::PerKey);
-    for name in credentials.chain(by_cookie.then_some(&http::header::COOKIE)) {
-        for value in headers.get_all(name) {
-            add(name.as_str(), value.as_bytes());
-        }
+    let mut digest = Parts::default();
+    match options.share {
+        Share::PerKey => digest.add_credential(headers, options),
+        Share::Standard => digest.add_cookies(headers, options),
+        Share::Verified => {}
     }
-    // No field is named so.
-    for name in options.credential_cookies.iter() {
-        for value in fields::cookies(headers, name) {
-            add(&format!("cookie {name}"), value);
-        }
+    if by_cookie {
+        digest.add_all(headers, &http::header::COOKIE);
     }
     for (name, value) in believed(headers, request.client).filter(|_| is_believed) {
-        add(&format!("believed {name}"), value);
+        digest.add(&format!("believed {name}"), value);
     }
-    Some(digest.finalize().into())
+    Some(digest.finish())
+}
+
+/// A digest of fields by their names; no two lists of fields give the same bytes.
+#[derive(Default)]
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, name: &str, value: &[u8]) {
+        for part in [name.as_bytes(), value] {
+            self.0.update((part.len() as u64).to_be_bytes());
+            self.0.update(part);
+        }
+    }
+
+    fn add_all(&mut self, headers: &HeaderMap, name: &HeaderName) {
+        for value in headers.get_all(name) {
+            self.add(name.as_str(), value.as_bytes());
+        }
+    }
+
+    /// Who asks.
+    fn add_credential(&mut self, headers: &HeaderMap, options: &Options) {
+        for name in options.credential_fields.iter() {
+            self.add_all(headers, name);
+        }
+        self.add_cookies(headers, options);
+    }
+
+    fn add_cookies(&mut self, headers: &HeaderMap, options: &Options) {
+        // No field is named so.
+        for name in options.credential_cookies.iter() {
+            for value in fields::cookies(headers, name) {
+                self.add(&format!("cookie {name}"), value);
+            }
+        }
+    }
+
+    fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
 }

@@ -75,13 +75,16 @@ pub fn verified(keys: &str) -> String {
     verified_by("", keys)
 }
 
-/// The same, with keys of `[auth]`. No answers are compared, so that questions can be counted.
+/// The same, with keys of `[auth]`. Nothing is proved, so that questions can be counted.
 pub fn verified_by(auth: &str, keys: &str) -> String {
     let route = super::route(&format!(
         "share = \"verified\"\nforce_ttl = \"60s\"\n{keys}"
     ));
-    format!("[auth]\non_difference = \"off\"\n{auth}\n{route}")
+    format!("[auth]\n{UNPROVED}{auth}\n{route}")
 }
+
+/// Keys of `[auth]` by which one key's answer is another one's without a proof.
+pub const UNPROVED: &str = "on_difference = \"off\"\ncontrol = \"off\"\n";
 
 /// A sidecar before an origin that answers `{"n":number}` to keys that it knows.
 pub async fn guarded(extra: &str, keys: &Keys) -> Fixture {
@@ -92,6 +95,11 @@ pub async fn guarded(extra: &str, keys: &Keys) -> Fixture {
         })
     });
     Fixture::in_front_of(origin.await, extra)
+}
+
+/// Whether what `explain` told is shared by all good keys.
+pub fn is_shared(told: &serde_json::Value) -> bool {
+    told["share"]["in_effect"] == "verified"
 }
 
 impl Fixture {
@@ -108,6 +116,37 @@ impl Fixture {
         admin.request("POST", path, &fields).await;
         admin.send(&body).await;
         admin.response().await
+    }
+
+    /// What `explain` tells of a target.
+    pub async fn explained(&self, target: &str) -> serde_json::Value {
+        let told = format!("/explain?url=http://api.example{target}");
+        self.admin(&told.replace('&', "%26")).await.json()
+    }
+
+    /// Waits until `explain` tells of a target what is wanted.
+    pub async fn until(
+        &self,
+        target: &str,
+        is_right: impl Fn(&serde_json::Value) -> bool,
+    ) -> serde_json::Value {
+        let waiting = async {
+            loop {
+                let told = self.explained(target).await;
+                if is_right(&told) {
+                    return told;
+                }
+            }
+        };
+        match tokio::time::timeout(super::PATIENCE, waiting).await {
+            Ok(told) => told,
+            Err(_) => panic!("{target}: {}", self.explained(target).await),
+        }
+    }
+
+    /// Waits until all good keys share what is asked for.
+    pub async fn shared(&self, target: &str) -> serde_json::Value {
+        self.until(target, is_shared).await
     }
 
     pub async fn send_as(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::Scope;
 use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
+use crate::guard::verdicts::VerdictId;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
 use crate::http::fields;
 use crate::policy::key::KeyBytes;
@@ -52,6 +53,13 @@ impl Admission {
     }
 }
 
+/// What the fleet and the source have said of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Answered {
+    id: VerdictId,
+    standing: Standing,
+}
+
 /// After an unknown key was turned away: what is asked is bounded by the second.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -62,7 +70,7 @@ pub fn admit(
     request: &ClientRequest,
     route: Option<&PlannedRoute>,
     key: &mut RequestKey,
-    answered: Option<Standing>,
+    answered: Option<Answered>,
     purpose: Purpose,
 ) -> Admission {
     let Some(route) = route else {
@@ -101,7 +109,10 @@ pub fn admit(
         Err(Malformed::More) => return refused("More than one API key"),
         Err(Malformed::Form) => return refused("Invalid API key format"),
     };
-    let standing = answered.unwrap_or_else(|| guard.standing(&caller));
+    // What was said of it where answers are its own says nothing where they are shared.
+    let answered = answered.filter(|answered| answered.id == caller.id);
+    let standing = answered.map(|answered| answered.standing);
+    let standing = standing.unwrap_or_else(|| guard.standing(&caller));
     if answered.is_none() && purpose == Purpose::Answer {
         let is_known = !matches!(standing, Standing::Unknown { .. });
         plan.state.metrics.guard.known(is_known);
@@ -152,7 +163,8 @@ fn refused(text: &str) -> Admission {
     Admission::refused(failure, Reason::KeyRefused)
 }
 
-/// Who asks, and what a verdict on them reaches; `None` without a credential.
+/// Who asks, and what a verdict on them reaches; `None` without a credential. Where it is not proved
+/// yet that answers may be shared, the key is of this credential alone from here on.
 pub fn caller(
     plan: &Plan,
     guard: &Guard,
@@ -160,8 +172,53 @@ pub fn caller(
     route: &PlannedRoute,
     key: &mut RequestKey,
 ) -> Result<Option<Caller>, Malformed> {
-    let credential = guard.credentials.of(&request.parts.headers)?;
-    Ok(credential.map(|credential| guard.caller(credential, &scope(plan, request, route, key))))
+    let Some(credential) = guard.credentials.of(&request.parts.headers)? else {
+        return Ok(None);
+    };
+    let mut is_taught = true;
+    if guard.needs_proof()
+        && let Some(sharing) = &route.sharing
+    {
+        key.write(plan, request, route);
+        let unit = guard.units().get(&key.unit(&sharing.unit_tag));
+        is_taught = guard.is_taught(unit.as_deref());
+        if !guard.is_shared(unit.as_deref()) {
+            key.keep_apart(request, route.options());
+        }
+    }
+    let scope = scope(plan, request, route, key);
+    Ok(Some(guard.caller(credential, &scope, is_taught)))
+}
+
+/// Asks the fleet what is proved of what is asked for, and then about the key.
+pub async fn ask_about(
+    plan: &Plan,
+    request: &ClientRequest,
+    route: Option<&PlannedRoute>,
+    mut about: Caller,
+) -> Option<Answered> {
+    let guard = plan.guard.as_ref()?;
+    let route = route?;
+    if let (Some(second), Some(sharing)) = (&plan.state.second, &route.sharing)
+        && guard.needs_proof()
+    {
+        let mut key = RequestKey::default();
+        key.write(plan, request, route);
+        let (unit, now) = (key.unit(&sharing.unit_tag), plan.state.clock.now());
+        let known = guard.units().get(&unit);
+        if !guard.is_shared(known.as_deref()) {
+            guard.units().hear(&unit, second, now).await;
+            about = caller(plan, guard, request, route, &mut RequestKey::default()).ok()??;
+        }
+    }
+    let standing = match guard.standing(&about) {
+        Standing::Unknown { .. } => guard.ask(about, &request.parts.headers).await,
+        known => known,
+    };
+    Some(Answered {
+        id: about.id,
+        standing,
+    })
 }
 
 /// What a verdict reaches that is learned on this route by this request. It outlives a change of

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
 use crate::guard::credential::Malformed;
+use crate::guard::units::{Agreement, Control, Unit};
 use crate::guard::{Guard, Standing};
 use crate::metrics::CacheResult;
-use crate::policy::Reason;
+use crate::policy::{Reason, Share};
 use crate::proxy::admission::keys::{Admission, admit, caller};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
@@ -134,8 +135,38 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
         && request.is_guarded_on(route)
     {
         told["key"] = json!(key_told(plan, guard, request, route));
+        if let Some(sharing) = &route.sharing
+            && guard.needs_proof()
+        {
+            let mut key = RequestKey::default();
+            key.write(plan, request, route);
+            let unit = guard.units().get(&key.unit(&sharing.unit_tag));
+            if !guard.is_shared(unit.as_deref()) {
+                told["share"]["in_effect"] = json!(Share::PerKey.as_str());
+            }
+            told["proof"] = proof_told(guard, unit.as_deref(), plan.state.clock.now());
+        }
     }
     told
+}
+
+/// What is proved of what is asked for, and what is missing before one key gets another one's answer.
+fn proof_told(guard: &Guard, unit: Option<&Unit>, now: Timestamp) -> Value {
+    let control = match unit.and_then(|unit| unit.control(now)) {
+        _ if guard.control_every().is_none() => "not needed",
+        Some(Control::Held) => "held: a random key and none are refused",
+        Some(Control::Failed) => "failed: a random key, or none, is let in",
+        Some(Control::Unanswered | Control::Unsent) => "the origin gave no answer about it",
+        None => "not taken yet",
+    };
+    let agreement = match unit.and_then(|unit| unit.agreement(now)) {
+        _ if !guard.needs_agreement() => "not needed",
+        Some(Agreement::Agreed) => "two keys' answers agreed",
+        Some(Agreement::Differs) => "two keys' answers differ",
+        Some(Agreement::Unclear) => "two keys' answers could not be compared",
+        None => "no second key's answer has come yet",
+    };
+    json!({"control": control, "agreement": agreement})
 }
 
 fn key_told(

@@ -10,10 +10,10 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri, request};
 
 use crate::error::{Failure, FailureKind};
-use crate::guard::{Caller, Measured, Standing};
+use crate::guard::{Caller, Measured};
 use crate::metrics::CacheResult;
 use crate::policy::{self, Reason, Wishes};
-use crate::proxy::admission::keys::{Admission, Admitted, admit};
+use crate::proxy::admission::keys::{Admission, Admitted, Answered, admit, ask_about};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
@@ -200,7 +200,7 @@ impl<'p> Routed<'p> {
         mut self,
         plan: &Arc<Plan>,
         interim: Option<&Arc<InterimQueue>>,
-        answered: Option<Standing>,
+        answered: Option<Answered>,
     ) -> Handled {
         let mut key = RequestKey::default();
         let (request, route, purpose) = (&self.request, self.route(), Purpose::Answer);
@@ -237,13 +237,9 @@ impl<'p> Routed<'p> {
     ) -> Handled {
         let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
         Handled::later(async move {
-            let headers = &routed.request.parts.headers;
-            let standing = match &plan.guard {
-                Some(guard) => Some(guard.ask(caller, headers).await),
-                None => None,
-            };
+            let answered = ask_about(&plan, &routed.request, routed.route(), caller).await;
             let routed = routed.in_effect_now(&plan);
-            let handled = routed.admit(&plan, interim.as_ref(), standing);
+            let handled = routed.admit(&plan, interim.as_ref(), answered);
             handled.response().await
         })
     }

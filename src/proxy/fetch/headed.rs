@@ -16,7 +16,6 @@ use crate::proxy::wire::response_head::clean_response;
 use crate::proxy::wire::whole_body;
 use crate::upstream::{OriginBody, empty};
 
-use super::compare_keys::compare_sampled;
 use super::judge_head::{CallersKey, Headed, SentRequest, Stored, judge_head, judge_storing};
 use super::key_ruling::{Proof, rule};
 use super::update_stored::updated;
@@ -29,8 +28,6 @@ pub struct Repeats {
     pub unconditional: Option<Request<()>>,
     /// With the probe key, where there is one.
     pub probe: Option<Request<()>>,
-    /// A miss on a shared route, to be asked again with another key.
-    pub comparable: Option<Request<()>>,
 }
 
 /// A fetch whose request was sent, and answered.
@@ -189,11 +186,11 @@ impl Answered {
             // A 2xx is never held against a key.
             let _: Ruling = rule(&plan, let_in, status, self.proof(), None).await;
         }
+        if !status.is_success() || self.proof() == Proof::ProvesNothing {
+            self.fetch.proving = None;
+        }
         let reason = match headed {
             Headed::Storable(lifetimes) => {
-                if let (Some(let_in), Some(again)) = (let_in, self.repeats.comparable.take()) {
-                    compare_sampled(&plan, &self.fetch.route, let_in, &again);
-                }
                 let validation = self.validation;
                 return self.fetch.store(response, lifetimes, validation).await;
             }

@@ -17,6 +17,7 @@ mod headed;
 mod judge_head;
 pub mod key_ruling;
 pub mod outcome;
+mod prove;
 pub mod requested;
 mod streaming;
 pub mod update_stored;
@@ -38,6 +39,8 @@ use super::plan::{Plan, PlannedRoute};
 use super::request_key::RequestKey;
 use super::state::State;
 
+use prove::Proving;
+
 pub use headed::origin_failure;
 pub use outcome::Led;
 pub use requested::Requested;
@@ -52,6 +55,8 @@ pub struct Fetch {
     /// Of the variant that the request selects, where there are known ones.
     key: RequestKey,
     let_in: Option<LetIn>,
+    /// What its answer may prove, on a route where keys are verified, until it is stored.
+    proving: Option<Proving>,
     ticket: Ticket,
     /// The request that waits for it; `None` once that has been told.
     leader: Option<oneshot::Sender<Led>>,

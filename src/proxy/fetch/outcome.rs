@@ -200,7 +200,12 @@ impl Fetch {
     pub(super) fn store_entry(&mut self, entry: Arc<Entry>) {
         let lease = self.lease.take();
         // Where a purge came, that is counted, and the answer is its readers' alone.
-        let _ = self.state().store(self.primary(), entry, lease);
+        let is_stored = self
+            .state()
+            .store(self.primary(), Arc::clone(&entry), lease);
+        if let Some(proving) = self.proving.take().filter(|_| is_stored) {
+            proving.answered(&entry);
+        }
         forget_part(self.state(), self.primary());
     }
 

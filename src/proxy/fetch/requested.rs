@@ -20,6 +20,7 @@ use crate::upstream::OriginBody;
 
 use super::headed::{Answered, Repeats};
 use super::key_ruling::probe_of;
+use super::prove::Proving;
 use super::{Fetch, Led, Validation};
 
 /// A fetch whose request has not been sent yet.
@@ -49,8 +50,8 @@ impl Requested {
             Beginning::known(plan, keyed)
         };
         let conditions = conditions(validation.as_ref(), begun.as_ref());
+        let request = keyed.to_origin(plan, conditions)?;
         Ok(Self {
-            request: keyed.to_origin(plan, conditions)?,
             is_shared: ticket.is_listed(),
             fetch: Fetch {
                 plan: Arc::clone(plan),
@@ -58,12 +59,14 @@ impl Requested {
                 client_headers: keyed.headers().clone(),
                 key: keyed.key.clone(),
                 let_in: keyed.let_in,
+                proving: Proving::of(plan, keyed, &request),
                 is_background: leader.is_none(),
                 exchange: Exchange::begin(&plan.state).at(ticket.stamp()),
                 lease: None,
                 ticket,
                 leader,
             },
+            request,
             validation,
             begun,
         })
@@ -146,11 +149,9 @@ impl Requested {
             ..
         } = self;
         let asks = begun.is_some() || validation.as_ref().is_some_and(Validation::asks);
-        let is_first = fetch.let_in.is_some() && !fetch.is_background;
         let repeats = Repeats {
             unconditional: asks.then(|| without_conditions(&request)),
             probe: probe_of(&fetch.plan, fetch.let_in, &request),
-            comparable: is_first.then(|| without_conditions(&request)),
         };
         let state = Arc::clone(fetch.state());
         fetch.exchange.requested = state.clock.now();

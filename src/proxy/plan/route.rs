@@ -32,6 +32,9 @@ pub struct Sharing {
     /// Under this digest the purge log, and so the fleet, knows that the route was demoted: as of a
     /// key that is revoked. With other volatile members it is another route.
     demotion: [u8; 32],
+    /// What begins the names of its units: with other volatile members, or keys in other fields, they
+    /// are others.
+    pub unit_tag: [u8; 8],
     /// The same route, not shared.
     per_key: Arc<PlannedRoute>,
     pub observed: Arc<SharedRoute>,
@@ -47,10 +50,14 @@ impl PlannedRoute {
     ) -> Arc<Self> {
         let sharing = (rule.options.share == Share::Verified).then(|| {
             let demotion = demotion_digest(rule, volatile);
+            let observed = observed_digest(demotion, rule);
+            let mut unit_tag = [0; 8];
+            unit_tag.copy_from_slice(&observed[..8]);
             Sharing {
                 demotion,
+                unit_tag,
                 per_key: Self::of(&per_key(rule), volatile, forwarding, state),
-                observed: state.shared_routes.of(observed_digest(demotion, rule)),
+                observed: state.shared_routes.of(observed),
             }
         });
         Arc::new(Self {
@@ -96,21 +103,25 @@ impl Sharing {
         })
     }
 
-    /// Why a route is not shared any more; `None` where it is.
+    /// Why a route, or a part of it, is not shared any more; `None` where nothing is known of that.
     pub fn why_demoted(&self, purges: &PurgeLog) -> Option<String> {
-        if !purges.is_revoked(&self.demotion) {
-            return None;
-        }
-        let Some((at, path)) = self.observed.why_demoted() else {
-            return Some(
+        let is_whole = purges.is_revoked(&self.demotion);
+        let what = if is_whole {
+            "it is demoted to per-key"
+        } else {
+            "there each key has its own"
+        };
+        match self.observed.why_demoted() {
+            Some((at, path)) => Some(format!(
+                "answers for {path} were found to differ by key at {}, and {what}: set share = \"per-key\", or name what differs by itself in auth.volatile",
+                rfc3339(at)
+            )),
+            None if is_whole => Some(
                 "another instance has found that answers differ by key: its log says by which path"
                     .to_owned(),
-            );
-        };
-        let at = rfc3339(at);
-        Some(format!(
-            "answers for {path} were found to differ by key at {at}: set share = \"per-key\", or name what differs by itself in auth.volatile"
-        ))
+            ),
+            None => None,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use crate::store::second::{Lease, LeaseOutcome, Second};
 use crate::store::{Entry, Memory, Purge, PurgeLog};
 use crate::upstream::Origin;
 
-pub use shared_route::{RememberedKey, SharedRoute, SharedRoutes};
+pub use shared_route::{SharedRoute, SharedRoutes};
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
 pub const SWEEP_EVERY: u64 = 16_384;

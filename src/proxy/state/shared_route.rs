@@ -1,21 +1,11 @@
-//! What was observed on routes that share one answer among all keys: which keys were good there
-//! lately, and why a route was demoted. It is kept by the digest of a route's identity.
+//! What was observed on routes that share one answer among all keys: why a route was demoted, and how
+//! many misses there were. It is kept by the digest of a route's identity.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use http::HeaderMap;
-
 use crate::clock::Timestamp;
-use crate::guard::Caller;
-
-/// A caller's credential, in memory only, until the next one takes its place.
-#[derive(Clone, Debug)]
-pub struct RememberedKey {
-    pub caller: Caller,
-    pub credential: HeaderMap,
-}
 
 /// What was observed on one shared route.
 #[derive(Debug, Default)]
@@ -24,9 +14,6 @@ pub struct SharedRoute {
     why_demoted: Mutex<Option<(Timestamp, String)>>,
     /// Misses that could be compared so far.
     misses: AtomicU64,
-    is_comparing: AtomicBool,
-    /// The last two keys that were good there.
-    good_keys: Mutex<Vec<RememberedKey>>,
 }
 
 impl SharedRoute {
@@ -38,32 +25,11 @@ impl SharedRoute {
         *lock(&self.why_demoted) = Some((at, path.to_owned()));
     }
 
-    /// Remembers a good key, and gives another one that is.
-    pub fn another_key(&self, caller: Caller, credential: &HeaderMap) -> Option<RememberedKey> {
-        let mut keys = lock(&self.good_keys);
-        let is_own = |known: &RememberedKey| known.caller.credential.key == caller.credential.key;
-        let other = keys.iter().rev().find(|known| !is_own(known)).cloned();
-        keys.retain(|known| !is_own(known));
-        keys.push(RememberedKey {
-            caller,
-            credential: credential.clone(),
-        });
-        if keys.len() > 2 {
-            keys.remove(0);
-        }
-        other
-    }
-
     /// Whether this miss is one of those that are fetched with a second key: the first is, and then
-    /// one in `every`; one at a time.
+    /// one in `every`.
     pub fn is_sampled(&self, every: u64) -> bool {
         let number = self.misses.fetch_add(1, Ordering::Relaxed);
-        number.is_multiple_of(every) && !self.is_comparing.swap(true, Ordering::AcqRel)
-    }
-
-    /// The comparison of a sampled miss has ended.
-    pub fn has_compared(&self) {
-        self.is_comparing.store(false, Ordering::Release);
+        number.is_multiple_of(every)
     }
 }
 

@@ -227,6 +227,26 @@ impl Forwarding {
         headers
     }
 
+    /// The fields by which a route lets the origin choose its answer to a composed request, as they
+    /// are sent; `None` where it lists none.
+    pub fn selecting(&self, theirs: &HeaderMap, route: &Route) -> Option<HeaderMap> {
+        let listed = route.forward_headers.as_deref().unwrap_or_default();
+        let normalise = &route.normalise;
+        if listed.is_empty() && normalise.is_idle() {
+            return None;
+        }
+        let is_selecting = |name: &HeaderName| {
+            let is_own = self.credential_fields.contains(name) || INERT.contains(name);
+            !is_own && (listed.contains(name) || is_normalised(route, name))
+        };
+        let selecting = theirs.iter().filter(|(name, _)| is_selecting(name));
+        let mut fields: HeaderMap = selecting
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        normalise.apply(&mut fields);
+        Some(fields)
+    }
+
     /// The fields of a request whose answer proves a key and is shared: the credential, what the
     /// route lists, what is inert, and nothing else of the client's.
     fn composed(
@@ -236,14 +256,8 @@ impl Forwarding {
         route: &Route,
         conditions: Conditions<'_>,
     ) -> HeaderMap {
-        let normalise = &route.normalise;
         let stays = |name: &HeaderName| {
-            let is_normalised = match *name {
-                ORIGIN => normalise.origins.is_some(),
-                ACCEPT_LANGUAGE => !normalise.languages.is_empty(),
-                _ => false,
-            };
-            is_normalised
+            is_normalised(route, name)
                 || listed.contains(name)
                 || self.credential_fields.contains(name)
                 || INERT.contains(name)
@@ -305,6 +319,15 @@ impl Forwarding {
         if headers.contains_key(FORWARDED) {
             headers.append(FORWARDED, forwarded_element(client.address));
         }
+    }
+}
+
+/// Whether a route makes one of a few values of this field.
+fn is_normalised(route: &Route, name: &HeaderName) -> bool {
+    match *name {
+        ORIGIN => route.normalise.origins.is_some(),
+        ACCEPT_LANGUAGE => !route.normalise.languages.is_empty(),
+        _ => false,
     }
 }
 

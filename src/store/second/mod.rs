@@ -9,7 +9,7 @@
 //! | `look_up`, `write` | look-ups within a deadline · writes behind a queue |
 //! | `lease` | one fetch per fleet: who leads, who waits, and how they hear of it |
 //! | `breaker` | when an ill tier is left alone, and how it is found well again |
-//! | `notes` | small values: verdicts on keys, windows of rate limits |
+//! | `notes` | small values: verdicts on keys, what was proved of units, windows of rate limits |
 //! | `used` | what is used most, for instances that start |
 //! | `follow` | the purge log followed, own purges appended |
 //! | `names`, `redis`, `lua/` | under which names, by which commands |
@@ -57,6 +57,8 @@ pub trait SecondTier: Send + Sync + 'static {
     fn noted(&self, name: String) -> Asking<'_, Option<Bytes>>;
     /// Notes a small value.
     fn note(&self, name: String, value: Bytes, ttl: Duration) -> Asking<'_, ()>;
+    /// Notes a small value, unless something is noted under the name; whether it was.
+    fn note_first(&self, name: String, value: Bytes, ttl: Duration) -> Asking<'_, bool>;
     /// Takes requests out of a window that the fleet shares.
     fn take(&self, taking: Taking) -> Asking<'_, Taken>;
     /// Nothing was heard for a while although it answers: listens over a new connection.

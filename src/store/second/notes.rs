@@ -1,4 +1,5 @@
-//! Small values that the fleet shares: verdicts on keys, and windows of rate limits. Each is asked
+//! Small values that the fleet shares: verdicts on keys, what was proved of units, and windows of
+//! rate limits. Each is asked
 //! for within the deadline of a look-up, behind the same breaker.
 
 use std::sync::Arc;
@@ -41,6 +42,19 @@ impl Second {
             breaker.judge(&done.unwrap_or(Err(TierError::Late)));
             drop(permit);
         });
+    }
+
+    /// Notes a value under a name under which nothing is noted; whether it was this instance that
+    /// did.
+    pub async fn note_first(
+        &self,
+        name: &str,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<bool, TierError> {
+        let name = self.named(name);
+        self.asked(Command::Note, move |tier| tier.note_first(name, value, ttl))
+            .await
     }
 
     /// Takes requests out of a window that the fleet shares.

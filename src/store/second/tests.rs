@@ -131,6 +131,13 @@ impl SecondTier for Fake {
         self.answer(())
     }
 
+    fn note_first(&self, name: String, value: Bytes, _: Duration) -> Asking<'_, bool> {
+        let mut values = self.values.lock().unwrap();
+        let is_free = !values.contains_key(&name);
+        values.entry(name).or_insert(value);
+        self.answer(is_free)
+    }
+
     fn take(&self, taking: Taking) -> Asking<'_, Taken> {
         self.answer(Taken {
             granted: taking.wanted,

@@ -17,7 +17,7 @@ use fred::types::config::{
     Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
     UnresponsiveConfig,
 };
-use fred::types::{Builder, Expiration, Key, Value};
+use fred::types::{Builder, Expiration, Key, SetOptions, Value};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
@@ -353,6 +353,16 @@ impl SecondTier for Redis {
             let expires = Some(Expiration::PX(millis(ttl)));
             let done: Result<(), _> = self.pool.set(name, value, expires, None, false).await;
             done.map_err(|error| failed(&error))
+        })
+    }
+
+    fn note_first(&self, name: String, value: Bytes, ttl: Duration) -> Asking<'_, bool> {
+        Box::pin(async move {
+            let expires = Some(Expiration::PX(millis(ttl)));
+            let unless = Some(SetOptions::NX);
+            let done: Result<Option<String>, _> =
+                self.pool.set(name, value, expires, unless, false).await;
+            Ok(done.map_err(|error| failed(&error))?.is_some())
         })
     }
 

@@ -1,0 +1,129 @@
+//! What must be proved of a unit before a verdict or an answer there is for more than its own key:
+//! the guard's side of [`units`](super::units).
+
+use std::time::Duration;
+
+use http::HeaderMap;
+
+use crate::config::OnDifference;
+
+use super::caller::Caller;
+use super::source::Question;
+use super::stranger;
+use super::units::{Control, Unit, Units};
+use super::{Guard, Standing};
+
+/// Between two looks at whether another instance has taken a control.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+impl Guard {
+    /// Whether one more control or comparison may begin now, of so many a second; it counts.
+    pub fn begins_proof(&self) -> bool {
+        let (per_second, now) = (self.settings.compare_per_second, self.state.clock.now());
+        self.state.proofs.begins(per_second, now)
+    }
+
+    /// How often units need a control; `None` where they need none, since verdicts do not come from
+    /// answers there.
+    pub fn control_every(&self) -> Option<Duration> {
+        self.settings.control.filter(|_| self.learns_from_origin())
+    }
+
+    /// Whether two keys' answers must agree before one is shared.
+    pub fn needs_agreement(&self) -> bool {
+        self.settings.on_difference == OnDifference::Demote
+    }
+
+    /// Whether anything must be proved of a unit.
+    pub fn needs_proof(&self) -> bool {
+        self.needs_agreement() || self.control_every().is_some()
+    }
+
+    pub fn units(&self) -> &Units {
+        &self.state.units
+    }
+
+    /// Whether a 2xx in a unit says something of its key.
+    pub fn is_taught(&self, unit: Option<&Unit>) -> bool {
+        let now = self.state.clock.now();
+        self.control_every().is_none() || unit.is_some_and(|unit| unit.is_controlled(now))
+    }
+
+    /// Whether one key's answer in a unit may be given to another one.
+    pub fn is_shared(&self, unit: Option<&Unit>) -> bool {
+        let now = self.state.clock.now();
+        let agrees = || unit.is_some_and(|unit| unit.is_agreed(now));
+        self.is_taught(unit) && (!self.needs_agreement() || agrees())
+    }
+
+    /// The fields of a request that carry its credential, with a random key in its place.
+    pub fn random_key(&self, headers: &HeaderMap) -> Option<HeaderMap> {
+        stranger::with_random_key(&self.credentials, headers)
+    }
+
+    /// Whether a key was good lately, wherever that was.
+    pub fn is_known(&self, caller: &Caller) -> bool {
+        self.was_good_lately(&caller.credential.key, self.state.clock.now())
+    }
+
+    /// Whether a caller's own answers there, or all of them, are its to get.
+    pub fn is_good(&self, caller: &Caller) -> bool {
+        [*caller, caller.taught()]
+            .iter()
+            .any(|caller| self.standing(caller) == Standing::Good)
+    }
+
+    /// A control was taken where this caller's own answers were good: they prove its key.
+    pub fn widen(&self, caller: &Caller) {
+        let now = self.state.clock.now();
+        let key = &caller.credential.key;
+        if self.standing(caller) != Standing::Good || caller.is_taught() {
+            return;
+        }
+        let Some(good) = self.state.verdicts.of(key, &caller.id, now).good else {
+            return;
+        };
+        self.remember(&caller.taught(), good);
+    }
+
+    /// Whether the source is known to refuse strangers: what a service accepts says nothing before
+    /// that. One control at a time is taken.
+    pub(super) async fn source_is_controlled(&self, strange: [Question; 2]) -> bool {
+        let (Some(every), Some(written)) = (self.settings.control, self.source.written()) else {
+            return true;
+        };
+        let unit = self.state.units.known(&written);
+        let (state, second) = (&self.state, self.state.second.as_deref());
+        let _one = state.controlling.lock().await;
+        if !unit.wants_control(state.clock.now()) {
+            return unit.is_controlled(state.clock.now());
+        }
+        if unit.claim_control(second, every, state.clock.now()).await {
+            let control = self.source.control(strange).await;
+            self.controlled(&unit, control);
+            return unit.is_controlled(state.clock.now());
+        }
+        // Another instance takes it now.
+        let mut looks = 0;
+        while let Some(second) = second
+            && !unit.is_controlled(state.clock.now())
+            && looks < 20
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            unit.hear_now(second, state.clock.now()).await;
+            looks += 1;
+        }
+        unit.is_controlled(state.clock.now())
+    }
+
+    /// A control was taken: it is remembered, counted, and told to the fleet.
+    pub fn controlled(&self, unit: &Unit, control: Control) {
+        let Some(every) = self.settings.control else {
+            return;
+        };
+        let now = self.state.clock.now();
+        unit.controlled(control, every, now);
+        unit.tell_control(self.state.second.as_deref(), control, every, now);
+        self.state.metrics.guard.controlled(control);
+    }
+}

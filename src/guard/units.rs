@@ -1,0 +1,457 @@
+//! What was proved of a *unit*: host, literal path, the names in the query, and the fields by which
+//! the route lets the origin choose. Two things must be proved before one answer is given to two
+//! keys there:
+//!
+//! | proof | what it takes | how long it holds |
+//! |---|---|---|
+//! | control | the same request with a random key, and with none, was refused: a 2xx says something of a key | twice `auth.control`, after which it is taken again; one that failed, once |
+//! | agreement | a second key's own answer agreed with the first one's | [`AGREED`]; a difference as long, what was unclear [`UNCLEAR`] |
+//!
+//! Until then what a key has fetched is that key's alone. Both are shared by the fleet, by Redis
+//! notes that end with them; of each unit the fleet takes at most one control in `auth.control` (an
+//! instance that cannot reach Redis counts for itself). An instance remembers [`MOST`] units, and
+//! forgets those that are used least.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::clock::Timestamp;
+pub use crate::metrics::guard::Control;
+use crate::store::second::Second;
+
+use super::caller::Caller;
+
+/// How long agreement holds, and a difference.
+pub const AGREED: Duration = Duration::from_secs(24 * 3600);
+
+/// How long what was unclear is left alone.
+pub const UNCLEAR: Duration = Duration::from_secs(3600);
+
+/// Units that are remembered.
+pub const MOST: usize = 16_384;
+
+/// After a control that never reached the origin.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// Proofs of one unit that are under way or wait; more are left out.
+const PLACES: usize = 8;
+
+/// The fleet is asked about a unit of which too little is known so often.
+const HEARD: Duration = Duration::from_secs(1);
+
+/// The units that are known.
+#[derive(Debug)]
+pub struct Units(Cache<Vec<u8>, Arc<Unit>>);
+
+impl Default for Units {
+    fn default() -> Self {
+        Self(Cache::new(MOST))
+    }
+}
+
+impl Units {
+    /// What is known of the unit that is written so.
+    pub fn get(&self, written: &[u8]) -> Option<Arc<Unit>> {
+        self.0.get(written)
+    }
+
+    /// What other instances have proved of a unit; one of which nobody has proved anything is not
+    /// remembered for that.
+    pub async fn hear(&self, written: &[u8], second: &Second, now: Timestamp) {
+        if let Some(unit) = self.get(written) {
+            return unit.hear(second, now).await;
+        }
+        let unit = Arc::new(Unit::named(written));
+        unit.hear(second, now).await;
+        if unit.control(now).is_some() || unit.agreement(now).is_some() {
+            self.0.insert(written.to_vec(), unit);
+        }
+    }
+
+    /// The same; from now on it is known.
+    pub fn known(&self, written: &[u8]) -> Arc<Unit> {
+        if let Some(unit) = self.get(written) {
+            return unit;
+        }
+        let fresh = Arc::new(Unit::named(written));
+        let made: Result<_, std::convert::Infallible> = self
+            .0
+            .get_or_insert_with(written, || Ok(Arc::clone(&fresh)));
+        made.unwrap_or(fresh)
+    }
+}
+
+/// Whether answers agree by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    Agreed,
+    Differs,
+    Unclear,
+}
+
+/// A key whose own answer was the last that came, until another key's is compared with it.
+#[derive(Clone, Debug)]
+pub struct FirstKey {
+    pub caller: Caller,
+    pub credential: HeaderMap,
+    /// A digest of what it asked for, and one of the answer where that is its own.
+    pub asked: [u8; 32],
+    pub answer: Option<u64>,
+}
+
+/// What was proved of one unit.
+#[derive(Debug)]
+pub struct Unit {
+    /// As the fleet names it.
+    name: String,
+    /// Until when a control holds, in Unix milliseconds.
+    held_until: AtomicU64,
+    agreed_until: AtomicU64,
+    known: Mutex<Known>,
+    proving: tokio::sync::Mutex<()>,
+    /// For proofs under way and waiting.
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The last control, and when the next one is due.
+    control: Option<(Control, Timestamp)>,
+    /// What was found of its answers last, and until when that holds.
+    agreement: Option<(Agreement, Timestamp)>,
+    first: Option<FirstKey>,
+    heard: Option<Timestamp>,
+}
+
+impl Unit {
+    fn named(written: &[u8]) -> Self {
+        let digest = Sha256::digest(written);
+        let name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            name,
+            held_until: AtomicU64::new(0),
+            agreed_until: AtomicU64::new(0),
+            known: Mutex::default(),
+            proving: tokio::sync::Mutex::default(),
+            places: Semaphore::new(PLACES),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a 2xx says something of a key here.
+    pub fn is_controlled(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.held_until.load(Ordering::Acquire)
+    }
+
+    /// Whether two keys' answers were found to agree.
+    pub fn is_agreed(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.agreed_until.load(Ordering::Acquire)
+    }
+
+    /// The last control, where one was taken that still says something.
+    pub fn control(&self, now: Timestamp) -> Option<Control> {
+        if self.is_controlled(now) {
+            return Some(Control::Held);
+        }
+        let (control, due) = self.known().control?;
+        (now < due).then_some(control)
+    }
+
+    pub fn agreement(&self, now: Timestamp) -> Option<Agreement> {
+        let (agreement, until) = self.known().agreement?;
+        (now < until).then_some(agreement)
+    }
+
+    /// Whether agreement is to be found again, before it ends.
+    pub fn is_aging(&self, now: Timestamp) -> bool {
+        !self.is_agreed(now.plus(AGREED / 2))
+    }
+
+    /// Whether a control is due.
+    pub fn wants_control(&self, now: Timestamp) -> bool {
+        self.known().control.is_none_or(|(_, due)| now >= due)
+    }
+
+    /// One proof at a time; `None` while some wait already.
+    pub async fn begin(&self) -> Option<(SemaphorePermit<'_>, tokio::sync::MutexGuard<'_, ()>)> {
+        let place = self.places.try_acquire().ok()?;
+        Some((place, self.proving.lock().await))
+    }
+
+    /// Remembers a key whose answer came; the one before it, where that is another key.
+    pub fn exchange_first(&self, first: FirstKey) -> Option<FirstKey> {
+        let key = first.caller.credential.key;
+        let before = self.known().first.replace(first)?;
+        (before.caller.credential.key != key).then_some(before)
+    }
+
+    /// A control was taken, of which one is due in this time.
+    pub fn controlled(&self, control: Control, every: Duration, now: Timestamp) {
+        let due = now.plus(match control {
+            Control::Unsent => AGAIN,
+            _ => every,
+        });
+        self.known().control = Some((control, due));
+        let until = match control {
+            Control::Held => due.plus(every).as_millis(),
+            Control::Failed => 0,
+            // The one before it holds to its end.
+            Control::Unanswered | Control::Unsent => return,
+        };
+        self.held_until.store(until, Ordering::Release);
+    }
+
+    /// Answers were compared.
+    pub fn compared(&self, agreement: Agreement, now: Timestamp) {
+        let until = now.plus(match agreement {
+            Agreement::Agreed | Agreement::Differs => AGREED,
+            Agreement::Unclear => UNCLEAR,
+        });
+        self.set_agreement(agreement, until);
+    }
+
+    fn set_agreement(&self, agreement: Agreement, until: Timestamp) {
+        let mut known = self.known();
+        known.agreement = Some((agreement, until));
+        let agreed_until = match agreement {
+            Agreement::Agreed => until.as_millis(),
+            Agreement::Differs | Agreement::Unclear => 0,
+        };
+        self.agreed_until.store(agreed_until, Ordering::Release);
+    }
+
+    /// Whether the fleet was not asked about it a moment ago; it counts as asked.
+    fn may_hear(&self, now: Timestamp) -> bool {
+        let mut known = self.known();
+        let may = known.heard.is_none_or(|heard| now.since(heard) >= HEARD);
+        if may {
+            known.heard = Some(now);
+        }
+        may
+    }
+
+    /// What other instances have proved of it, unless they were asked a moment ago.
+    pub async fn hear(&self, second: &Second, now: Timestamp) {
+        if second.is_usable() && self.may_hear(now) {
+            self.hear_now(second, now).await;
+        }
+    }
+
+    /// What other instances have proved of it.
+    pub async fn hear_now(&self, second: &Second, now: Timestamp) {
+        let (control, agreement) = (self.control_name(), self.agreement_name());
+        let (control, agreement) = tokio::join!(second.noted(&control), second.noted(&agreement));
+        let read = |noted: Result<Option<Bytes>, _>| Note::read(&noted.ok()??);
+        if let Some(note) = read(agreement)
+            && now < note.until
+            && self.agreement(now) != Some(Agreement::Differs)
+        {
+            match note.kind {
+                b'A' => self.set_agreement(Agreement::Agreed, note.until),
+                b'D' => self.set_agreement(Agreement::Differs, note.until),
+                _ => {}
+            }
+        }
+        if let Some(note) = read(control)
+            && now < note.until
+        {
+            self.hear_control(note, now);
+        }
+    }
+
+    fn hear_control(&self, note: Note, now: Timestamp) {
+        let control = match note.kind {
+            b'H' => Control::Held,
+            b'F' => Control::Failed,
+            _ => return,
+        };
+        let mut known = self.known();
+        // Who took it knows better when the next one is due.
+        if known.control.is_none_or(|(_, due)| now >= due) {
+            known.control = Some((control, note.due));
+        }
+        drop(known);
+        let until = if control == Control::Held {
+            note.until.as_millis()
+        } else {
+            0
+        };
+        self.held_until.store(until, Ordering::Release);
+    }
+
+    /// Whether this instance is the one of the fleet that takes the control that is due.
+    pub async fn claim_control(
+        &self,
+        second: Option<&Second>,
+        every: Duration,
+        now: Timestamp,
+    ) -> bool {
+        let Some(second) = second.filter(|second| second.is_usable()) else {
+            return true;
+        };
+        let note = Note {
+            kind: b'P',
+            due: now.plus(every),
+            until: now.plus(every),
+        };
+        let name = format!("{}:claim", self.control_name());
+        // Out of reach, each instance counts for itself.
+        let is_first = second.note_first(&name, note.write(), every).await;
+        is_first.unwrap_or(true)
+    }
+
+    /// Tells the fleet what a control came to.
+    pub fn tell_control(
+        &self,
+        second: Option<&Second>,
+        control: Control,
+        every: Duration,
+        now: Timestamp,
+    ) {
+        let Some(second) = second else { return };
+        let due = now.plus(every);
+        let (kind, until) = match control {
+            Control::Held => (b'H', due.plus(every)),
+            Control::Failed => (b'F', due),
+            Control::Unanswered => return,
+            Control::Unsent => {
+                let note = Note {
+                    kind: b'P',
+                    due: now,
+                    until: now,
+                };
+                let name = format!("{}:claim", self.control_name());
+                return second.note(&name, note.write(), AGAIN);
+            }
+        };
+        let note = Note { kind, due, until };
+        second.note(&self.control_name(), note.write(), until.since(now));
+    }
+
+    /// Tells the fleet whether its answers agree.
+    pub fn tell_agreement(&self, second: Option<&Second>, agreement: Agreement, now: Timestamp) {
+        let kind = match agreement {
+            Agreement::Agreed => b'A',
+            Agreement::Differs => b'D',
+            // With other keys it may be clear.
+            Agreement::Unclear => return,
+        };
+        let until = now.plus(AGREED);
+        let note = Note {
+            kind,
+            due: until,
+            until,
+        };
+        if let Some(second) = second {
+            second.note(&self.agreement_name(), note.write(), AGREED);
+        }
+    }
+
+    fn control_name(&self) -> String {
+        format!("unit:{}:control", self.name)
+    }
+
+    fn agreement_name(&self) -> String {
+        format!("unit:{}:agreement", self.name)
+    }
+}
+
+/// What is proved, as the fleet shares it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Note {
+    kind: u8,
+    due: Timestamp,
+    until: Timestamp,
+}
+
+const VERSION: u8 = 1;
+
+impl Note {
+    fn write(self) -> Bytes {
+        let mut bytes = vec![VERSION, self.kind];
+        bytes.extend_from_slice(&self.due.as_millis().to_be_bytes());
+        bytes.extend_from_slice(&self.until.as_millis().to_be_bytes());
+        bytes.into()
+    }
+
+    /// `None` for what is not one.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (head, numbers) = bytes.split_at_checked(2)?;
+        let (due, until) = numbers.split_at_checked(8)?;
+        let time = |bytes: &[u8]| {
+            let number = u64::from_be_bytes(bytes.try_into().ok()?);
+            Some(Timestamp::from_millis(number))
+        };
+        (head[0] == VERSION).then_some(Self {
+            kind: head[1],
+            due: time(due)?,
+            until: time(until)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000 + seconds * 1000)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_control_holds_for_twice_as_long_as_until_the_next_and_ends_when_that_fails() {
+        let unit = Units::default().known(b"one");
+        assert!(unit.wants_control(at(0)) && !unit.is_controlled(at(0)));
+        unit.controlled(Control::Held, HOUR, at(0));
+        assert!(!unit.wants_control(at(3599)) && unit.wants_control(at(3600)));
+        assert!(unit.is_controlled(at(7199)) && !unit.is_controlled(at(7200)));
+        // No answer ends nothing, and the next one is due as late; one that was not sent is tried again.
+        unit.controlled(Control::Unanswered, HOUR, at(3600));
+        assert!(unit.is_controlled(at(7199)) && !unit.wants_control(at(7199)));
+        unit.controlled(Control::Unsent, HOUR, at(7200));
+        assert!(unit.wants_control(at(7210)));
+        unit.controlled(Control::Held, HOUR, at(7300));
+        unit.controlled(Control::Failed, HOUR, at(7400));
+        assert!(!unit.is_controlled(at(7401)));
+        assert_eq!(unit.control(at(7401)), Some(Control::Failed));
+    }
+
+    #[test]
+    fn agreement_ends_by_itself_and_by_a_difference() {
+        let units = Units::default();
+        let unit = units.known(b"one");
+        unit.compared(Agreement::Agreed, at(0));
+        assert!(units.get(b"one").unwrap().is_agreed(at(1)) && units.get(b"two").is_none());
+        assert!(!unit.is_agreed(at(24 * 3600)));
+        unit.compared(Agreement::Agreed, at(0));
+        unit.compared(Agreement::Differs, at(1));
+        assert!(!unit.is_agreed(at(2)));
+        assert_eq!(unit.agreement(at(2)), Some(Agreement::Differs));
+    }
+
+    #[test]
+    fn a_note_is_read_as_it_was_written_and_nothing_else_is_one() {
+        let note = Note {
+            kind: b'H',
+            due: at(1),
+            until: at(2),
+        };
+        let bytes = note.write();
+        assert_eq!(Note::read(&bytes), Some(note));
+        for broken in [&bytes[..17], b"", b"\x02H0000000011111111", &[1; 19]] {
+            assert_eq!(Note::read(broken), None, "{broken:?}");
+        }
+    }
+}
