@@ -116,6 +116,35 @@ async fn names_under_a_parameter_route_that_answer_by_key_are_kept_apart_and_sai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_comes_later_shares_nothing_before_its_own_answer_agreed() {
+    for others in [
+        &ALPHA[..],
+        &["sk_live_many000000000001", "sk_live_many000000000002"],
+    ] {
+        let traps = Arc::new(Traps::default());
+        let fixture = Fixture::in_front_of(traps.start().await, &route(ROUTE));
+        // Two keys of one project agree.
+        for key in others {
+            fixture.get_as(key, "/v/evaluate").await;
+        }
+        fixture.shared("/v/evaluate").await;
+        for round in 0..4 {
+            for key in [BETA[0], others[0], BETA[1], others[1], BETA[0]] {
+                let expected = if BETA.contains(&key) { "beta" } else { "alpha" };
+                let found = fixture.get_as(key, "/v/evaluate").await;
+                assert_eq!(found.json()["project"], expected, "round {round}");
+            }
+            if round == 0 {
+                fixture
+                    .until("/v/evaluate", |told| agreement(told).contains("differ"))
+                    .await;
+            }
+            fixture.advance(61);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_anybody_is_answered_proves_nothing() {
     let traps = Arc::new(Traps::default());
     let rules = format!(
@@ -177,6 +206,9 @@ async fn one_fetch_answers_a_thousand_clients_with_good_keys_where_it_is_proved(
     fixture.shared("/v/same").await;
     for key in &keys {
         assert_eq!(fixture.get_as(key, "/v/same").await.status, 200);
+        // Its own answer has made it one of those who share.
+        let own = format!("/v/same&header=authorization:Bearer+{key}");
+        fixture.shared(&own).await;
     }
     fixture.order("/purge", &json!({"all": true})).await;
     let before = fixture.origin.count();

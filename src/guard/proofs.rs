@@ -10,7 +10,7 @@ use crate::config::OnDifference;
 use super::caller::Caller;
 use super::source::Question;
 use super::stranger;
-use super::units::{Control, Unit, Units};
+use super::units::{Control, MemberId, Membership, Unit, Units};
 use super::{Guard, Standing};
 
 /// Between two looks at whether another instance has taken a control.
@@ -56,6 +56,16 @@ impl Guard {
         self.is_taught(unit) && (!self.needs_agreement() || agrees())
     }
 
+    /// Whether a caller gets what others have fetched in the unit that is written so.
+    pub fn is_member(&self, caller: &Caller, unit: &[u8]) -> bool {
+        let membership = || {
+            let member = MemberId::of(caller, unit);
+            let now = self.state.clock.now();
+            self.state.units.membership(&member, now)
+        };
+        !self.needs_agreement() || membership() == Some(Membership::Member)
+    }
+
     /// The fields of a request that carry its credential, with a random key in its place.
     pub fn random_key(&self, headers: &HeaderMap) -> Option<HeaderMap> {
         stranger::with_random_key(&self.credentials, headers)
@@ -73,8 +83,9 @@ impl Guard {
             .any(|caller| self.standing(caller) == Standing::Good)
     }
 
-    /// A control was taken where this caller's own answers were good: they prove its key.
-    pub fn widen(&self, caller: &Caller) {
+    /// A control says that this caller's own answers prove its key: it is known from now on, and, as a
+    /// member, good for what others have fetched.
+    pub fn widen(&self, caller: &Caller, is_member: bool) {
         let now = self.state.clock.now();
         let key = &caller.credential.key;
         if self.standing(caller) != Standing::Good || caller.is_taught() {
@@ -83,7 +94,10 @@ impl Guard {
         let Some(good) = self.state.verdicts.of(key, &caller.id, now).good else {
             return;
         };
-        self.remember(&caller.taught(), good);
+        self.state.verdicts.know(key, good.last);
+        if is_member {
+            self.remember(&caller.taught(), good);
+        }
     }
 
     /// Whether the source is known to refuse strangers: what a service accepts says nothing before

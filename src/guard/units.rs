@@ -7,7 +7,8 @@
 //! | control | the same request with a random key, and with none, was refused: a 2xx says something of a key | twice `auth.control`, after which it is taken again; one that failed, once |
 //! | agreement | a second key's own answer agreed with the first one's | [`AGREED`]; a difference as long, what was unclear [`UNCLEAR`] |
 //!
-//! Until then what a key has fetched is that key's alone. Both are shared by the fleet, by Redis
+//! Until then what a key has fetched is that key's alone; and so it is for each key that comes later,
+//! until its own answer agreed as well (it is a *member* then). All of it is shared by the fleet, by Redis
 //! notes that end with them; of each unit the fleet takes at most one control in `auth.control` (an
 //! instance that cannot reach Redis counts for itself). An instance remembers [`MOST`] units, and
 //! forgets those that are used least.
@@ -27,6 +28,7 @@ pub use crate::metrics::guard::Control;
 use crate::store::second::Second;
 
 use super::caller::Caller;
+use super::verdicts::VerdictId;
 
 /// How long agreement holds, and a difference.
 pub const AGREED: Duration = Duration::from_secs(24 * 3600);
@@ -46,20 +48,96 @@ const PLACES: usize = 8;
 /// The fleet is asked about a unit of which too little is known so often.
 const HEARD: Duration = Duration::from_secs(1);
 
-/// The units that are known.
+/// The units that are known, and the keys whose own answers agreed there.
 #[derive(Debug)]
-pub struct Units(Cache<Vec<u8>, Arc<Unit>>);
+pub struct Units {
+    units: Cache<Vec<u8>, Arc<Unit>>,
+    members: Cache<[u8; 32], (Membership, Timestamp)>,
+}
 
 impl Default for Units {
     fn default() -> Self {
-        Self(Cache::new(MOST))
+        Self {
+            units: Cache::new(MOST),
+            members: Cache::new(4 * MOST),
+        }
+    }
+}
+
+/// Whether a key gets what others have fetched in a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// Its own answer agreed with theirs.
+    Member,
+    /// They could not be compared.
+    Unclear,
+}
+
+/// A key in a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberId([u8; 32]);
+
+impl MemberId {
+    /// `unit` as it is written.
+    pub fn of(caller: &Caller, unit: &[u8]) -> Self {
+        Self(VerdictId::of(&caller.credential, unit).0)
+    }
+
+    fn name(&self) -> String {
+        let hex = self.0.iter().map(|byte| format!("{byte:02x}"));
+        format!("member:{}", hex.collect::<String>())
     }
 }
 
 impl Units {
     /// What is known of the unit that is written so.
     pub fn get(&self, written: &[u8]) -> Option<Arc<Unit>> {
-        self.0.get(written)
+        self.units.get(written)
+    }
+
+    /// Whether a key is known to get what others have fetched in a unit, or not to.
+    pub fn membership(&self, member: &MemberId, now: Timestamp) -> Option<Membership> {
+        let (membership, until) = self.members.get(&member.0)?;
+        (now < until).then_some(membership)
+    }
+
+    /// A key's own answer was compared with those of others.
+    pub fn join(
+        &self,
+        member: MemberId,
+        membership: Membership,
+        second: Option<&Second>,
+        now: Timestamp,
+    ) {
+        let lasts = match membership {
+            Membership::Member => AGREED,
+            Membership::Unclear => UNCLEAR,
+        };
+        self.members.insert(member.0, (membership, now.plus(lasts)));
+        if let (Membership::Member, Some(second)) = (membership, second) {
+            let until = now.plus(AGREED);
+            let note = Note {
+                kind: b'M',
+                due: until,
+                until,
+            };
+            second.note(&member.name(), note.write(), AGREED);
+        }
+    }
+
+    /// What other instances have found of a key in a unit.
+    pub async fn hear_of_member(&self, member: MemberId, second: &Second, now: Timestamp) {
+        if self.membership(&member, now).is_some() || !second.is_usable() {
+            return;
+        }
+        let noted = second.noted(&member.name()).await.ok().flatten();
+        if let Some(note) = noted.and_then(|bytes| Note::read(&bytes))
+            && note.kind == b'M'
+            && now < note.until
+        {
+            self.members
+                .insert(member.0, (Membership::Member, note.until));
+        }
     }
 
     /// What other instances have proved of a unit; one of which nobody has proved anything is not
@@ -71,7 +149,7 @@ impl Units {
         let unit = Arc::new(Unit::named(written));
         unit.hear(second, now).await;
         if unit.control(now).is_some() || unit.agreement(now).is_some() {
-            self.0.insert(written.to_vec(), unit);
+            self.units.insert(written.to_vec(), unit);
         }
     }
 
@@ -82,7 +160,7 @@ impl Units {
         }
         let fresh = Arc::new(Unit::named(written));
         let made: Result<_, std::convert::Infallible> = self
-            .0
+            .units
             .get_or_insert_with(written, || Ok(Arc::clone(&fresh)));
         made.unwrap_or(fresh)
     }
@@ -193,6 +271,13 @@ impl Unit {
         let key = first.caller.credential.key;
         let before = self.known().first.replace(first)?;
         (before.caller.credential.key != key).then_some(before)
+    }
+
+    /// The key that was answered last, unless it is this one.
+    pub fn first_but(&self, caller: &Caller) -> Option<FirstKey> {
+        let known = self.known();
+        let first = known.first.as_ref()?;
+        (first.caller.credential.key != caller.credential.key).then(|| first.clone())
     }
 
     /// A control was taken, of which one is due in this time.

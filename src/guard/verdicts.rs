@@ -112,6 +112,11 @@ impl Verdicts {
         self.known.get(&key.0)
     }
 
+    /// A key was good then.
+    pub fn know(&self, key: &KeyId, last: Timestamp) {
+        self.known.insert(key.0, last);
+    }
+
     /// When this was refused last, as far as that is remembered: older good answers say nothing.
     pub fn last_refused(&self, key: &KeyId, id: &VerdictId) -> Option<Timestamp> {
         let here = self.bad.get(id).map(|bad| bad.at);
@@ -130,7 +135,7 @@ impl Verdicts {
         }
         self.good.insert(id, (good, asked));
         if proves {
-            self.known.insert(key.0, good.last);
+            self.know(key, good.last);
         }
         self.bad.remove(&id);
         true

@@ -120,8 +120,17 @@ impl Fixture {
 
     /// What `explain` tells of a target.
     pub async fn explained(&self, target: &str) -> serde_json::Value {
-        let told = format!("/explain?url=http://api.example{target}");
-        self.admin(&told.replace('&', "%26")).await.json()
+        // What follows `&header=` is a field of the request.
+        let (target, field) = target.split_once("&header=").unwrap_or((target, ""));
+        let field = if field.is_empty() {
+            String::new()
+        } else {
+            format!("&header={field}")
+        };
+        let url = format!("http://api.example{target}").replace('&', "%26");
+        self.admin(&format!("/explain?url={url}{field}"))
+            .await
+            .json()
     }
 
     /// Waits until `explain` tells of a target what is wanted.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::Scope;
 use crate::error::{Failure, FailureKind};
 use crate::guard::credential::Malformed;
+use crate::guard::units::MemberId;
 use crate::guard::verdicts::VerdictId;
 use crate::guard::{Caller, Guard, Standing, source_is_ill, unverified};
 use crate::http::fields;
@@ -98,8 +99,8 @@ pub fn admit(
         let failure = Failure::new(FailureKind::BadRequest, message);
         return Admission::refused(failure, Reason::Refused);
     }
-    let caller = match caller(plan, guard, request, route, key) {
-        Ok(Some(caller)) => caller,
+    let (caller, standing) = match caller(plan, guard, request, route, key) {
+        Ok(Some(found)) => found,
         Ok(None) => {
             return Admission::Admitted(Admitted {
                 let_in: None,
@@ -111,8 +112,7 @@ pub fn admit(
     };
     // What was said of it where answers are its own says nothing where they are shared.
     let answered = answered.filter(|answered| answered.id == caller.id);
-    let standing = answered.map(|answered| answered.standing);
-    let standing = standing.unwrap_or_else(|| guard.standing(&caller));
+    let standing = answered.map_or(standing, |answered| answered.standing);
     if answered.is_none() && purpose == Purpose::Answer {
         let is_known = !matches!(standing, Standing::Unknown { .. });
         plan.state.metrics.guard.known(is_known);
@@ -163,31 +163,45 @@ fn refused(text: &str) -> Admission {
     Admission::refused(failure, Reason::KeyRefused)
 }
 
-/// Who asks, and what a verdict on them reaches; `None` without a credential. Where it is not proved
-/// yet that answers may be shared, the key is of this credential alone from here on.
+/// Who asks, what a verdict on them reaches, and what is known of them; `None` without a credential.
+/// Where it is not proved yet that this credential may have what others have fetched, the key is its
+/// own from here on.
 pub fn caller(
     plan: &Plan,
     guard: &Guard,
     request: &ClientRequest,
     route: &PlannedRoute,
     key: &mut RequestKey,
-) -> Result<Option<Caller>, Malformed> {
+) -> Result<Option<(Caller, Standing)>, Malformed> {
     let Some(credential) = guard.credentials.of(&request.parts.headers)? else {
         return Ok(None);
     };
-    let mut is_taught = true;
-    if guard.needs_proof()
-        && let Some(sharing) = &route.sharing
-    {
-        key.write(plan, request, route);
-        let unit = guard.units().get(&key.unit(&sharing.unit_tag));
-        is_taught = guard.is_taught(unit.as_deref());
-        if !guard.is_shared(unit.as_deref()) {
-            key.keep_apart(request, route.options());
+    let known = |caller: Caller| {
+        let standing = guard.standing(&caller);
+        Ok(Some((caller, standing)))
+    };
+    let Some(sharing) = route.sharing.as_ref().filter(|_| guard.needs_proof()) else {
+        let scope = scope(plan, request, route, key);
+        return known(guard.caller(credential, &scope, true));
+    };
+    key.write(plan, request, route);
+    let written = key.unit(&sharing.unit_tag);
+    let unit = guard.units().get(&written);
+    let is_taught = guard.is_taught(unit.as_deref());
+    let scope = scope(plan, request, route, key);
+    if guard.is_shared(unit.as_deref()) {
+        let caller = guard.caller(credential, &scope, true);
+        let standing = guard.standing(&caller);
+        // By a verdict of the origin, only members get to be good.
+        let is_members = standing == Standing::Good && guard.learns_from_origin();
+        if is_members || guard.is_member(&caller, &written) {
+            return Ok(Some((caller, standing)));
         }
     }
-    let scope = scope(plan, request, route, key);
-    Ok(Some(guard.caller(credential, &scope, is_taught)))
+    key.keep_apart(request, route.options());
+    // Who asks somebody else about keys learns nothing from what is fetched.
+    let is_taught = !guard.learns_from_origin() || is_taught && !guard.needs_agreement();
+    known(guard.caller(credential, &scope, is_taught))
 }
 
 /// Asks the fleet what is proved of what is asked for, and then about the key.
@@ -205,11 +219,12 @@ pub async fn ask_about(
         let mut key = RequestKey::default();
         key.write(plan, request, route);
         let (unit, now) = (key.unit(&sharing.unit_tag), plan.state.clock.now());
-        let known = guard.units().get(&unit);
-        if !guard.is_shared(known.as_deref()) {
-            guard.units().hear(&unit, second, now).await;
-            about = caller(plan, guard, request, route, &mut RequestKey::default()).ok()??;
+        guard.units().hear(&unit, second, now).await;
+        if guard.needs_agreement() {
+            let member = MemberId::of(&about, &unit);
+            guard.units().hear_of_member(member, second, now).await;
         }
+        (about, _) = caller(plan, guard, request, route, &mut RequestKey::default()).ok()??;
     }
     let standing = match guard.standing(&about) {
         Standing::Unknown { .. } => guard.ask(about, &request.parts.headers).await,

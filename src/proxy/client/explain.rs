@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::clock::Timestamp;
 use crate::guard::credential::Malformed;
 use crate::guard::units::{Agreement, Control, Unit};
-use crate::guard::{Guard, Standing};
+use crate::guard::{Caller, Guard, Standing};
 use crate::metrics::CacheResult;
 use crate::policy::{Reason, Share};
 use crate::proxy::admission::keys::{Admission, admit, caller};
@@ -134,14 +134,15 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
     if let Some(guard) = &plan.guard
         && request.is_guarded_on(route)
     {
-        told["key"] = json!(key_told(plan, guard, request, route));
+        let mut key = RequestKey::default();
+        let caller = caller(plan, guard, request, route, &mut key);
+        told["key"] = json!(key_told(&caller));
         if let Some(sharing) = &route.sharing
             && guard.needs_proof()
         {
-            let mut key = RequestKey::default();
             key.write(plan, request, route);
             let unit = guard.units().get(&key.unit(&sharing.unit_tag));
-            if !guard.is_shared(unit.as_deref()) {
+            if key.is_apart() || !guard.is_shared(unit.as_deref()) {
                 told["share"]["in_effect"] = json!(Share::PerKey.as_str());
             }
             told["proof"] = proof_told(guard, unit.as_deref(), plan.state.clock.now());
@@ -169,17 +170,12 @@ fn proof_told(guard: &Guard, unit: Option<&Unit>, now: Timestamp) -> Value {
     json!({"control": control, "agreement": agreement})
 }
 
-fn key_told(
-    plan: &Plan,
-    guard: &Guard,
-    request: &ClientRequest,
-    route: &PlannedRoute,
-) -> &'static str {
-    match caller(plan, guard, request, route, &mut RequestKey::default()) {
+fn key_told(caller: &Result<Option<(Caller, Standing)>, Malformed>) -> &'static str {
+    match caller {
         Ok(None) => "none: it goes to the origin, and is never stored",
         Err(Malformed::More) => "more than one: refused",
         Err(Malformed::Form) => "malformed: refused",
-        Ok(Some(caller)) => match guard.standing(&caller) {
+        Ok(Some((_, standing))) => match standing {
             Standing::Good => "good",
             Standing::Bad => "bad or revoked: refused",
             Standing::Unknown { known: true } => "was good: asked about again",

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, error, warn};
 
 use crate::config::OnDifference;
-use crate::guard::units::{Agreement, Control, FirstKey, Unit};
+use crate::guard::units::{Agreement, Control, FirstKey, MemberId, Membership, Unit};
 use crate::guard::{Caller, Guard, is_refusal};
 use crate::metrics::guard::Compared;
 use crate::policy::Mode;
@@ -18,7 +18,7 @@ use crate::policy::key::KeyBytes;
 use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::conditions::unconditional;
-use crate::store::Entry;
+use crate::store::{Entry, Found};
 use crate::upstream::empty;
 
 use super::compare_keys::{compare, copied, credential_fields, digest_of, with_credential};
@@ -30,6 +30,8 @@ pub struct Proving {
     caller: Caller,
     /// As it is sent, without conditions.
     request: Request<()>,
+    /// As the client sent them: `Vary` selects by them.
+    client_headers: HeaderMap,
     unit: KeyBytes,
     /// Under which key all get it, once that is proved.
     common: KeyBytes,
@@ -53,6 +55,7 @@ impl Proving {
             route: Arc::clone(&keyed.route),
             caller: let_in.caller,
             request,
+            client_headers: keyed.headers().clone(),
             unit: keyed.key.unit(&sharing.unit_tag),
             common: KeyBytes::from_slice(keyed.key.common()),
             is_apart: keyed.key.is_apart(),
@@ -113,15 +116,14 @@ impl Proving {
         if let Some(second) = &state.second {
             unit.hear(second, state.clock.now()).await;
         }
-        let mut callers = vec![self.caller];
-        let found = unit.agreement(state.clock.now());
-        if guard.needs_agreement() && matches!(found, None | Some(Agreement::Agreed)) {
-            let own = digest_of(&self.plan, entry);
-            if let Some(first) = self.exchange_first(unit, Some(own)) {
-                if found.is_none() {
-                    self.find_agreement(unit, &first, own).await;
-                }
-                callers.push(first.caller);
+        let mut joined = Vec::new();
+        if guard.needs_agreement() {
+            joined = self.find_members(guard, unit, entry).await;
+            let now = state.clock.now();
+            for caller in &joined {
+                let member = MemberId::of(caller, &self.unit);
+                let second = state.second.as_deref();
+                guard.units().join(member, Membership::Member, second, now);
             }
         }
         let is_agreed = !guard.needs_agreement() || unit.is_agreed(state.clock.now());
@@ -129,11 +131,70 @@ impl Proving {
             self.take_control(guard, unit).await;
         }
         if guard.is_taught(Some(unit)) {
-            callers.iter().for_each(|caller| guard.widen(caller));
+            joined.iter().for_each(|caller| guard.widen(caller, true));
+            guard.widen(&self.caller, guard.is_member(&self.caller, &self.unit));
         }
-        if guard.is_shared(Some(unit)) {
+        if guard.is_shared(Some(unit)) && guard.is_member(&self.caller, &self.unit) {
             let _ = state.store(&self.common, Arc::clone(entry), None);
         }
+    }
+
+    /// Who joins those whose answers agree, now that this answer has come.
+    async fn find_members(&self, guard: &Guard, unit: &Unit, entry: &Entry) -> Vec<Caller> {
+        let state = &self.plan.state;
+        let now = state.clock.now();
+        let member = MemberId::of(&self.caller, &self.unit);
+        match unit.agreement(now) {
+            Some(Agreement::Differs | Agreement::Unclear) => Vec::new(),
+            None => {
+                let own = digest_of(&self.plan, entry);
+                let Some(first) = self.exchange_first(unit, Some(own)) else {
+                    return Vec::new();
+                };
+                let Some(compared) = self.agrees_with(&first, own).await else {
+                    return Vec::new();
+                };
+                self.found(unit, compared);
+                match compared {
+                    Compared::Same => vec![self.caller, first.caller],
+                    Compared::Differs | Compared::Unclear => Vec::new(),
+                }
+            }
+            Some(Agreement::Agreed) if guard.units().membership(&member, now).is_some() => {
+                Vec::new()
+            }
+            Some(Agreement::Agreed) => match self.agrees_with_members(unit, entry).await {
+                Some(Compared::Same) => {
+                    state.metrics.guard.compared(Compared::Same);
+                    vec![self.caller]
+                }
+                Some(Compared::Unclear) => {
+                    state.metrics.guard.compared(Compared::Unclear);
+                    guard.units().join(member, Membership::Unclear, None, now);
+                    Vec::new()
+                }
+                Some(Compared::Differs) => {
+                    self.found(unit, Compared::Differs);
+                    Vec::new()
+                }
+                None => Vec::new(),
+            },
+        }
+    }
+
+    /// Whether the answer of a key that comes later agrees with what members have fetched, or with a
+    /// member's when both are asked again; `None` where that cannot be said now.
+    async fn agrees_with_members(&self, unit: &Unit, entry: &Entry) -> Option<Compared> {
+        let state = &self.plan.state;
+        let own = digest_of(&self.plan, entry);
+        let (mut common, now) = (self.common.clone(), state.clock.now());
+        if let Found::Entry(shared) = state.memory.get(&mut common, &self.client_headers, now)
+            && digest_of(&self.plan, &shared) == own
+        {
+            return Some(Compared::Same);
+        }
+        let member = unit.first_but(&self.caller)?;
+        self.agrees_with(&member, own).await
     }
 
     /// Takes the place of the key that was answered before; that one, where it is another.
@@ -147,17 +208,18 @@ impl Proving {
     }
 
     /// Whether this key's answer agrees with another one's: by what both were answered, or else by
-    /// asking again.
-    async fn find_agreement(&self, unit: &Unit, first: &FirstKey, own: u64) {
-        let state = &self.plan.state;
+    /// asking again; `None` where that cannot be said now.
+    async fn agrees_with(&self, first: &FirstKey, own: u64) -> Option<Compared> {
         let asked: [u8; 32] = Sha256::digest(&self.common).into();
-        let is_same = first.asked == asked && first.answer == Some(own);
-        let compared = if is_same {
-            Some(Compared::Same)
-        } else {
-            self.compare_with(first).await
-        };
-        let Some(compared) = compared else { return };
+        if first.asked == asked && first.answer == Some(own) {
+            return Some(Compared::Same);
+        }
+        self.compare_with(first).await
+    }
+
+    /// What was found of two keys' answers: it is remembered, counted, and told.
+    fn found(&self, unit: &Unit, compared: Compared) {
+        let state = &self.plan.state;
         state.metrics.guard.compared(compared);
         let agreement = match compared {
             Compared::Same => Agreement::Agreed,

@@ -25,11 +25,10 @@ impl SharedRoute {
         *lock(&self.why_demoted) = Some((at, path.to_owned()));
     }
 
-    /// Whether this miss is one of those that are fetched with a second key: the first is, and then
-    /// one in `every`.
+    /// Whether this miss is one of those that are fetched with a second key: one in `every` is.
     pub fn is_sampled(&self, every: u64) -> bool {
-        let number = self.misses.fetch_add(1, Ordering::Relaxed);
-        number.is_multiple_of(every)
+        let before = self.misses.fetch_add(1, Ordering::Relaxed);
+        (before + 1).is_multiple_of(every)
     }
 }
 
