@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::support::fleet::Fleet;
-use crate::support::keys::Keys;
+use crate::support::keys::{Keys, UNPROVED};
 use crate::support::redis::RedisServer;
 use crate::support::{Fixture, PATIENCE, Received, all, config, numbered, ok, reply, route};
 
@@ -272,17 +272,19 @@ async fn revocations_and_demotions_survive_other_plans_and_other_orders() {
 #[tokio::test]
 async fn verdicts_limits_series_and_stored_responses_survive_an_exchange() {
     let keys = Keys::of(&["good1"]);
-    let data = "[[route]]\npath = \"/data\"\nshare = \"verified\"\nttl = \"1h\"\n";
+    let data = format!(
+        "[auth]\n{UNPROVED}[[route]]\npath = \"/data\"\nshare = \"verified\"\nttl = \"1h\"\n"
+    );
     let rest = "[[route]]\npath = \"/{*rest}\"\nttl = \"1h\"\n";
     let limit = "[[rate_limit]]\nby = \"address\"\nrequests = 6\nwindow = \"1h\"\n";
-    let fixture = Fixture::start(&format!("{limit}{data}{rest}"), by_key(&keys)).await;
+    let fixture = Fixture::start(&format!("{data}{limit}{rest}"), by_key(&keys)).await;
     let url = fixture.origin.url();
     assert_eq!(fixture.get_as("good1", "/data").await.cache(), "MISS");
     assert_eq!(fixture.get_as("good1", "/data").await.cache(), "HIT");
     let asked = fixture.origin.count();
     for text in [
-        format!("{limit}{rest}{data}"),
-        format!("{limit}{data}{rest}"),
+        format!("{data}{limit}{rest}"),
+        format!("{data}{rest}{limit}"),
     ] {
         exchange(fixture.sidecar(), &url, &text);
         // The verdict and the response are known, and the window goes on.

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::fleet::Fleet;
-use crate::support::keys::{Keys, guarded, verified};
+use crate::support::keys::{Keys, UNPROVED, guarded, verified};
 use crate::support::redis::RedisServer;
 use crate::support::{Fixture, Origin, numbered, ok, reply};
 
@@ -62,6 +62,7 @@ async fn a_revoked_key_is_refused_wherever_keys_are_told_apart() {
         )
     };
     let text = [
+        format!("[auth]\n{UNPROVED}"),
         rule("/own", "per-key"),
         rule("/all", "verified"),
         rule("/open", "standard"),
