@@ -52,7 +52,9 @@
 //! Guard first, look-up second ([`guard`], `proxy/admission`). On a route with `share = "verified"` a
 //! caller whose key has a good verdict is answered as any other; one that nobody knows *verifies*:
 //! its own request goes to the origin, nothing stored answers it, and what comes of it is the
-//! verdict. A revocation is an entry of the purge log, and so is the demotion of a route whose
+//! verdict. What it fetched is its own until it is proved that it may be shared ([`guard::units`],
+//! `proxy/fetch/prove`): a control was taken, and another key's own answer agreed
+//! ([`guard::agreement`]). A revocation is an entry of the purge log, and so is the demotion of a route whose
 //! answers were found to differ by key.
 //!
 //! # A fleet

@@ -30,13 +30,14 @@ pub(super) fn check(file: &Path) -> Ending {
         format!("{}://{}", upstream.scheme, upstream.authority())
     });
     let text = format!(
-        "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n",
+        "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n{}",
         file.display(),
         config.listen.address,
         config.admin.address,
         upstream,
         units::show_size(config.cache.memory),
         routes_table(&config),
+        control_cost(&config).unwrap_or_default(),
     );
     // A pager that was closed early has seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -44,6 +45,29 @@ pub(super) fn check(file: &Path) -> Ending {
         eprintln!("warning: {doubt}");
     }
     Ending::Done
+}
+
+/// What controls cost an origin, which may count the keys that it refuses.
+fn control_cost(config: &Config) -> Option<String> {
+    let every = config.auth.control?;
+    let routes = config.routes.list();
+    let any_verified = routes
+        .iter()
+        .any(|route| route.options.share == Share::Verified);
+    let (whom, each) = match &config.auth.source {
+        VerdictSource::Origin => (
+            "the API",
+            "for each host, path and set of query names on routes with share = \"verified\"",
+        ),
+        VerdictSource::Url(_) => ("auth.source", "in all"),
+        VerdictSource::Table => return None,
+    };
+    any_verified.then(|| {
+        format!(
+            "Controls: {whom} is asked with a random key and with none, at most once in {} {each}, by the whole fleet; both are meant to be refused (auth.control).\n",
+            units::show_duration(every)
+        )
+    })
 }
 
 /// The routes as they take effect: in the order in which they are tried.
@@ -150,6 +174,7 @@ fn doubts(config: &Config) -> Vec<String> {
         let at = format!("route {:?} (line {})", route.path, route.line);
         let options = &route.options;
         if options.share == Share::Verified {
+            doubts.extend(takes_other_names(route, routes).map(|doubt| format!("{at}: {doubt}")));
             if route
                 .methods
                 .iter()
@@ -181,6 +206,10 @@ fn doubts(config: &Config) -> Vec<String> {
     if any_verified && config.auth.on_difference == OnDifference::Off {
         doubts.push("auth.on_difference = \"off\": nobody notices if the answers of a route with share = \"verified\" differ by key".to_owned());
     }
+    if any_verified && config.auth.source == VerdictSource::Origin && config.auth.control.is_none()
+    {
+        doubts.push("auth.control = \"off\": whatever makes the API answer 2xx without looking at the key (a login page, an open path, a default virtual host) makes a made-up key good there; what \"1h\" costs are two refused requests for each URL path and hour, in the whole fleet".to_owned());
+    }
     let is_empty = config.origin.database == "sqlite::memory:" && config.upstream.is_some();
     if any_verified && config.auth.source == VerdictSource::Table && is_empty {
         doubts.push("auth.source = \"table\", and [origin] database is in memory: it knows no key, so every one is refused; expected the database of the API".to_owned());
@@ -194,6 +223,26 @@ fn doubts(config: &Config) -> Vec<String> {
         doubts.push("[[rate_limit]] by = \"address\" without listen.trusted_proxies: behind a load balancer all clients are one".to_owned());
     }
     doubts
+}
+
+/// A verified route that takes whatever no other route does, beside others that were given routes of
+/// their own: there may be more of those.
+fn takes_other_names(route: &Route, routes: &[Arc<Route>]) -> Option<String> {
+    let (beginning, _) = route.path.split_once('{')?;
+    let names = |other: &Arc<Route>| {
+        let name = other.path.strip_prefix(beginning)?.split('/').next()?;
+        let is_literal = !name.is_empty() && !name.contains('{');
+        (is_literal && other.host == route.host).then(|| name.to_owned())
+    };
+    let mut taken: Vec<String> = routes.iter().filter_map(names).collect();
+    taken.sort_unstable();
+    taken.dedup();
+    (!taken.is_empty()).then(|| {
+        format!(
+            "share = \"verified\" takes every name after {beginning:?} but {}, which have routes of their own: whatever else there answers by key needs one too (share = \"per-key\")",
+            taken.join(", ")
+        )
+    })
 }
 
 /// How long a running instance is waited for.
@@ -287,6 +336,17 @@ mod tests {
                     route("verdict_scope = \"route\"")
                 ),
                 "verdict_scope says nothing",
+            ),
+            (
+                format!(
+                    "{}[[route]]\npath = \"/{{name}}\"\nshare = \"verified\"\n",
+                    route("")
+                ),
+                "takes every name after \"/\" but a,",
+            ),
+            (
+                format!("[auth]\ncontrol = \"off\"\n{}", route("share = \"verified\"")),
+                "makes a made-up key good",
             ),
             (route("share = \"verified\"\ncookies = \"key\""), "nothing is shared"),
             (

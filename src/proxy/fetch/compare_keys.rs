@@ -82,7 +82,7 @@ async fn answer_to(plan: &Plan, scope: Scope, mut request: Request<()>) -> Optio
         status,
         StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE
     );
-    if !status.is_success() && !(is_about_key && scope != Scope::Url) {
+    if !(status.is_success() || is_about_key && scope != Scope::Url) {
         return None;
     }
     let media_type = media_type(answer.headers());
