@@ -169,7 +169,7 @@ impl Guard {
             id: if is_taught {
                 shared
             } else {
-                VerdictId::of(&credential, &[b"own ", scope].concat())
+                shared.of_its_own()
             },
             shared,
             asked: self.state.verdicts.order(),

@@ -25,6 +25,11 @@ impl VerdictId {
         digest.update(scope);
         Self(digest.finalize().into())
     }
+
+    /// Of a verdict that opens nothing but the key's own answers.
+    pub fn of_its_own(&self) -> Self {
+        Self(self.0.map(|byte| !byte))
+    }
 }
 
 /// A good answer to a key.

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
+use crate::guard::credential::Credential;
 use crate::http::fields;
 use crate::policy::key::{KeyBytes, KeyParts, select_query};
 use crate::policy::{Cookies, Options, Share};
@@ -65,14 +66,13 @@ impl RequestKey {
     }
 
     /// From here on it is of this credential alone.
-    pub fn keep_apart(&mut self, request: &ClientRequest, options: &Options) {
+    pub fn keep_apart(&mut self, credential: &Credential) {
         if self.is_apart() {
             return;
         }
-        let mut digest = Parts::default();
-        digest.add_credential(&request.parts.headers, options);
         self.bytes.push(OWN);
-        self.bytes.extend_from_slice(&digest.finish());
+        self.bytes.extend_from_slice(&credential.key.0);
+        self.bytes.extend_from_slice(&credential.place);
         self.primary_length = self.bytes.len();
     }
 

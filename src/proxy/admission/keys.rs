@@ -198,7 +198,7 @@ pub fn caller(
             return Ok(Some((caller, standing)));
         }
     }
-    key.keep_apart(request, route.options());
+    key.keep_apart(&credential);
     // Who asks somebody else about keys learns nothing from what is fetched.
     let is_taught = !guard.learns_from_origin() || is_taught && !guard.needs_agreement();
     known(guard.caller(credential, &scope, is_taught))
