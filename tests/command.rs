@@ -3,6 +3,9 @@
 use std::io::Read;
 use std::process::{Output, Stdio};
 
+use iris_sidecar::config::Config;
+use iris_sidecar::policy::Share;
+
 use crate::support::postgres::PostgresServer;
 use crate::support::process::{FREE_PORTS, Running, binary, file};
 use crate::support::{Client, Origin, ok};
@@ -151,6 +154,108 @@ fn the_shipped_configurations_are_valid() {
         "{}",
         String::from_utf8_lossy(&given.stderr)
     );
+}
+
+/// The contract's endpoints: by method, how they are shared, and which parameters they have.
+const CONTRACT: [(&str, &str, Share, &str); 26] = [
+    ("GET", "overview", Share::Verified, ""),
+    ("GET", "overview-optimized", Share::Verified, ""),
+    ("GET", "analytics", Share::PerKey, ""),
+    (
+        "GET",
+        "patterns",
+        Share::PerKey,
+        "projectId category minConfidence fromDate toDate limit",
+    ),
+    ("GET", "events", Share::PerKey, "page limit"),
+    ("POST", "events", Share::Standard, ""),
+    ("GET", "reflexion", Share::PerKey, "page limit"),
+    ("POST", "reflexion", Share::Standard, ""),
+    ("GET", "beacon", Share::Verified, "fromDate toDate limit"),
+    ("POST", "telemetry", Share::Standard, ""),
+    ("GET", "evaluate", Share::PerKey, "projectId"),
+    (
+        "GET",
+        "anomalies",
+        Share::PerKey,
+        "projectId severity fromDate toDate limit",
+    ),
+    ("GET", "decisions", Share::Verified, "status"),
+    ("POST", "decisions", Share::Standard, ""),
+    ("POST", "model-run", Share::Standard, ""),
+    ("POST", "consensus", Share::Standard, ""),
+    ("POST", "retrain", Share::Standard, ""),
+    ("GET", "retrain", Share::Standard, ""),
+    ("POST", "execute", Share::Standard, ""),
+    ("GET", "execute", Share::Standard, ""),
+    ("GET", "sandbox", Share::Standard, "sandboxId"),
+    ("POST", "sandbox", Share::Standard, ""),
+    ("DELETE", "sandbox", Share::Standard, "sandboxId"),
+    ("GET", "telemetry", Share::Standard, ""),
+    ("GET", "model-run", Share::Standard, ""),
+    ("GET", "consensus", Share::Standard, ""),
+];
+
+#[test]
+fn every_endpoint_of_the_contract_has_a_route_of_its_own_by_method() {
+    for file in ["iris.toml", "default.toml"] {
+        let path = format!("{}/config/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let config = Config::parse(file, &text, &|_| None).unwrap();
+        let is_deployed = file == "iris.toml";
+        // What the built-in origin has not is 404 there, and each key's own.
+        let is_elsewhere = ["decisions", "retrain", "execute", "sandbox"];
+        for (method, name, share, parameters) in CONTRACT {
+            let is_write = method != "GET";
+            let at = format!("{file}: {method} {name}");
+            let method = method.parse().unwrap();
+            let found = config
+                .routes
+                .find(&method, "", &format!("/api/iris/{name}"));
+            if !is_deployed
+                && (is_elsewhere.contains(&name)
+                    || name != "beacon" && share == Share::Standard && !is_write)
+            {
+                let is_apart = found.is_none_or(|(_, route)| route.options.share == Share::PerKey);
+                assert!(is_apart, "{at}");
+                continue;
+            }
+            let (_, route) = found.unwrap_or_else(|| panic!("{at}: no route"));
+            let pattern = match name {
+                "beacon" => "/api/iris/{project}".to_owned(),
+                name => format!("/api/iris/{name}"),
+            };
+            assert_eq!(route.path, pattern, "{at}");
+            let expected = match name {
+                "beacon" if !is_deployed => Share::PerKey,
+                _ => share,
+            };
+            assert_eq!(route.options.share, expected, "{at}");
+            let is_stored = share != Share::Standard;
+            assert!(
+                is_stored || is_write || route.raw_target,
+                "{at}: may be stored"
+            );
+            if is_stored {
+                for parameter in parameters.split_whitespace() {
+                    let query = format!("{parameter}=1");
+                    assert!(!route.query.leaves_out(&query), "{at}: {parameter}");
+                }
+                assert!(route.query.leaves_out("unheard=1"), "{at}");
+                assert!(!route.drops_unknown_query, "{at}");
+            }
+            if is_write
+                && ["telemetry", "events", "reflexion", "model-run", "consensus"].contains(&name)
+            {
+                assert!(!route.invalidates.is_empty(), "{at}");
+            }
+        }
+        let (_, counters) = config
+            .routes
+            .find(&http::Method::GET, "", "/api/metrics")
+            .unwrap();
+        assert!(counters.raw_target, "{file}");
+    }
 }
 
 #[tokio::test]

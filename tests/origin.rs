@@ -205,12 +205,32 @@ async fn keys_open_their_own_project_and_nothing_else() {
             )
             .await;
         assert_eq!(bare.status, 200);
-        for target in ["/api/iris/beta", "/api/iris/patterns?projectId=beta"] {
-            let found = api.get(target).await;
+        for name in ["patterns", "evaluate", "anomalies"] {
+            let found = api.get(&format!("/api/iris/{name}?projectId=beta")).await;
             assert_eq!(
                 (found.status, &found.json()["error"]["code"]),
                 (403, &json!("FORBIDDEN"))
             );
+        }
+        // Another project's name is one that is not there.
+        for target in ["beta", "evaluat", "decisions", "sandbox", "a/b", ""] {
+            let found = api.get(&format!("/api/iris/{target}")).await;
+            let error = &found.json()["error"];
+            assert_eq!(
+                (found.status, &error["code"]),
+                (404, &json!("NOT_FOUND")),
+                "{target}"
+            );
+            let listed = error["details"]["endpoints"].as_array().unwrap();
+            assert!(
+                listed.contains(&json!("GET, HEAD /api/iris/evaluate")),
+                "{error}"
+            );
+            assert!(
+                listed.contains(&json!("POST /api/iris/model-run")),
+                "{error}"
+            );
+            assert!(!found.text().contains("another project"), "{error}");
         }
         let listed = api.database.list_keys().await.unwrap();
         assert_eq!(listed.len(), 2);
@@ -290,6 +310,135 @@ async fn writes_are_checked_whole_and_written_whole() {
         let refused = api.post("/api/iris/reflexion", &json!({"success": "yes"})).await.json();
         assert_eq!(refused["error"]["details"]["issues"].as_array().unwrap().len(), 4, "{refused}");
         drop(golden);
+    })
+    .await;
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_members_of_answers_are_those_of_the_contract() {
+    over_both("", async |api: Api, _| {
+        let analytics = api.get("/api/iris/analytics").await.json();
+        let recent = &analytics["data"]["recent"];
+        for (list, expected) in [
+            (
+                "modelRuns",
+                &[
+                    "expertId",
+                    "outcome",
+                    "confidence",
+                    "tokensUsed",
+                    "costUsd",
+                    "timestamp",
+                ][..],
+            ),
+            (
+                "reflexions",
+                &["type", "success", "impactScore", "timestamp"],
+            ),
+            (
+                "consensusDecisions",
+                &["expertsCount", "confidence", "disagreement", "timestamp"],
+            ),
+        ] {
+            assert_eq!(keys(&recent[list][0]), expected, "{list}");
+        }
+        let project = api.get("/api/iris/alpha").await.json();
+        let evaluated = api.get("/api/iris/evaluate").await.json();
+        assert_eq!(
+            keys(&project),
+            ["success", "data", "historical", "count", "timestamp"]
+        );
+        assert_eq!(keys(&evaluated), ["success", "data", "timestamp"]);
+        assert_eq!(project["data"], evaluated["data"]);
+        let metrics = &evaluated["data"]["metrics"];
+        let measured = [
+            "accuracy",
+            "precision",
+            "recall",
+            "f1Score",
+            "confidence",
+            "timestamp",
+        ];
+        assert_eq!(keys(metrics)[..6], measured);
+        // What nobody measured is null, and what was is a mean.
+        assert!(metrics["recall"].is_null(), "{metrics}");
+        assert!(
+            metrics["confidence"].is_f64() && metrics["timestamp"].is_string(),
+            "{metrics}"
+        );
+        let none = api.get("/api/iris/evaluate?toDate=2001-01-01").await.json();
+        assert!(none["data"]["metrics"]["confidence"].is_null(), "{none}");
+        let anomalies = api.get("/api/iris/anomalies?limit=5").await.json();
+        assert_eq!(
+            keys(&anomalies),
+            ["success", "count", "data", "projectId", "timestamp"]
+        );
+        let listed = anomalies["data"].as_array().unwrap();
+        assert_eq!(anomalies["count"], listed.len());
+        let all = api.get("/api/iris/anomalies?limit=1000").await.json();
+        let by_severity = async |severity: &str| {
+            let target = format!("/api/iris/anomalies?limit=1000&severity={severity}");
+            api.get(&target).await.json()["count"].as_u64().unwrap()
+        };
+        // Nothing in the data is well, and all of it is as ill.
+        assert_eq!(all["count"], by_severity("x").await, "{all}");
+        assert_eq!(by_severity("critical").await, 0);
+        assert_eq!(api.get("/api/iris/anomalies?fromDate=x").await.status, 400);
+        // The same bytes for the same data, and a tag that says so.
+        let (plain, optimized) = (
+            api.get("/api/iris/overview").await,
+            api.get("/api/iris/overview-optimized").await,
+        );
+        assert_eq!(plain.body, optimized.body);
+        let tag = optimized.header("etag").unwrap();
+        assert_eq!(plain.header("etag").unwrap(), format!("W/{tag}"));
+        let short = api
+            .get_with("/api/iris/overview-optimized", &[("if-none-match", tag)])
+            .await;
+        assert_eq!(short.status, 304);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_decisions_are_stored_and_change_the_analytics() {
+    over_both(&default_routes(), async |api: Api, _| {
+        let analytics = async || api.get("/api/iris/analytics").await.json()["data"].clone();
+        let before = analytics().await;
+        let run = json!({"expertId": "e9", "outcome": "success", "confidence": 0.5, "tokensIn": 3, "tokensOut": 4, "costUsd": 0.25, "latencyMs": 7});
+        api.clock.advance(std::time::Duration::from_secs(1));
+        let done = api.post("/api/iris/model-run", &run).await;
+        assert_eq!((done.status, &done.json()["expertId"]), (201, &json!("e9")));
+        let after = analytics().await;
+        let newest = &after["recent"]["modelRuns"][0];
+        assert_eq!((&newest["tokensUsed"], &newest["expertId"]), (&json!(7), &json!("e9")));
+        let count = |data: &Value, name: &str| data["overview"][name].as_i64().unwrap();
+        assert_eq!(count(&after, "totalModelRuns"), count(&before, "totalModelRuns") + 1);
+        let decision = json!({"contributingExperts": ["a", "b", "c"], "finalDecision": {"buy": true}, "confidence": 0.75, "disagreementScore": 0.5});
+        let done = api.post("/api/iris/consensus", &decision).await;
+        assert_eq!((done.status, &done.json()["expertsCount"]), (201, &json!(3)), "{}", done.text());
+        let after = analytics().await;
+        let newest = &after["recent"]["consensusDecisions"][0];
+        assert_eq!((&newest["expertsCount"], &newest["disagreement"]), (&json!(3), &json!(0.5)));
+        for (path, wrong, issues) in [
+            ("model-run", json!({}), 1),
+            ("model-run", json!({"expertId": "e", "tokensIn": -1, "costUsd": "much"}), 2),
+            ("consensus", json!({}), 2),
+            ("consensus", json!({"contributingExperts": [], "finalDecision": 1, "confidence": 2}), 2),
+        ] {
+            let refused = api.post(&format!("/api/iris/{path}"), &wrong).await;
+            let told = &refused.json()["error"]["details"]["issues"];
+            assert_eq!((refused.status, told.as_array().unwrap().len()), (400, issues), "{told}");
+        }
     })
     .await;
 }

@@ -13,17 +13,17 @@ const RUNS: Statement = Statement {
     sqlite: "SELECT json_array(COUNT(*), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0),
             COALESCE(SUM(cost_usd), 0.0), COALESCE(AVG(tokens_in + tokens_out), 0.0), COALESCE(AVG(confidence), 0.0),
             COALESCE(AVG(latency_ms), 0.0), COALESCE(AVG(COALESCE(outcome = 'success', 0)), 0.0),
-            (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'confidence', confidence,
-                'latencyMs', latency_ms, 'tokensIn', tokens_in, 'tokensOut', tokens_out, 'costUsd', cost_usd,
-                'outcome', outcome, 'timestamp', timestamp))
+            (SELECT json_group_array(json_object('expertId', expert_id, 'outcome', outcome, 'confidence', confidence,
+                'tokensUsed', COALESCE(tokens_in, 0) + COALESCE(tokens_out, 0), 'costUsd', cost_usd,
+                'timestamp', timestamp))
              FROM (SELECT * FROM model_run_log WHERE project = $1 ORDER BY timestamp DESC, id LIMIT 10)))
         FROM model_run_log WHERE project = $1",
     postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0),
             COALESCE(SUM(cost_usd), 0), COALESCE(AVG(tokens_in + tokens_out), 0), COALESCE(AVG(confidence), 0),
             COALESCE(AVG(latency_ms), 0), COALESCE(AVG(COALESCE(outcome = 'success', false)::int), 0),
-            (SELECT COALESCE(json_agg(json_build_object('id', id, 'expertId', expert_id, 'confidence', confidence,
-                'latencyMs', latency_ms, 'tokensIn', tokens_in, 'tokensOut', tokens_out, 'costUsd', cost_usd,
-                'outcome', outcome, 'timestamp', to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY timestamp DESC, id), '[]')
+            (SELECT COALESCE(json_agg(json_build_object('expertId', expert_id, 'outcome', outcome, 'confidence', confidence,
+                'tokensUsed', COALESCE(tokens_in, 0) + COALESCE(tokens_out, 0), 'costUsd', cost_usd,
+                'timestamp', to_char(timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY timestamp DESC, id), '[]')
              FROM (SELECT * FROM model_run_log WHERE project = $1 ORDER BY timestamp DESC, id LIMIT 10) latest))::text
         FROM model_run_log WHERE project = $1"#,
 };
@@ -36,9 +36,8 @@ const REFLEXIONS: Statement = Statement {
             (SELECT json_group_object(reflexion_type, count) FROM (
                 SELECT reflexion_type, COUNT(*) AS count FROM reflexion_bank WHERE project = $1
                 GROUP BY reflexion_type ORDER BY reflexion_type)),
-            (SELECT json_group_array(json_object('id', id, 'expertId', expert_id, 'reflexionType', reflexion_type,
-                'success', json(iif(success, 'true', 'false')), 'confidence', confidence, 'impactScore', impact_score,
-                'reuseCount', reuse_count, 'createdAt', created_at))
+            (SELECT json_group_array(json_object('type', reflexion_type,
+                'success', json(iif(success, 'true', 'false')), 'impactScore', impact_score, 'timestamp', created_at))
              FROM (SELECT * FROM reflexion_bank WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10)))
         FROM reflexion_bank WHERE project = $1",
     postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(AVG(success::int), 0), COALESCE(AVG(impact_score), 0),
@@ -46,9 +45,8 @@ const REFLEXIONS: Statement = Statement {
             (SELECT COALESCE(json_object_agg(reflexion_type, count ORDER BY reflexion_type COLLATE "C"), '{}') FROM (
                 SELECT reflexion_type, COUNT(*) AS count FROM reflexion_bank WHERE project = $1
                 GROUP BY reflexion_type) types),
-            (SELECT COALESCE(json_agg(json_build_object('id', id, 'expertId', expert_id, 'reflexionType', reflexion_type,
-                'success', success, 'confidence', confidence, 'impactScore', impact_score,
-                'reuseCount', reuse_count, 'createdAt', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
+            (SELECT COALESCE(json_agg(json_build_object('type', reflexion_type,
+                'success', success, 'impactScore', impact_score, 'timestamp', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
              FROM (SELECT * FROM reflexion_bank WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10) latest))::text
         FROM reflexion_bank WHERE project = $1"#,
 };
@@ -58,16 +56,15 @@ const CONSENSUS: Statement = Statement {
     operation: "select",
     sqlite: "SELECT json_array(COUNT(*), COALESCE(AVG(confidence), 0.0), COALESCE(AVG(disagreement_score), 0.0),
             COALESCE(AVG(json_array_length(contributing_experts)), 0.0),
-            (SELECT json_group_array(json_object('id', id, 'contributingExperts', json(contributing_experts),
-                'confidence', confidence, 'finalDecision', json(final_decision),
-                'disagreementScore', disagreement_score, 'createdAt', created_at))
+            (SELECT json_group_array(json_object('expertsCount', json_array_length(contributing_experts),
+                'confidence', confidence, 'disagreement', disagreement_score, 'timestamp', created_at))
              FROM (SELECT * FROM consensus_lineage WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10)))
         FROM consensus_lineage WHERE project = $1",
     postgres: r#"SELECT json_build_array(COUNT(*), COALESCE(AVG(confidence), 0), COALESCE(AVG(disagreement_score), 0),
             COALESCE(AVG(CASE jsonb_typeof(contributing_experts) WHEN 'array' THEN jsonb_array_length(contributing_experts) ELSE 0 END), 0),
-            (SELECT COALESCE(json_agg(json_build_object('id', id, 'contributingExperts', contributing_experts,
-                'confidence', confidence, 'finalDecision', final_decision,
-                'disagreementScore', disagreement_score, 'createdAt', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
+            (SELECT COALESCE(json_agg(json_build_object('expertsCount',
+                CASE jsonb_typeof(contributing_experts) WHEN 'array' THEN jsonb_array_length(contributing_experts) ELSE 0 END,
+                'confidence', confidence, 'disagreement', disagreement_score, 'timestamp', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')) ORDER BY created_at DESC, id), '[]')
              FROM (SELECT * FROM consensus_lineage WHERE project = $1 ORDER BY created_at DESC, id LIMIT 10) latest))::text
         FROM consensus_lineage WHERE project = $1"#,
 };
@@ -152,9 +149,5 @@ pub async fn compute(
             },
         },
     });
-    Ok(Computed {
-        body,
-        timestamps: &["/data/timestamp"],
-        group: "analytics",
-    })
+    Ok(Computed::of(body, &["/data/timestamp"], "analytics"))
 }

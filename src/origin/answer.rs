@@ -32,6 +32,19 @@ pub struct Computed {
     pub timestamps: &'static [&'static str],
     /// What a write that changes it calls it (RFC 9875).
     pub group: &'static str,
+    /// Two bodies of the same data are the same bytes: its tag is strong (RFC 9110 §8.8.1).
+    pub is_exact: bool,
+}
+
+impl Computed {
+    pub fn of(body: Value, timestamps: &'static [&'static str], group: &'static str) -> Self {
+        Self {
+            body,
+            timestamps,
+            group,
+            is_exact: false,
+        }
+    }
 }
 
 /// What a request was refused for.
@@ -102,6 +115,7 @@ pub fn computed(request: &HeaderMap, computed: Computed, now: Timestamp) -> Resp
         mut body,
         timestamps,
         group,
+        is_exact,
     } = computed;
     let digest = Sha256::digest(body.to_string());
     let hex: String = digest
@@ -109,7 +123,8 @@ pub fn computed(request: &HeaderMap, computed: Computed, now: Timestamp) -> Resp
         .take(16)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let tag = format!("W/\"{hex}\"");
+    let weak = if is_exact { "" } else { "W/" };
+    let tag = format!("{weak}\"{hex}\"");
     let time = rfc3339(now);
     for pointer in timestamps {
         if let Some(slot) = body.pointer_mut(pointer) {
@@ -189,8 +204,9 @@ pub fn refused(refusal: &Refusal, path: &str, now: Timestamp) -> Response<Origin
             nested(StatusCode::FORBIDDEN, "FORBIDDEN", message, None)
         }
         Refusal::NotFound => {
-            let message = format!("there is no {path} here");
-            nested(StatusCode::NOT_FOUND, "NOT_FOUND", message, None)
+            let message = format!("there is no {path} here, for this key");
+            let details = Some(json!({"endpoints": super::listed()}));
+            nested(StatusCode::NOT_FOUND, "NOT_FOUND", message, details)
         }
         Refusal::Method(allowed) => {
             let body = json!({"error": "Method not allowed"});

@@ -47,11 +47,16 @@ pub struct BuiltIn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Endpoint<'a> {
     Overview,
+    OverviewOptimized,
     Analytics,
     Patterns,
     Events,
     Reflexion,
     Telemetry,
+    Evaluate,
+    Anomalies,
+    ModelRun,
+    Consensus,
     Project(&'a str),
     Metrics,
 }
@@ -60,31 +65,57 @@ const READ: &[Method] = &[Method::GET, Method::HEAD];
 const READ_AND_WRITE: &[Method] = &[Method::GET, Method::HEAD, Method::POST];
 const WRITE: &[Method] = &[Method::POST];
 
+/// The endpoints under `/api/iris/` that have names of their own.
+const NAMED: [(&str, Endpoint<'static>); 11] = [
+    ("overview", Endpoint::Overview),
+    ("overview-optimized", Endpoint::OverviewOptimized),
+    ("analytics", Endpoint::Analytics),
+    ("patterns", Endpoint::Patterns),
+    ("events", Endpoint::Events),
+    ("reflexion", Endpoint::Reflexion),
+    ("telemetry", Endpoint::Telemetry),
+    ("evaluate", Endpoint::Evaluate),
+    ("anomalies", Endpoint::Anomalies),
+    ("model-run", Endpoint::ModelRun),
+    ("consensus", Endpoint::Consensus),
+];
+
 impl<'a> Endpoint<'a> {
     fn of(path: &'a str) -> Option<Self> {
         if path == "/api/metrics" {
             return Some(Self::Metrics);
         }
         let name = path.strip_prefix("/api/iris/")?;
-        Some(match name {
-            "overview" => Self::Overview,
-            "analytics" => Self::Analytics,
-            "patterns" => Self::Patterns,
-            "events" => Self::Events,
-            "reflexion" => Self::Reflexion,
-            "telemetry" => Self::Telemetry,
-            project if !project.is_empty() && !project.contains('/') => Self::Project(project),
-            _ => return None,
-        })
+        let named = NAMED.iter().find(|(known, _)| *known == name);
+        let is_project = !name.is_empty() && !name.contains('/');
+        let project = is_project.then_some(Self::Project(name));
+        named.map(|(_, endpoint)| *endpoint).or(project)
     }
 
     fn methods(self) -> &'static [Method] {
         match self {
             Self::Events | Self::Reflexion => READ_AND_WRITE,
-            Self::Telemetry => WRITE,
+            Self::Telemetry | Self::ModelRun | Self::Consensus => WRITE,
             _ => READ,
         }
     }
+}
+
+/// What there is, for whoever asks for something else.
+fn listed() -> Vec<String> {
+    let line = |path: String, endpoint: Endpoint<'_>| {
+        let methods: Vec<&str> = endpoint.methods().iter().map(Method::as_str).collect();
+        format!("{} {path}", methods.join(", "))
+    };
+    let named = NAMED
+        .iter()
+        .map(|(name, endpoint)| line(format!("/api/iris/{name}"), *endpoint));
+    let project = "/api/iris/{the key's project}".to_owned();
+    let others = [
+        line(project, Endpoint::Project("")),
+        line("/api/metrics".to_owned(), Endpoint::Metrics),
+    ];
+    named.chain(others).collect()
 }
 
 impl BuiltIn {
@@ -164,6 +195,8 @@ impl BuiltIn {
             match endpoint {
                 Endpoint::Telemetry => writes::telemetry(database, principal, &body, now).await,
                 Endpoint::Events => writes::event(database, principal, &body, now).await,
+                Endpoint::ModelRun => writes::model_run(database, principal, &body, now).await,
+                Endpoint::Consensus => writes::consensus(database, principal, &body, now).await,
                 _ => writes::reflexion(database, principal, &body, now).await,
             }
         } else {
@@ -196,6 +229,13 @@ impl BuiltIn {
         let database = &self.database;
         match endpoint {
             Endpoint::Overview => overview::compute(database, now).await.map(Ok),
+            Endpoint::OverviewOptimized => {
+                let computed = overview::compute(database, now).await?;
+                Ok(Ok(Computed {
+                    is_exact: true,
+                    ..computed
+                }))
+            }
             Endpoint::Analytics => analytics::compute(database, principal).await.map(Ok),
             Endpoint::Patterns => lists::patterns(database, principal, parameters).await,
             Endpoint::Events => lists::events(database, principal, parameters).await,
@@ -203,7 +243,11 @@ impl BuiltIn {
             Endpoint::Project(project) => {
                 lists::project(database, principal, project, parameters).await
             }
-            Endpoint::Telemetry | Endpoint::Metrics => Ok(Err(Refusal::NotFound)),
+            Endpoint::Evaluate => lists::evaluate(database, principal, parameters).await,
+            Endpoint::Anomalies => lists::anomalies(database, principal, parameters).await,
+            Endpoint::Telemetry | Endpoint::ModelRun | Endpoint::Consensus | Endpoint::Metrics => {
+                Ok(Err(Refusal::NotFound))
+            }
         }
     }
 

@@ -98,11 +98,7 @@ pub async fn compute(database: &Database, now: Timestamp) -> Result<Computed, Da
         "events": events,
         "anomalies": [],
     });
-    Ok(Computed {
-        body,
-        timestamps: &[],
-        group: "overview",
-    })
+    Ok(Computed::of(body, &[], "overview"))
 }
 
 fn metrics(projects: &BTreeMap<String, Project>) -> Value {

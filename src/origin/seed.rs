@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::clock::Timestamp;
 use crate::database::{Database, DatabaseError, Insert, Statement, stored_time};
 
-use super::writes::REFLEXION;
+use super::writes::{CONSENSUS, MODEL_RUN, REFLEXION};
 
 const COUNT: Statement = Statement {
     table: "expert_signatures",
@@ -76,35 +76,6 @@ const TELEMETRY: Insert = Insert {
         "created_at",
     ],
     documents: &["metadata"],
-};
-
-const RUNS: Insert = Insert {
-    table: "model_run_log",
-    columns: &[
-        "id",
-        "project",
-        "expert_id",
-        "confidence",
-        "latency_ms",
-        "tokens_in",
-        "tokens_out",
-        "cost_usd",
-        "outcome",
-        "timestamp",
-    ],
-    documents: &[],
-};
-
-const CONSENSUS: Insert = Insert {
-    table: "consensus_lineage",
-    columns: &[
-        "id",
-        "project",
-        "confidence",
-        "disagreement_score",
-        "created_at",
-    ],
-    documents: &["contributing_experts", "final_decision"],
 };
 
 const PATTERNS: Insert = Insert {
@@ -279,7 +250,7 @@ pub async fn if_empty(
         (&REPORTS, rows(1, 960, now, report)),
         (&REFLEXION, rows(2, 2400, now, reflexion)),
         (&TELEMETRY, rows(3, 4000, now, event)),
-        (&RUNS, rows(4, 20_000, now, run)),
+        (&MODEL_RUN, rows(4, 20_000, now, run)),
         (&CONSENSUS, rows(5, 1200, now, decision)),
         (&PATTERNS, rows(6, 480, now, pattern)),
     ];

@@ -56,6 +56,35 @@ pub(super) const REFLEXION: Insert = Insert {
     documents: &["context", "outcome"],
 };
 
+pub(super) const MODEL_RUN: Insert = Insert {
+    table: "model_run_log",
+    columns: &[
+        "id",
+        "project",
+        "expert_id",
+        "confidence",
+        "latency_ms",
+        "tokens_in",
+        "tokens_out",
+        "cost_usd",
+        "outcome",
+        "timestamp",
+    ],
+    documents: &[],
+};
+
+pub(super) const CONSENSUS: Insert = Insert {
+    table: "consensus_lineage",
+    columns: &[
+        "id",
+        "project",
+        "confidence",
+        "disagreement_score",
+        "created_at",
+    ],
+    documents: &["contributing_experts", "final_decision"],
+};
+
 /// How a write ended: its answer, or why nothing was written.
 pub type Written = Result<Result<Response<OriginBody>, Refusal>, DatabaseError>;
 
@@ -162,6 +191,16 @@ impl<'a> Fields<'a> {
         let found = value.as_f64().filter(|part| (0.0..=1.0).contains(part));
         if found.is_none() {
             self.issue(name, "expected a number from 0 to 1");
+        }
+        found
+    }
+
+    /// An amount of money, or the like.
+    fn amount(&mut self, name: &str) -> Option<f64> {
+        let value = self.get(name)?;
+        let found = value.as_f64().filter(|amount| (0.0..1e12).contains(amount));
+        if found.is_none() {
+            self.issue(name, "expected a number that is not negative");
         }
         found
     }
@@ -352,4 +391,84 @@ pub async fn reflexion(
         "message": "the reflexion is stored",
     });
     Ok(Ok(created(&answer, &["analytics", "reflexion"])))
+}
+
+/// One run of a model.
+pub async fn model_run(
+    database: &Database,
+    principal: &Principal,
+    body: &Value,
+    now: Timestamp,
+) -> Written {
+    let (time, mut issues) = (stored_time(now), Vec::new());
+    let mut row = None;
+    let mut expert = None;
+    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
+        expert = fields.text("expertId", true);
+        row = Some(json!({
+            "id": Uuid::new_v4().to_string(),
+            "project": principal.project_id,
+            "expert_id": expert,
+            "confidence": fields.part("confidence"),
+            "latency_ms": fields.whole("latencyMs"),
+            "tokens_in": fields.whole("tokensIn").unwrap_or(0),
+            "tokens_out": fields.whole("tokensOut").unwrap_or(0),
+            "cost_usd": fields.amount("costUsd").unwrap_or(0.0),
+            "outcome": fields.text("outcome", false),
+            "timestamp": time,
+        }));
+        fields.finish();
+    }
+    let Some(row) = row.filter(|_| issues.is_empty()) else {
+        return Ok(Err(Refusal::Invalid(issues)));
+    };
+    database.insert(vec![(&MODEL_RUN, vec![row])]).await?;
+    let answer = json!({
+        "success": true,
+        "projectId": principal.project_id,
+        "expertId": expert,
+        "message": "the run is stored",
+    });
+    Ok(Ok(created(&answer, &["analytics"])))
+}
+
+/// One decision of several experts.
+pub async fn consensus(
+    database: &Database,
+    principal: &Principal,
+    body: &Value,
+    now: Timestamp,
+) -> Written {
+    let (time, mut issues) = (stored_time(now), Vec::new());
+    let mut row = None;
+    let mut count = 0;
+    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
+        let experts = fields.require("contributingExperts");
+        match experts.map(Value::as_array) {
+            Some(Some(experts)) if !experts.is_empty() => count = experts.len(),
+            Some(_) => fields.issue("contributingExperts", "expected a list that is not empty"),
+            None => {}
+        }
+        row = Some(json!({
+            "id": Uuid::new_v4().to_string(),
+            "project": principal.project_id,
+            "contributing_experts": experts,
+            "final_decision": fields.require("finalDecision"),
+            "confidence": fields.part("confidence"),
+            "disagreement_score": fields.part("disagreementScore"),
+            "created_at": time,
+        }));
+        fields.finish();
+    }
+    let Some(row) = row.filter(|_| issues.is_empty()) else {
+        return Ok(Err(Refusal::Invalid(issues)));
+    };
+    database.insert(vec![(&CONSENSUS, vec![row])]).await?;
+    let answer = json!({
+        "success": true,
+        "projectId": principal.project_id,
+        "expertsCount": count,
+        "message": "the decision is stored",
+    });
+    Ok(Ok(created(&answer, &["analytics"])))
 }
