@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
-use crate::policy::{self, Cookies, ErrorWhen, Ignore, Mode, Normalise, Obey, Share};
+use crate::policy::{self, Cookies, ErrorWhen, Ignore, Invalidation, Normalise, Obey, Share};
 
 use super::auth::{Scope, VerdictSource};
 use super::routes::{Route, RouteError, Routes};
@@ -298,13 +298,14 @@ fn group_names(section: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<B
 }
 
 /// What `invalidates` names, as `invalidation` says, and what `purges` names, always hard.
-fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<str>, Mode)> {
-    let mode = section.parsed("invalidation", "\"soft\" or \"hard\"", |text| {
-        text.parse::<Mode>().ok()
+fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<str>, Invalidation)> {
+    let expected = "\"soft\", \"hard\" or \"adaptive\"";
+    let how = section.parsed("invalidation", expected, |text| {
+        text.parse::<Invalidation>().ok()
     });
-    let mode = mode.map_or(Mode::Soft, |at| at.value);
+    let how = how.map_or(Invalidation::Soft, |at| at.value);
     let mut changes = Vec::new();
-    for (key, mode) in [("invalidates", mode), ("purges", Mode::Hard)] {
+    for (key, how) in [("invalidates", how), ("purges", Invalidation::Hard)] {
         let Some(names) = group_names(section, key) else {
             continue;
         };
@@ -314,7 +315,7 @@ fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<st
             );
             section.source().mistake(section.span(), message);
         }
-        changes.extend(names.into_iter().map(|name| (name, mode)));
+        changes.extend(names.into_iter().map(|name| (name, how)));
     }
     changes
 }

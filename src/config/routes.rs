@@ -6,7 +6,7 @@ use http::{HeaderName, Method};
 use matchit::Router;
 
 use crate::policy::key::QueryRule;
-use crate::policy::{Mode, Normalise, Options};
+use crate::policy::{Invalidation, Normalise, Options};
 
 use super::auth::Scope;
 
@@ -32,7 +32,7 @@ pub struct Route {
     /// How far a verdict on a key reaches that was learned through this route.
     pub verdict_scope: Scope,
     /// Groups that a write through this route makes stale or gone.
-    pub invalidates: Vec<(Box<str>, Mode)>,
+    pub invalidates: Vec<(Box<str>, Invalidation)>,
     /// Where it stands in the file, for messages about it.
     pub line: usize,
 }

@@ -18,6 +18,17 @@ pub enum Mode {
     Soft,
 }
 
+/// What the operator wants a write to do to the groups that it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub enum Invalidation {
+    Hard,
+    Soft,
+    /// Hard, so that whoever reads next sees it; soft while a group is written faster than it can be
+    /// fetched again.
+    Adaptive,
+}
+
 impl Mode {
     pub fn as_str(self) -> &'static str {
         self.into()

@@ -37,7 +37,7 @@ pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
 pub use error_when::ErrorWhen;
 pub use groups::Groups;
-pub use invalidate::Mode;
+pub use invalidate::{Invalidation, Mode};
 pub use normalise::Normalise;
 pub use reason::Reason;
 pub use standing::{Lifetimes, Record, Standing, StoredView};

@@ -198,6 +198,12 @@ impl Fetch {
 
     /// Stores it, unless a purge came while it was fetched.
     pub(super) fn store_entry(&mut self, entry: Arc<Entry>) {
+        if let Some(groups) = &entry.head.groups {
+            let state = self.state();
+            let took = state.clock.now().since(self.exchange.requested);
+            let names = groups.iter().map(|name| &**name);
+            state.memory.purges().written.fetched(names, took);
+        }
         let lease = self.lease.take();
         // Where a purge came, that is counted, and the answer is its readers' alone.
         let is_stored = self

@@ -21,7 +21,7 @@ use crate::guard::credential::Credentials;
 use crate::guard::{Guard, Limits, Source};
 use crate::http::dates;
 use crate::metrics::{NO_ROUTE, RouteSeries};
-use crate::policy::readings;
+use crate::policy::{Invalidation, readings};
 
 use super::state::State;
 use super::wire::{Client, Forwarding, host};
@@ -62,6 +62,11 @@ impl Plan {
             .iter()
             .map(|route| PlannedRoute::of(route, &config.auth.volatile, &forwarding, &state))
             .collect();
+        for (group, how) in routes.iter().flat_map(|route| &route.rule.invalidates) {
+            if *how == Invalidation::Adaptive {
+                state.memory.purges().written.watch(group);
+            }
+        }
         let is_guarded = routes.iter().any(|route| route.sharing.is_some());
         let guard = is_guarded.then(|| {
             let known = Arc::clone(&state.guard);

@@ -13,7 +13,7 @@ use url::Url;
 
 use crate::error::{Failure, FailureKind};
 use crate::policy::key::KeyBytes;
-use crate::policy::{Mode, groups, invalidate};
+use crate::policy::{Invalidation, Mode, groups, invalidate};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::store::purge::short;
@@ -39,6 +39,8 @@ enum Change {
     /// A URL of its host, by path and query: how that stands in keys is asked when it is purged.
     Url(String),
     Named(Purge, Mode),
+    /// A group, made unusable or stale by how fast it is written when that is known to have been done.
+    Adaptive(Box<str>),
 }
 
 impl Write {
@@ -67,11 +69,13 @@ impl Write {
         };
         write.changes.push(Change::Url(target.to_owned()));
         // The operator's groups are of the whole sidecar, whatever host was written to.
-        for (name, mode) in route.into_iter().flat_map(|route| &route.rule.invalidates) {
-            let (target, reach) = (Target::Group(name.clone()), Reach::Any);
-            write
-                .changes
-                .push(Change::Named(Purge { target, reach }, *mode));
+        for (name, how) in route.into_iter().flat_map(|route| &route.rule.invalidates) {
+            let purge = of_group(name);
+            write.changes.push(match how {
+                Invalidation::Hard => Change::Named(purge, Mode::Hard),
+                Invalidation::Soft => Change::Named(purge, Mode::Soft),
+                Invalidation::Adaptive => Change::Adaptive(name.clone()),
+            });
         }
         Some(write)
     }
@@ -82,6 +86,8 @@ impl Write {
         for change in changes {
             match change {
                 Change::Named(purge, mode) => named.push((purge.clone(), *mode)),
+                // Settled when it was answered; where it never is, nothing else will tell.
+                Change::Adaptive(group) => named.push((of_group(group), Mode::Hard)),
                 Change::Url(target) => {
                     for target in url_targets(&self.plan, Some(&self.host), target) {
                         named.push((self.of_this_origin(target), Mode::Hard));
@@ -101,6 +107,18 @@ impl Write {
             Reach::Origin(self.origin.clone())
         };
         Purge { target, reach }
+    }
+
+    /// Decides what becomes of groups, once for the whole write.
+    fn settle(&mut self) {
+        let state = &self.plan.state;
+        let (purges, now) = (state.memory.purges(), state.clock.now());
+        for change in &mut self.changes {
+            if let Change::Adaptive(group) = change {
+                let mode = purges.written.mode(group, now);
+                *change = Change::Named(of_group(group), mode);
+            }
+        }
     }
 
     fn purge(&self) {
@@ -133,6 +151,7 @@ impl Write {
                     .name_no_upstream(response.headers_mut());
             }
             self.answered(&answer);
+            self.settle();
             self.purge();
             match answer {
                 Ok(response) if !response.body().is_end_stream() => {
@@ -169,6 +188,14 @@ impl Write {
             Err(failure) if failure.kind.may_have_arrived() => {}
             Err(_) => self.changes.clear(),
         }
+    }
+}
+
+/// The operator's groups are of the whole sidecar.
+fn of_group(name: &str) -> Purge {
+    Purge {
+        target: Target::Group(name.into()),
+        reach: Reach::Any,
     }
 }
 

@@ -15,6 +15,7 @@ mod named;
 mod revoked;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -30,6 +31,7 @@ use crate::policy::key::Place;
 use book::Book;
 use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
 use revoked::Revoked;
+use written::Written;
 
 pub use book::{Judgement, Seen};
 pub use named::{LONGEST, Purge, Reach, Target, short};
@@ -51,6 +53,8 @@ pub struct PurgeLog {
     names_keys: AtomicBool,
     /// Somebody has queued a purge for the fleet.
     queued: Notify,
+    /// How fast groups are written.
+    pub written: Written,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,7 @@ impl Default for PurgeLog {
             state: RwLock::default(),
             names_keys: AtomicBool::new(false),
             queued: Notify::new(),
+            written: Written::default(),
         }
     }
 }
@@ -149,6 +154,9 @@ impl PurgeLog {
     }
 
     fn add(&self, book: &mut Book, purge: Purge, mode: Mode, at: Timestamp) -> u64 {
+        if let Target::Group(group) = &purge.target {
+            self.written.changed(group, at);
+        }
         let position = self.position.load(Ordering::Relaxed) + 1;
         book.add(purge, mode, position, at);
         self.position.store(position, Ordering::Release);
