@@ -8,6 +8,7 @@ use iris_sidecar::policy::Share;
 
 use crate::support::postgres::PostgresServer;
 use crate::support::process::{FREE_PORTS, Running, binary, file};
+use crate::support::redis::free_port;
 use crate::support::{Client, Origin, ok};
 
 fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -401,12 +402,85 @@ fn by_hand(database: &str) {
         listed.contains("ci") && listed.contains("never") && !listed.contains(key),
         "{listed}"
     );
-    assert_eq!(origin(&["revoke-key", key]).0, Some(0));
+    let (status, told, _) = origin(&["revoke-key", key]);
+    assert_eq!(status, Some(0));
+    // Until when, and what to do there.
+    assert!(told.contains("revoked in the database"), "{told}");
     let (status, _, error) = origin(&["revoke-key", key]);
     assert_eq!(status, Some(1));
     assert!(error.contains("list-keys"), "{error}");
     let (_, seeded, _) = origin(&["seed"]);
     assert!(seeded.starts_with("sk_live_"), "{seeded}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_revoked_by_hand_is_refused_where_the_sidecar_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = format!("sqlite:{}/keys.db", folder.path().display());
+    let admin = format!("127.0.0.1:{}", free_port());
+    let text = |auth: &str| {
+        let default = include_str!("../config/default.toml");
+        let default = default.replace("[auth]\n", &format!("[auth]\n{auth}"));
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"{admin}\"\n[origin]\ndatabase = \"{database}\"\n{default}"
+        )
+    };
+    let config = file(folder.path(), &text(""));
+    let origin = |arguments: &[&str]| {
+        let all = [&["origin"][..], arguments, &["--config", &config]].concat();
+        run(&all)
+    };
+    assert_eq!(origin(&["migrate"]).0, Some(0));
+    let make = || {
+        origin(&["create-key", "--project", "p"])
+            .1
+            .trim()
+            .to_owned()
+    };
+    let keys = [make(), make(), make()];
+    let running = Running::start(&config);
+    let address = running.address;
+    let status = async |key: &str, path: &str| {
+        let authorization = format!("Bearer {key}");
+        let fields = [("authorization", authorization.as_str())];
+        let mut client = Client::connect(address).await;
+        client.ask("GET", path, &fields).await.status
+    };
+    for key in &keys {
+        for path in ["/api/iris/overview", "/api/iris/analytics"] {
+            assert_eq!(status(key, path).await, 200, "{path}");
+        }
+    }
+    // By itself, and by its id.
+    let listed = origin(&["list-keys"]).1;
+    let id = |line: &str| {
+        line.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let prefix = keys[1][..12].to_owned();
+    let by_id = listed
+        .lines()
+        .find(|line| line.contains(&prefix))
+        .map(id)
+        .unwrap();
+    for (key, named) in [(&keys[0], keys[0].clone()), (&keys[1], by_id)] {
+        let (code, told, error) = origin(&["revoke-key", &named]);
+        assert_eq!(code, Some(0), "{error}");
+        assert!(told.contains("refuses it from now on"), "{told}");
+        for path in ["/api/iris/overview", "/api/iris/analytics"] {
+            assert_eq!(status(key, path).await, 401, "{path}");
+        }
+    }
+    assert_eq!(status(&keys[2], "/api/iris/overview").await, 200);
+    drop(running);
+    // Where none answers: until when, and what to type.
+    let (code, told, _) = origin(&["revoke-key", &keys[2]]);
+    assert_eq!(code, Some(0));
+    for says in ["no sidecar answers", "at the latest", "/revoke", "per-key"] {
+        assert!(told.contains(says), "{told}");
+    }
 }
 
 #[test]

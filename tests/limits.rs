@@ -65,6 +65,37 @@ async fn heads_are_bounded_in_bytes_and_in_fields() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_too_long_is_414_and_says_so() {
+    let fixture = Fixture::start("", |_| ok("x", &[])).await;
+    let target = "/a".repeat(20_000);
+    for is_first in [true, false] {
+        let mut client = fixture.connect().await;
+        if !is_first {
+            assert_eq!(client.ask("GET", "/a", &[]).await.status, 200);
+        }
+        client
+            .send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"))
+            .await;
+        let refused = client.response().await;
+        assert_eq!(
+            (refused.status, refused.json()["error"]["code"].as_str()),
+            (414, Some("TARGET_TOO_LONG"))
+        );
+        assert!(refused.header("date").is_some());
+        assert!(refused.text().contains("limits.header_bytes"));
+    }
+    // What is long is not the target.
+    let mut client = fixture.connect().await;
+    let long = "y".repeat(40_000);
+    client
+        .send(format!(
+            "GET /a HTTP/1.1\r\nhost: a\r\nx-long: {long}\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(client.response().await.status, 431);
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused_whether_declared_or_not() {
     let fixture = Fixture::start("[limits]\nrequest_body = \"1KiB\"\n", |seen| {
         ok(format!("{}", seen.body.len()), &[])

@@ -452,4 +452,19 @@ async fn fields_are_counted_and_cookies_joined_over_http_2() {
         .await
         .unwrap();
     assert_eq!(response.status(), 431);
+    // One number, in a form that leaves no doubt.
+    for lengths in [&["", ""][..], &[""], &["1", "2"], &["0", "0"], &["+0"]] {
+        let request = lengths.iter().fold(request(), |request, length| {
+            request.header("content-length", *length)
+        });
+        let answered = sender
+            .send_request(request.body(Empty::new()).unwrap())
+            .await;
+        let status = answered.map(|response| response.status().as_u16());
+        assert!(
+            status.as_ref().is_err() || *status.as_ref().unwrap() == 400,
+            "{lengths:?}: {status:?}"
+        );
+    }
+    assert_eq!(fixture.origin.count(), 1);
 }

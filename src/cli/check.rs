@@ -3,21 +3,16 @@
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
-use http::header::{AUTHORIZATION, HOST};
-use http::uri::Scheme;
-use http::{HeaderValue, Request, Uri};
-use http_body_util::BodyExt;
+use http::Method;
 
-use crate::config::{Config, LimitBy, OnDifference, Route, Scope, Upstream, VerdictSource, units};
-use crate::metrics::Metrics;
+use crate::config::{Config, LimitBy, OnDifference, Route, Scope, VerdictSource, units};
 use crate::policy::key::QueryRule;
 use crate::policy::{Cookies, Share, invalidate};
-use crate::upstream::{self, Origin, empty};
 
 use super::ending::{Ending, load};
+use super::running;
 
 /// Checks a configuration; prints its routes, and what is probably wrong without being a mistake.
 pub(super) fn check(file: &Path) -> Ending {
@@ -245,15 +240,12 @@ fn takes_other_names(route: &Route, routes: &[Arc<Route>]) -> Option<String> {
     })
 }
 
-/// How long a running instance is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// Routes that a running instance, where there is one on the configured admin port, has found to
 /// answer by key.
 fn demotions(config: &Config) -> Vec<String> {
     let asking = async {
-        let text = tokio::time::timeout(PATIENCE, metrics_of(config)).await;
-        text.ok().flatten().unwrap_or_default()
+        let answer = running::ask(config, Method::GET, "/metrics", String::new()).await;
+        answer.map_or_else(String::new, |(_, text)| text)
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -274,27 +266,6 @@ fn demotions(config: &Config) -> Vec<String> {
         .filter(|path| shared.contains(&path.as_str()))
         .map(|path| format!("route {path:?}: the instance that runs has found that its answers differ by key, and demoted it, or the URLs that do (GET /explain names one): set share = \"per-key\" for them"))
         .collect()
-}
-
-async fn metrics_of(config: &Config) -> Option<String> {
-    let address = config.admin.address;
-    let place = Upstream {
-        connect_timeout: PATIENCE,
-        ..Upstream::at(Scheme::HTTP, address.ip().to_string(), address.port())
-    };
-    let host = HeaderValue::try_from(place.authority()).ok()?;
-    let metrics = Arc::new(Metrics::new());
-    let instance = upstream::Upstream::new(&place, metrics).ok()?;
-    let mut request = Request::new(empty());
-    *request.uri_mut() = Uri::from_static("/metrics");
-    request.headers_mut().insert(HOST, host);
-    if let Some(token) = &config.admin.token {
-        let value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
-        request.headers_mut().insert(AUTHORIZATION, value);
-    }
-    let response = instance.answer(request).await.ok()?;
-    let body = response.into_body().collect().await.ok()?.to_bytes();
-    String::from_utf8(body.to_vec()).ok()
 }
 
 #[cfg(test)]

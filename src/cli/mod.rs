@@ -4,6 +4,7 @@ mod check;
 mod ending;
 mod load;
 mod origin;
+mod running;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -135,10 +136,11 @@ fn carry_out(arguments: OriginArguments) -> Ending {
         Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
-    let mut settings = match config {
-        Ok(config) => settings(&config.origin),
+    let config = match config {
+        Ok(config) => config,
         Err(ending) => return ending,
     };
+    let mut settings = settings(&config.origin);
     if let Some(url) = arguments.database {
         settings.url = url;
     }
@@ -146,7 +148,7 @@ fn carry_out(arguments: OriginArguments) -> Ending {
         let message = "a database in memory is gone with this command: name one by --database or --config, e.g. --database sqlite:iris.db";
         return Ending::Unreadable(anyhow::anyhow!(message));
     }
-    match origin::run(settings, arguments.task) {
+    match origin::run(&config, settings, arguments.task) {
         Ok(()) => Ending::Done,
         Err(error) => Ending::Failed(error),
     }

@@ -5,11 +5,18 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use comfy_table::{ContentArrangement, Table, TableStyle};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
+use crate::database::keys::is_well_formed;
 use crate::database::{Database, Settings};
+use crate::error::rfc3339;
 use crate::metrics::Metrics;
 use crate::origin::seed_demo;
+
+use super::running;
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
@@ -30,7 +37,8 @@ pub enum Task {
         #[arg(long)]
         label: Option<String>,
     },
-    /// Revoke a key, by its id, by itself, or by the characters that are shown of it
+    /// Revoke a key, by its id, by itself, or by the characters that are shown of it; also at the
+    /// sidecar that runs with the configuration, where its admin port answers
     RevokeKey { key: String },
     /// List the keys, by what may be shown of them
     ListKeys,
@@ -38,19 +46,62 @@ pub enum Task {
     Analyze,
 }
 
+/// Revokes a key at the sidecar that runs, and says what came of that.
+async fn revoked_where_it_runs(config: &Config, key: &str, digest: &str, now: Timestamp) -> String {
+    let admin = config.admin.address;
+    // By a keyed digest it is found by itself alone.
+    let order = match is_well_formed(key) {
+        true => Some(json!({"key": key})),
+        false if config.auth.secret.is_none() => Some(json!({"digest": digest})),
+        false => None,
+    };
+    let lasts = config.auth.good_ttl + config.auth.grace;
+    let until = rfc3339(now.plus(lasts));
+    let bound = format!(
+        "an instance that has verified the key accepts it on routes with share = \"verified\" until {until} at the latest (auth.good_ttl, and auth.grace while its source fails), and on routes with share = \"per-key\" answers it from what is stored for it"
+    );
+    let by_hand =
+        format!("revoke it there:  curl -d '{{\"key\": \"sk_live_…\"}}' http://{admin}/revoke");
+    let Some(order) = order else {
+        return format!(
+            "auth.secret keys the digests, so that a sidecar must be told the key itself: {bound}; {by_hand}"
+        );
+    };
+    match running::ask(config, Method::POST, "/revoke", order.to_string()).await {
+        Some((StatusCode::OK, text)) => {
+            let told: Value = serde_json::from_str(&text).unwrap_or_default();
+            let state = told["state"].as_str().unwrap_or("done").to_owned();
+            match told["alive"].as_u64() {
+                _ if state != "done" => format!(
+                    "the sidecar at {admin} refuses it from now on; the rest of its fleet was not heard of ({state}): {bound}"
+                ),
+                Some(alive) if alive > 1 => {
+                    format!("the sidecar at {admin} and its fleet of {alive} refuse it from now on")
+                }
+                _ => format!("the sidecar at {admin} refuses it from now on"),
+            }
+        }
+        Some((status, text)) => format!(
+            "the sidecar at {admin} answered {status} ({}): {bound}; {by_hand}",
+            text.trim()
+        ),
+        None => format!("no sidecar answers at {admin}: {bound}; {by_hand}"),
+    }
+}
+
 /// Does it, and prints what came of it.
-pub fn run(settings: Settings, task: Task) -> anyhow::Result<()> {
+pub fn run(config: &Config, settings: Settings, task: Task) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let metrics = Arc::new(Metrics::new());
         let database = Database::open(settings, metrics).await?;
-        carry_out(&database, task).await
+        carry_out(config, &database, task).await
     })
 }
 
-async fn carry_out(database: &Database, task: Task) -> anyhow::Result<()> {
+async fn carry_out(config: &Config, database: &Database, task: Task) -> anyhow::Result<()> {
     let now = Clock::System.now();
     match task {
         Task::Migrate => {
@@ -77,12 +128,18 @@ async fn carry_out(database: &Database, task: Task) -> anyhow::Result<()> {
             println!("{key}");
         }
         Task::RevokeKey { key } => {
-            if !database.revoke_key(&key, now).await? {
+            let digest = database.digest_of_key(&key).await?;
+            let is_revoked = database.revoke_key(&key, now).await?;
+            let Some(digest) = digest.filter(|_| is_revoked) else {
                 bail!(
                     "no active key is this one, or more than one begins so: name it by its id (iris-sidecar origin list-keys)"
                 );
-            }
-            println!("revoked");
+            };
+            println!("revoked in the database");
+            println!(
+                "{}",
+                revoked_where_it_runs(config, &key, &digest, now).await
+            );
         }
         Task::Analyze => {
             let advice = database.advice().await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
@@ -170,7 +170,8 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
             })
             .map(|at| at.value),
         groups: group_names(&mut section, "groups").map(Arc::new),
-        credential_fields: Arc::clone(&shared.credential_fields),
+        credential_fields: credential_fields(&mut section)
+            .unwrap_or_else(|| Arc::clone(&shared.credential_fields)),
         credential_cookies: Arc::clone(&shared.credential_cookies),
     };
     let query = section.word_or_list(
@@ -240,6 +241,17 @@ fn share(section: &mut Section<'_, '_>) -> Share {
         })
         | None => Share::Standard,
     }
+}
+
+/// Where the key stands on this route alone; `Authorization` carries a credential anywhere
+/// (RFC 9111 §3.5).
+fn credential_fields(section: &mut Section<'_, '_>) -> Option<Arc<[HeaderName]>> {
+    let expected = "the name of a header field, such as \"x-api-key\"";
+    let mut fields = section.list("credential_fields", expected, field_name)?;
+    if !fields.contains(&AUTHORIZATION) {
+        fields.push(AUTHORIZATION);
+    }
+    Some(fields.into())
 }
 
 fn drops_unknown_query(section: &mut Section<'_, '_>) -> bool {

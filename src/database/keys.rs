@@ -50,6 +50,18 @@ const REVOKE: Statement = Statement {
             AND (SELECT COUNT(*) FROM iris_api_keys WHERE api_key_prefix = $1 AND is_active) = 1))",
 };
 
+/// The digest of the one that [`REVOKE`] would revoke.
+const DIGEST: Statement = Statement {
+    table: TABLE,
+    operation: "select",
+    sqlite: "SELECT json_array(api_key_hash) FROM iris_api_keys
+        WHERE is_active AND (id = $1 OR api_key_hash = $2 OR (api_key_prefix = $1
+            AND (SELECT COUNT(*) FROM iris_api_keys WHERE api_key_prefix = $1 AND is_active) = 1))",
+    postgres: "SELECT json_build_array(api_key_hash)::text FROM iris_api_keys
+        WHERE is_active AND (id::text = $1 OR api_key_hash = $2 OR (api_key_prefix = $1
+            AND (SELECT COUNT(*) FROM iris_api_keys WHERE api_key_prefix = $1 AND is_active) = 1))",
+};
+
 const LIST: Statement = Statement {
     table: TABLE,
     operation: "select",
@@ -153,6 +165,14 @@ impl Database {
             Param::Text(hash(key)),
         ];
         Ok(self.write(&REVOKE, vec![parameters]).await? > 0)
+    }
+
+    /// The SHA-256 of an active key, as hexadecimal digits, by its id, by itself, or by what is shown of
+    /// it; `None` where there is not exactly one.
+    pub async fn digest_of_key(&self, key: &str) -> Result<Option<String>, DatabaseError> {
+        let parameters = vec![key.into(), Param::Text(hash(key))];
+        let found = self.rows::<(String,)>(&DIGEST, parameters).await?;
+        Ok(found.into_iter().next().map(|(digest,)| digest))
     }
 
     pub async fn list_keys(&self) -> Result<Vec<Listed>, DatabaseError> {

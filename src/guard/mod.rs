@@ -20,7 +20,7 @@ pub mod outage;
 mod pace;
 mod proofs;
 mod source;
-mod stranger;
+pub mod stranger;
 pub mod units;
 pub mod verdicts;
 mod window;
@@ -85,7 +85,6 @@ pub enum Ruling {
 /// The rules by which callers are let in, as one plan has them; what they go by is in the
 /// [`GuardState`], which outlives plans.
 pub struct Guard {
-    pub credentials: Credentials,
     settings: Auth,
     source: Source,
     state: Arc<GuardState>,
@@ -145,16 +144,10 @@ impl GuardState {
 }
 
 impl Guard {
-    pub fn new(
-        settings: Auth,
-        credentials: Credentials,
-        source: Source,
-        state: Arc<GuardState>,
-    ) -> Self {
+    pub fn new(settings: Auth, source: Source, state: Arc<GuardState>) -> Self {
         let outage = &state.outage;
         outage.set_lone_key_has_grace(settings.lone_key_has_grace);
         Self {
-            credentials,
             settings,
             source,
             state,
@@ -277,13 +270,19 @@ impl Guard {
         matches!(self.source, Source::Origin)
     }
 
-    /// Asks the fleet, and the source where that is not the origin. What is still unknown after
+    /// Asks the fleet, and the source where that is not the origin; `credentials` says where keys stand
+    /// in `headers`. What is still unknown after
     /// that is the origin's to say, or nobody's.
-    pub async fn ask(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Standing {
+    pub async fn ask(
+        self: &Arc<Self>,
+        caller: Caller,
+        headers: &HeaderMap,
+        credentials: &Credentials,
+    ) -> Standing {
         if let Some(standing) = self.ask_the_fleet(&caller).await {
             return standing;
         }
-        match self.ask_the_source(caller, headers).await {
+        match self.ask_the_source(caller, headers, credentials).await {
             None => self.standing(&caller),
             // Revoked by hand while it was asked about.
             Some(Met::Accepted)
@@ -302,12 +301,17 @@ impl Guard {
     }
 
     /// What the source says; `None` where the origin is the source.
-    async fn ask_the_source(self: &Arc<Self>, caller: Caller, headers: &HeaderMap) -> Option<Met> {
+    async fn ask_the_source(
+        self: &Arc<Self>,
+        caller: Caller,
+        headers: &HeaderMap,
+        credentials: &Credentials,
+    ) -> Option<Met> {
         if self.learns_from_origin() {
             return None;
         }
-        let question = Question::of(&self.credentials, headers);
-        let strange = Question::strange(&self.credentials, headers);
+        let question = Question::of(credentials, headers);
+        let strange = Question::strange(credentials, headers);
         let (asking, hearing) = (Arc::clone(self), Arc::clone(self));
         let answer = async move {
             let complain = |cause: &(dyn std::fmt::Display + Sync)| asking.complain(cause);

@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
-
 use crate::config::OnDifference;
 
 use super::caller::Caller;
 use super::source::Question;
-use super::stranger;
 use super::units::{Control, MemberId, Membership, Unit, Units};
 use super::{Guard, Standing};
 
@@ -64,11 +61,6 @@ impl Guard {
             self.state.units.membership(&member, now)
         };
         !self.needs_agreement() || membership() == Some(Membership::Member)
-    }
-
-    /// The fields of a request that carry its credential, with a random key in its place.
-    pub fn random_key(&self, headers: &HeaderMap) -> Option<HeaderMap> {
-        stranger::with_random_key(&self.credentials, headers)
     }
 
     /// Whether a key was good lately, wherever that was.

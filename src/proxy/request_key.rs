@@ -14,6 +14,7 @@ use crate::policy::{Cookies, Options, Share};
 
 use super::client_request::ClientRequest;
 use super::plan::{Plan, PlannedRoute};
+use super::wire::Forwarding;
 use super::wire::claims::believed;
 
 /// The key under which a request is looked up.
@@ -54,7 +55,7 @@ impl RequestKey {
         self.primary_length = self.bytes.len();
         self.common = self.primary_length;
         if rule.options.share == Share::Verified {
-            let selecting = plan.forwarding.selecting(&request.parts.headers, rule);
+            let selecting = Forwarding::selecting(&request.parts.headers, rule);
             self.selecting = selecting.map(|fields| {
                 let mut digest = Parts::default();
                 for (name, value) in &fields {

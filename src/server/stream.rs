@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -35,16 +35,69 @@ const CANNED: [(&[u8], FailureKind); 3] = [
     (b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n", FailureKind::TargetTooLong),
 ];
 
+/// The socket, and whether what it has brought since the last response goes beyond one line.
+struct Socket {
+    stream: TcpStream,
+    has_line: bool,
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if !self.has_line {
+            self.has_line = buffer.filled()[before..].contains(&b'\n');
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.has_line = false;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.has_line = false;
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 /// A client's stream.
 pub struct Watched {
     /// Taken out when this is dropped.
-    stream: Option<TokioIo<TcpStream>>,
+    stream: Option<TokioIo<Socket>>,
     activity: Arc<Activity>,
     proxy: Arc<Proxy>,
     seat: Option<Seat>,
     /// hyper refused the head: said by us when the stream is let go.
     refused: Option<FailureKind>,
-    /// InterimQueue responses that are being written.
+    /// Interim responses that are being written.
     interim: Bytes,
     /// The last write did not take all that it was offered: something of a response is left.
     is_behind: bool,
@@ -53,7 +106,10 @@ pub struct Watched {
 impl Watched {
     pub fn new(stream: TcpStream, activity: Arc<Activity>, proxy: Arc<Proxy>, seat: Seat) -> Self {
         Self {
-            stream: Some(TokioIo::new(stream)),
+            stream: Some(TokioIo::new(Socket {
+                stream,
+                has_line: false,
+            })),
             activity,
             proxy,
             seat: Some(seat),
@@ -65,7 +121,7 @@ impl Watched {
 
     fn with_stream<T>(
         &mut self,
-        poll: impl FnOnce(Pin<&mut TokioIo<TcpStream>>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut TokioIo<Socket>>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match &mut self.stream {
             Some(stream) => poll(Pin::new(stream)),
@@ -108,8 +164,17 @@ impl Watched {
     fn keeps_back(&mut self, bytes: &[u8]) -> bool {
         // Every response of ours has more fields before these.
         let found = CANNED.iter().find(|(text, _)| bytes.starts_with(text));
+        // A head that is too large before its first line ends has too long a target (RFC 9110
+        // §15.5.15).
+        let in_line = self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| !stream.inner().has_line);
         if let Some((_, kind)) = found {
-            self.refused = Some(*kind);
+            self.refused = Some(match kind {
+                FailureKind::HeadTooLarge if in_line => FailureKind::TargetTooLong,
+                kind => *kind,
+            });
         }
         found.is_some()
     }
@@ -180,7 +245,7 @@ impl Drop for Watched {
             return;
         };
         let (refused, seat) = (self.refused, self.seat.take());
-        let stream = stream.into_inner();
+        let Socket { stream, .. } = stream.into_inner();
         let client_left = matches!(stream.try_read(&mut [0]), Ok(0));
         if refused.is_none() && (client_left || self.activity.is_cut()) {
             return;

@@ -154,7 +154,7 @@ fn is_revoked(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> boo
     if !is_concerned || !purges.names_keys() {
         return false;
     }
-    let mut keys = plan.credentials.digests(&request.parts.headers);
+    let mut keys = route.credentials.digests(&request.parts.headers);
     keys.any(|key| purges.is_revoked(&key.0))
 }
 
@@ -173,7 +173,7 @@ pub fn caller(
     route: &PlannedRoute,
     key: &mut RequestKey,
 ) -> Result<Option<(Caller, Standing)>, Malformed> {
-    let Some(credential) = guard.credentials.of(&request.parts.headers)? else {
+    let Some(credential) = route.credentials.of(&request.parts.headers)? else {
         return Ok(None);
     };
     let known = |caller: Caller| {
@@ -227,7 +227,11 @@ pub async fn ask_about(
         (about, _) = caller(plan, guard, request, route, &mut RequestKey::default()).ok()??;
     }
     let standing = match guard.standing(&about) {
-        Standing::Unknown { .. } => guard.ask(about, &request.parts.headers).await,
+        Standing::Unknown { .. } => {
+            guard
+                .ask(about, &request.parts.headers, &route.credentials)
+                .await
+        }
         known => known,
     };
     Some(Answered {

@@ -19,7 +19,8 @@ pub fn who<'a>(
     let headers = &request.parts.headers;
     let trusted = &plan.config.listen.trusted_proxies;
     let key = if plan.limits.counts_keys() {
-        plan.credentials.counted(headers).map_err(|_| {
+        let credentials = route.map_or(&plan.credentials, |route| &*route.credentials);
+        credentials.counted(headers).map_err(|_| {
             Box::new(Refusal {
                 failure: Failure::new(FailureKind::KeyRefused, "More than one API key"),
                 reason: Reason::KeyRefused,

@@ -70,7 +70,10 @@ pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
             "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
             limits.header_bytes, limits.header_count
         ),
-        FailureKind::TargetTooLong => "the request target is too long".to_owned(),
+        FailureKind::TargetTooLong => format!(
+            "the request target is longer than a whole request head may be, {} bytes (limits.header_bytes)",
+            limits.header_bytes
+        ),
         _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
     };
     // No method was read: counted under "OTHER".

@@ -4,9 +4,10 @@ use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
-use crate::config::Scope;
+use crate::config::{Route, Scope};
 use crate::guard::agreement::{Answer, Comparison, Whose};
 use crate::metrics::guard::Compared;
+use crate::policy::Options;
 use crate::proxy::plan::Plan;
 use crate::store::Entry;
 use crate::upstream::empty;
@@ -15,11 +16,10 @@ use crate::upstream::empty;
 const LARGEST: usize = 1 << 20;
 
 /// The fields of a request that say who asks.
-pub fn credential_fields(plan: &Plan, headers: &HeaderMap) -> HeaderMap {
-    let cache = &plan.config.cache;
+pub fn credential_fields(options: &Options, headers: &HeaderMap) -> HeaderMap {
     let is_credential = |name: &HeaderName| {
-        let in_cookies = *name == COOKIE && !cache.credential_cookies.is_empty();
-        cache.credential_fields.contains(name) || in_cookies
+        let in_cookies = *name == COOKIE && !options.credential_cookies.is_empty();
+        options.credential_fields.contains(name) || in_cookies
     };
     let own = headers.iter().filter(|(name, _)| is_credential(name));
     own.map(|(name, value)| (name.clone(), value.clone()))
@@ -27,10 +27,14 @@ pub fn credential_fields(plan: &Plan, headers: &HeaderMap) -> HeaderMap {
 }
 
 /// The same request with another credential, or with none.
-pub fn with_credential(plan: &Plan, request: &Request<()>, credential: &HeaderMap) -> Request<()> {
+pub fn with_credential(
+    options: &Options,
+    request: &Request<()>,
+    credential: &HeaderMap,
+) -> Request<()> {
     let mut other = copied(request);
     let headers = other.headers_mut();
-    for name in credential_fields(plan, headers).keys() {
+    for name in credential_fields(options, headers).keys() {
         headers.remove(name);
     }
     headers.extend(credential.clone());
@@ -49,7 +53,7 @@ pub fn copied<B>(request: &Request<B>) -> Request<()> {
 /// them got no answer that can be compared.
 pub async fn compare(
     plan: &Plan,
-    scope: Scope,
+    rule: &Route,
     request: &Request<()>,
     [first, second]: [&HeaderMap; 2],
 ) -> Option<Compared> {
@@ -59,8 +63,8 @@ pub async fn compare(
             Whose::First => first,
             Whose::Second => second,
         };
-        let question = with_credential(plan, request, credential);
-        let answer = answer_to(plan, scope, question).await?;
+        let question = with_credential(&rule.options, request, credential);
+        let answer = answer_to(plan, rule.verdict_scope, question).await?;
         if let Some(compared) = comparison.add(answer) {
             return Some(compared);
         }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tracing::{debug, error, warn};
 
 use crate::config::OnDifference;
+use crate::guard::stranger::with_random_key;
 use crate::guard::units::{Agreement, Control, FirstKey, MemberId, Membership, Unit};
 use crate::guard::{Caller, Guard, is_refusal};
 use crate::metrics::guard::Compared;
@@ -107,7 +108,7 @@ impl Proving {
     }
 
     fn credential(&self) -> HeaderMap {
-        credential_fields(&self.plan, self.request.headers())
+        credential_fields(self.route.options(), self.request.headers())
     }
 
     /// Proves what is missing, as far as this answer allows, and then shares it.
@@ -260,8 +261,8 @@ impl Proving {
             return None;
         }
         let own = self.credential();
-        let scope = self.route.rule.verdict_scope;
-        let compared = compare(plan, scope, &self.request, [&own, &other.credential]).await?;
+        let keys = [&own, &other.credential];
+        let compared = compare(plan, &self.route.rule, &self.request, keys).await?;
         are_good().then_some(compared)
     }
 
@@ -278,7 +279,7 @@ impl Proving {
         if !unit.claim_control(second, every, state.clock.now()).await {
             return;
         }
-        let control = self.control(guard).await;
+        let control = self.control().await;
         guard.controlled(unit, control);
         if control == Control::Failed {
             warn!(
@@ -288,13 +289,14 @@ impl Proving {
         }
     }
 
-    async fn control(&self, guard: &Guard) -> Control {
-        let Some(random) = guard.random_key(self.request.headers()) else {
+    async fn control(&self) -> Control {
+        let headers = self.request.headers();
+        let Some(random) = with_random_key(&self.route.credentials, headers) else {
             return Control::Unsent;
         };
         let origin = &self.plan.state.origin;
         for credential in [HeaderMap::new(), random] {
-            let question = with_credential(&self.plan, &self.request, &credential);
+            let question = with_credential(self.route.options(), &self.request, &credential);
             match origin.answer(question.map(|()| empty())).await {
                 Ok(answer) if is_refusal(answer.status()) => {}
                 Ok(answer) if answer.status().is_server_error() => return Control::Unanswered,

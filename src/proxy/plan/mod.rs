@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::DATE;
-use http::{Method, Response};
+use http::{HeaderName, Method, Response};
 use smallvec::SmallVec;
 
 use crate::config::Config;
@@ -49,18 +49,23 @@ pub struct Plan {
 impl Plan {
     /// Makes the plan of a configuration.
     pub fn new(config: Arc<Config>, source: Source, state: Arc<State>) -> Self {
-        let credentials = || {
-            let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
-            let source = config.auth.source.as_str();
-            let (fields, cookies) = (&cache.credential_fields, &cache.credential_cookies);
-            Credentials::new(fields, cookies, secret, source)
+        let (cache, secret) = (&config.cache, config.auth.secret.as_deref());
+        let source_name = config.auth.source.as_str();
+        let credentials = |fields: &[HeaderName], cookies: &[Box<str>]| {
+            Credentials::new(fields, cookies, secret, source_name)
         };
         let forwarding = Forwarding::new(&config);
         let routes: Vec<Arc<PlannedRoute>> = config
             .routes
             .list()
             .iter()
-            .map(|route| PlannedRoute::of(route, &config.auth.volatile, &forwarding, &state))
+            .map(|route| {
+                let options = &route.options;
+                let (fields, cookies) = (&options.credential_fields, &options.credential_cookies);
+                let credentials = Arc::new(credentials(fields, cookies));
+                let volatile = &config.auth.volatile;
+                PlannedRoute::of(route, volatile, &forwarding, &credentials, &state)
+            })
             .collect();
         for (group, how) in routes.iter().flat_map(|route| &route.rule.invalidates) {
             if *how == Invalidation::Adaptive {
@@ -70,12 +75,7 @@ impl Plan {
         let is_guarded = routes.iter().any(|route| route.sharing.is_some());
         let guard = is_guarded.then(|| {
             let known = Arc::clone(&state.guard);
-            Arc::new(Guard::new(
-                config.auth.clone(),
-                credentials(),
-                source.clone(),
-                known,
-            ))
+            Arc::new(Guard::new(config.auth.clone(), source.clone(), known))
         });
         let limits = Limits::new(&config.rate_limits, Arc::clone(&state.limits));
         let strictness = routes.first().map(|route| route.strictness());
@@ -85,7 +85,7 @@ impl Plan {
         Self {
             is_mixed: routes.len() > 1 && routes.iter().any(differs),
             no_route: state.metrics.route_series(NO_ROUTE),
-            credentials: credentials(),
+            credentials: credentials(&cache.credential_fields, &cache.credential_cookies),
             limits: Arc::new(limits),
             forwarding,
             source,

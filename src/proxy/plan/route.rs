@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::Route;
 use crate::error::rfc3339;
+use crate::guard::credential::Credentials;
 use crate::metrics::RouteSeries;
 use crate::policy::key::RuleDigest;
 use crate::policy::{Options, Share};
@@ -20,6 +21,8 @@ use super::rule_digest::rule_digest;
 pub struct PlannedRoute {
     pub rule: Route,
     pub series: Arc<RouteSeries>,
+    /// Where keys stand in its requests.
+    pub credentials: Arc<Credentials>,
     /// Part of the key of everything that is stored under the route.
     pub digest: RuleDigest,
     /// Where one answer is shared among all whose key is good.
@@ -46,6 +49,7 @@ impl PlannedRoute {
         rule: &Route,
         volatile: &[String],
         forwarding: &Forwarding,
+        credentials: &Arc<Credentials>,
         state: &State,
     ) -> Arc<Self> {
         let sharing = (rule.options.share == Share::Verified).then(|| {
@@ -56,13 +60,14 @@ impl PlannedRoute {
             Sharing {
                 demotion,
                 unit_tag,
-                per_key: Self::of(&per_key(rule), volatile, forwarding, state),
+                per_key: Self::of(&per_key(rule), volatile, forwarding, credentials, state),
                 observed: state.shared_routes.of(observed),
             }
         });
         Arc::new(Self {
             series: state.metrics.route_series(&rule.path),
             digest: rule_digest(rule, forwarding),
+            credentials: Arc::clone(credentials),
             rule: rule.clone(),
             sharing,
         })

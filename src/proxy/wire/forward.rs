@@ -74,8 +74,8 @@ pub struct Forwarding {
     forwarded_proto: Option<HeaderValue>,
     /// The upstream's host, for an HTTP/1.0 client that named none.
     fallback_host: Option<HeaderValue>,
+    /// All fields that carry a key on any route.
     credential_fields: Vec<HeaderName>,
-    credential_cookies: Vec<Box<str>>,
 }
 
 impl Forwarding {
@@ -84,13 +84,20 @@ impl Forwarding {
             .upstream
             .as_ref()
             .filter(|upstream| upstream.host_rule == HostRule::Rewrite);
+        let mut credential_fields = config.cache.credential_fields.clone();
+        for route in config.routes.list() {
+            for name in route.options.credential_fields.iter() {
+                if !credential_fields.contains(name) {
+                    credential_fields.push(name.clone());
+                }
+            }
+        }
         let authority = config
             .upstream
             .as_ref()
             .map(|upstream| upstream.authority());
         Self {
-            credential_fields: config.cache.credential_fields.clone(),
-            credential_cookies: config.cache.credential_cookies.clone(),
+            credential_fields,
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
@@ -194,7 +201,7 @@ impl Forwarding {
         let mut headers = match (listed, route) {
             (listed, Some(route)) if form == Form::Composed => {
                 let listed = listed.unwrap_or_default();
-                self.composed(&parts.headers, listed, route, conditions)
+                Self::composed(&parts.headers, listed, route, conditions)
             }
             (None, _) => parts.headers.clone(),
             (Some(allowed), _) => only(&parts.headers, allowed),
@@ -229,14 +236,14 @@ impl Forwarding {
 
     /// The fields by which a route lets the origin choose its answer to a composed request, as they
     /// are sent; `None` where it lists none.
-    pub fn selecting(&self, theirs: &HeaderMap, route: &Route) -> Option<HeaderMap> {
+    pub fn selecting(theirs: &HeaderMap, route: &Route) -> Option<HeaderMap> {
         let listed = route.forward_headers.as_deref().unwrap_or_default();
         let normalise = &route.normalise;
         if listed.is_empty() && normalise.is_idle() {
             return None;
         }
         let is_selecting = |name: &HeaderName| {
-            let is_own = self.credential_fields.contains(name) || INERT.contains(name);
+            let is_own = route.options.credential_fields.contains(name) || INERT.contains(name);
             !is_own && (listed.contains(name) || is_normalised(route, name))
         };
         let selecting = theirs.iter().filter(|(name, _)| is_selecting(name));
@@ -250,7 +257,6 @@ impl Forwarding {
     /// The fields of a request whose answer proves a key and is shared: the credential, what the
     /// route lists, what is inert, and nothing else of the client's.
     fn composed(
-        &self,
         theirs: &HeaderMap,
         listed: &[HeaderName],
         route: &Route,
@@ -259,7 +265,7 @@ impl Forwarding {
         let stays = |name: &HeaderName| {
             is_normalised(route, name)
                 || listed.contains(name)
-                || self.credential_fields.contains(name)
+                || route.options.credential_fields.contains(name)
                 || INERT.contains(name)
                 || claims::is_told(name)
                 || conditions.leaves(name)
@@ -269,7 +275,7 @@ impl Forwarding {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         if !listed.contains(&COOKIE) {
-            let own = self.credential_cookies.iter().flat_map(|name| {
+            let own = route.options.credential_cookies.iter().flat_map(|name| {
                 fields::cookies(theirs, name)
                     .map(move |value| [name.as_bytes(), b"=", value].concat())
             });

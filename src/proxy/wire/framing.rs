@@ -32,13 +32,29 @@ pub fn check(
         return Err(Failure::new(FailureKind::HeadTooLarge, message));
     }
     transfer_coding(&parts.headers)?;
-    let declared = parts.headers.get(CONTENT_LENGTH);
-    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let declared = content_length(&parts.headers)?;
     if declared.is_some_and(|length| length > limits.request_body) {
         return Err(body_too_large(limits.request_body));
     }
     target_form(parts, client)?;
     host(parts)
+}
+
+/// One number, or none: in HTTP/2 nobody has looked at it before (RFC 9110 §8.6, RFC 9113 §8.1.1).
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
+    let bad = |message: &str| Err(Failure::new(FailureKind::BadRequest, message));
+    let Ok(field) = fields::single(headers, &CONTENT_LENGTH) else {
+        return bad("the request has more than one Content-Length");
+    };
+    let Some(field) = field else { return Ok(None) };
+    let digits = field
+        .to_str()
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.map(str::parse) {
+        Some(Ok(length)) => Ok(Some(length)),
+        _ => bad("Content-Length is not a number"),
+    }
 }
 
 /// The target names a path here, or for `OPTIONS` the server (RFC 9112 §3.2).
