@@ -77,6 +77,7 @@ async fn a_target_that_is_too_long_is_414_and_says_so() {
             .send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n"))
             .await;
         let refused = client.response().await;
+        assert_eq!(refused.status, 414, "{is_first}: {refused:?}");
         assert_eq!(
             (refused.status, refused.json()["error"]["code"].as_str()),
             (414, Some("TARGET_TOO_LONG"))

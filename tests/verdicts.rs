@@ -342,7 +342,7 @@ async fn what_one_instance_finds_of_a_route_holds_for_the_fleet() {
     let has_turned = Arc::clone(&turns);
     let script = move |seen: &crate::support::Seen| match has_turned.load(Ordering::SeqCst) {
         true => by_key(seen),
-        false => reply(200, "{}", &[("content-type", "application/json")]),
+        false => reply(200, "{\"a\":1}", &[("content-type", "application/json")]),
     };
     let mut fleet = Fleet::start(&[&url, &url], &config, script).await;
     let explain = "/explain?url=http://api.example/a";

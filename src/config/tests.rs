@@ -335,7 +335,7 @@ fn what_a_route_says_of_groups_and_variants_is_checked() {
         ("groups = [\" \"]", "expected"),
         (
             "methods = [\"POST\"]\ninvalidation = \"gone\"",
-            "\"soft\" or \"hard\"",
+            "\"soft\", \"hard\" or \"adaptive\"",
         ),
         ("languages = [\"e n\"]", "a language tag"),
         ("origins = [\"https://a.example/\"]", "an origin such as"),

@@ -15,11 +15,13 @@
 //! what did not agree in one did in at least a third of the others. They *differ* where one place is a
 //! candidate in every one of at least [`LEAST`] questions. All else is *unclear*.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use http::StatusCode;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::metrics::guard::Compared;
 
@@ -44,27 +46,158 @@ const NAMES: [&str; 10] = [
     "label",
 ];
 
+/// Fields that tell of one message, one moment or one quota, and nothing of what was asked for.
+const OF_THE_MESSAGE: [&str; 31] = [
+    "age",
+    "alt-svc",
+    "cache-control",
+    "cf-ray",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "date",
+    "etag",
+    "expires",
+    "keep-alive",
+    "last-modified",
+    "nel",
+    "report-to",
+    "retry-after",
+    "server-timing",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "vary",
+    "via",
+    "x-amz-cf-id",
+    "x-amzn-requestid",
+    "x-amzn-trace-id",
+    "x-cache",
+    "x-correlation-id",
+    "x-request-id",
+    "x-response-time",
+    "x-runtime",
+    "x-trace-id",
+];
+
+/// How the names of the fields begin that tell of a quota.
+const OF_A_QUOTA: [&str; 2] = ["ratelimit", "x-ratelimit-"];
+
+/// Digits of a number that are read as they stand.
+const EXACT: usize = 15;
+
 /// One key's answer, without what is known to differ from answer to answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer(Value);
 
 impl Answer {
-    /// Of an answer with this status, media type and body; `volatile` names members that are left
-    /// out, however deep.
-    pub fn of(status: StatusCode, media_type: &str, body: &[u8], volatile: &[String]) -> Self {
-        let is_json = media_type.to_ascii_lowercase().contains("json");
-        let json = is_json.then(|| serde_json::from_slice(body).ok()).flatten();
+    /// Of an answer with this status, these fields and this body; `volatile` names members and fields
+    /// that are left out, however deep.
+    pub fn of(status: StatusCode, fields: &HeaderMap, body: &[u8], volatile: &[String]) -> Self {
+        let is_json = fields.get(CONTENT_TYPE).is_some_and(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+            text.contains("json") && !fields.contains_key(CONTENT_ENCODING)
+        });
+        let json = (is_json && is_exact(body))
+            .then(|| serde_json::from_slice(body).ok())
+            .flatten();
         let body = match json {
             Some(json) => without(json, volatile),
             // Only ever equal or not.
-            None => Value::String(format!("{media_type}\0{}", String::from_utf8_lossy(body))),
+            None if body.is_empty() => Value::Null,
+            None => Value::String(format!("\0{:x?}", Sha256::digest(body).as_slice())),
         };
-        Self(json!({"status": status.as_u16(), "body": body}))
+        let told = fields
+            .iter()
+            .filter(|(name, _)| is_told(name.as_str(), volatile));
+        let mut shown: BTreeMap<String, Value> = BTreeMap::new();
+        for (name, value) in told {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let all = shown.entry(name.to_string()).or_insert_with(|| json!([]));
+            if let Some(all) = all.as_array_mut() {
+                all.push(Value::String(value));
+            }
+        }
+        let fields = Value::Object(shown.into_iter().collect());
+        Self(json!({"status": status.as_u16(), "fields": fields, "body": body}))
     }
 
     /// The same for answers that are equal.
     pub fn digest(&self) -> u64 {
         digest(&self.0)
+    }
+
+    /// Whether its body has anything in it: that two keys get nothing says nothing.
+    pub fn says_something(&self) -> bool {
+        has_content(&self.0["body"])
+    }
+
+    /// The same for answers that are made of the same members, and of lists that are empty or not in
+    /// the same places.
+    pub fn shape(&self) -> u64 {
+        let mut places = BTreeSet::new();
+        shape(0, &self.0["body"], &mut places);
+        digest_of(&places.into_iter().collect::<Vec<u64>>())
+    }
+}
+
+fn is_told(name: &str, volatile: &[String]) -> bool {
+    let is_named = volatile.iter().any(|own| own.eq_ignore_ascii_case(name));
+    let is_quota = OF_A_QUOTA.iter().any(|quota| name.starts_with(quota));
+    !is_named && !is_quota && !OF_THE_MESSAGE.contains(&name)
+}
+
+/// Whether all numbers of a JSON text are read as they stand: others that are near would seem equal.
+fn is_exact(json: &[u8]) -> bool {
+    let (mut in_text, mut is_escaped, mut digits) = (false, false, 0);
+    for byte in json {
+        if in_text {
+            (in_text, is_escaped) = match byte {
+                _ if is_escaped => (true, false),
+                b'\\' => (true, true),
+                b'"' => (false, false),
+                _ => (true, false),
+            };
+            continue;
+        }
+        match byte {
+            b'"' => in_text = true,
+            b'0'..=b'9' => digits += 1,
+            b'.' | b'e' | b'E' | b'+' | b'-' => {}
+            _ => digits = 0,
+        }
+        if digits > EXACT + 2 {
+            return false;
+        }
+    }
+    true
+}
+
+fn has_content(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) => false,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => items.iter().any(has_content),
+        Value::Object(members) => members.values().any(has_content),
+    }
+}
+
+fn shape(class: u64, value: &Value, places: &mut BTreeSet<u64>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, value) in members {
+                shape(below(class, name), value, places);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            for item in items {
+                shape(below(class, "*"), item, places);
+            }
+        }
+        Value::Null | Value::Object(_) | Value::Array(_) => {}
+        _ => drop(places.insert(class)),
     }
 }
 
@@ -451,6 +584,86 @@ fn without(value: Value, names: &[String]) -> Value {
 mod tests {
     use super::*;
 
+    fn json_fields() -> HeaderMap {
+        let json = http::HeaderValue::from_static("application/json");
+        HeaderMap::from_iter([(CONTENT_TYPE, json)])
+    }
+
+    #[test]
+    fn nothing_that_is_delivered_goes_by_unseen() {
+        let of = |fields: &[(&'static str, &'static str)], body: &[u8]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, http::HeaderValue::from_static(value));
+            }
+            let volatile = ["timestamp".to_owned(), "X-Build".to_owned()];
+            Answer::of(StatusCode::OK, &headers, body, &volatile).digest()
+        };
+        let json = ("content-type", "application/json");
+        for (one, other) in [
+            (of(&[], b"\x08\x96\x01"), of(&[], b"\x08\x97\x01")),
+            (
+                of(&[json], b"{\"a\":123456789012345678901}"),
+                of(&[json], b"{\"a\":123456789012345678902}"),
+            ),
+            (
+                of(&[json], b"[0.12345678901234567891]"),
+                of(&[json], b"[0.12345678901234567892]"),
+            ),
+            (of(&[("x-tenant", "a")], b""), of(&[("x-tenant", "b")], b"")),
+            (
+                of(&[json], b"{}"),
+                of(&[("content-type", "text/plain")], b"{}"),
+            ),
+        ] {
+            assert_ne!(one, other);
+        }
+        for (one, other) in [
+            (
+                of(
+                    &[json, ("date", "a"), ("x-ratelimit-remaining", "1")],
+                    b"{\"a\":1,\"b\":2}",
+                ),
+                of(
+                    &[json, ("x-build", "7"), ("etag", "x")],
+                    b"{\"b\":2,\"a\":1}",
+                ),
+            ),
+            (
+                of(
+                    &[json],
+                    b"{\"text\":\"12345678901234567890\",\"timestamp\":1}",
+                ),
+                of(
+                    &[json],
+                    b"{\"text\":\"12345678901234567890\",\"timestamp\":2}",
+                ),
+            ),
+        ] {
+            assert_eq!(one, other);
+        }
+        let json = |body: &str| Answer::of(StatusCode::OK, &json_fields(), body.as_bytes(), &[]);
+        for empty in [
+            "[]",
+            "{}",
+            "null",
+            "{\"success\":true,\"data\":[],\"count\":0}",
+            "",
+        ] {
+            assert!(!json(empty).says_something(), "{empty}");
+        }
+        assert!(json("[1]").says_something());
+        // What a list holds shows as soon as it holds something.
+        assert_eq!(
+            json("[{\"a\":1}]").shape(),
+            json("[{\"a\":2},{\"a\":3}]").shape()
+        );
+        assert_ne!(
+            json("{\"a\":[],\"b\":1}").shape(),
+            json("{\"a\":[1],\"b\":1}").shape()
+        );
+    }
+
     fn answer(body: Value) -> Answer {
         Answer(without(body, &["timestamp".to_owned()]))
     }
@@ -543,7 +756,7 @@ mod tests {
             let name = by(whose, json!("alpha"), json!("beta"));
             Answer::of(
                 StatusCode::OK,
-                "text/html",
+                &HeaderMap::new(),
                 format!("{at:03} {name}").as_bytes(),
                 &[],
             )
@@ -569,7 +782,7 @@ mod tests {
         let read = |body: &Value| {
             Answer::of(
                 StatusCode::OK,
-                "application/json",
+                &json_fields(),
                 body.to_string().as_bytes(),
                 &names,
             )

@@ -13,6 +13,7 @@ pub mod agreement;
 mod asking;
 mod caller;
 pub mod credential;
+pub mod group;
 pub mod limits;
 mod measured;
 mod noted;
@@ -154,17 +155,13 @@ impl Guard {
         }
     }
 
-    /// A caller, and what a verdict on it reaches; `is_taught`: where a 2xx says something of a key.
-    pub fn caller(&self, credential: Credential, scope: &[u8], is_taught: bool) -> Caller {
-        let shared = VerdictId::of(&credential, scope);
+    /// A caller, and what a verdict on it reaches.
+    pub fn caller(&self, credential: Credential, scope: &[u8]) -> Caller {
+        let base = VerdictId::of(&credential, scope);
         Caller {
             credential,
-            id: if is_taught {
-                shared
-            } else {
-                shared.of_its_own()
-            },
-            shared,
+            id: base,
+            base,
             asked: self.state.verdicts.order(),
             stamp: self.state.purges.position(),
         }

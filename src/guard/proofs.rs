@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::OnDifference;
 
 use super::caller::Caller;
+use super::group::Group;
 use super::source::Question;
 use super::units::{Control, MemberId, Membership, Unit, Units};
 use super::{Guard, Standing};
@@ -46,21 +47,35 @@ impl Guard {
         self.control_every().is_none() || unit.is_some_and(|unit| unit.is_controlled(now))
     }
 
-    /// Whether one key's answer in a unit may be given to another one.
-    pub fn is_shared(&self, unit: Option<&Unit>) -> bool {
+    /// Whose answers in a unit may be given to each other; `None` where nobody's may.
+    pub fn group(&self, unit: Option<&Unit>) -> Option<Group> {
         let now = self.state.clock.now();
-        let agrees = || unit.is_some_and(|unit| unit.is_agreed(now));
-        self.is_taught(unit) && (!self.needs_agreement() || agrees())
+        let group = if self.needs_agreement() {
+            unit.and_then(|unit| unit.group(now))
+        } else {
+            Some(Group::ALL)
+        };
+        group.filter(|_| self.is_taught(unit))
     }
 
-    /// Whether a caller gets what others have fetched in the unit that is written so.
-    pub fn is_member(&self, caller: &Caller, unit: &[u8]) -> bool {
+    /// Whether a caller is one of a group in the unit that is written so.
+    pub fn is_member(&self, caller: &Caller, group: Group, unit: &[u8]) -> bool {
         let membership = || {
             let member = MemberId::of(caller, unit);
             let now = self.state.clock.now();
             self.state.units.membership(&member, now)
         };
-        !self.needs_agreement() || membership() == Some(Membership::Member)
+        group == Group::ALL || membership() == Some(Membership::Of(group))
+    }
+
+    /// Whether a caller was good before for what it asks, and was not refused since.
+    pub fn was_good(&self, caller: &Caller) -> bool {
+        let now = self.state.clock.now();
+        let found = self
+            .state
+            .verdicts
+            .of(&caller.credential.key, &caller.id, now);
+        found.good.is_some_and(|good| good.refused.is_none())
     }
 
     /// Whether a key was good lately, wherever that was.
@@ -68,34 +83,38 @@ impl Guard {
         self.was_good_lately(&caller.credential.key, self.state.clock.now())
     }
 
-    /// Whether a caller's own answers there, or all of them, are its to get.
-    pub fn is_good(&self, caller: &Caller) -> bool {
-        [*caller, caller.taught()]
-            .iter()
-            .any(|caller| self.standing(caller) == Standing::Good)
+    /// Whether a caller is good for its own answers, or for those of a group.
+    pub fn is_good(&self, caller: &Caller, group: Option<Group>) -> bool {
+        let in_group = group.map(|group| caller.in_group(group));
+        let all = [Some(*caller), Some(caller.apart()), in_group];
+        let mut all = all.into_iter().flatten();
+        all.any(|caller| self.standing(&caller) == Standing::Good)
     }
 
-    /// A control says that this caller's own answers prove its key: it is known from now on, and, as a
-    /// member, good for what others have fetched.
-    pub fn widen(&self, caller: &Caller, is_member: bool) {
+    /// A control says that this caller's own answers prove its key: it is known from now on.
+    pub fn know(&self, caller: &Caller) {
         let now = self.state.clock.now();
         let key = &caller.credential.key;
-        if self.standing(caller) != Standing::Good || caller.is_taught() {
-            return;
+        let own = self.state.verdicts.of(key, &caller.apart().id, now).good;
+        if let Some(good) = own.filter(|_| self.standing(&caller.apart()) == Standing::Good) {
+            self.state.verdicts.know(key, good.last);
         }
-        let Some(good) = self.state.verdicts.of(key, &caller.id, now).good else {
-            return;
-        };
-        self.state.verdicts.know(key, good.last);
-        if is_member {
-            self.remember(&caller.taught(), good);
+    }
+
+    /// A control, and agreement, say that this caller's own answers prove its key for a group's.
+    pub fn widen(&self, caller: &Caller, group: Group) {
+        let now = self.state.clock.now();
+        let own = caller.apart();
+        let found = self.state.verdicts.of(&own.credential.key, &own.id, now);
+        if let Some(good) = found.good.filter(|_| self.standing(&own) == Standing::Good) {
+            self.remember(&caller.in_group(group), good);
         }
     }
 
     /// Whether the source is known to refuse strangers: what a service accepts says nothing before
     /// that. One control at a time is taken.
     pub(super) async fn source_is_controlled(&self, strange: [Question; 2]) -> bool {
-        let (Some(every), Some(written)) = (self.settings.control, self.source.written()) else {
+        let (Some(_), Some(written)) = (self.settings.control, self.source.written()) else {
             return true;
         };
         let unit = self.state.units.known(&written);
@@ -104,7 +123,7 @@ impl Guard {
         if !unit.wants_control(state.clock.now()) {
             return unit.is_controlled(state.clock.now());
         }
-        if unit.claim_control(second, every, state.clock.now()).await {
+        if unit.claim_control(second, state.clock.now()).await {
             let control = self.source.control(strange).await;
             self.controlled(&unit, control);
             return unit.is_controlled(state.clock.now());

@@ -29,20 +29,23 @@ pub fn with_random_key(credentials: &Credentials, headers: &HeaderMap) -> Option
     Some(changed)
 }
 
-/// A key of the same length and alphabet; what stands before its last `_`, such as `sk_live_`, is
-/// the same.
+/// A key of the same length and alphabet; what stands before its last `_` or `.`, such as `sk_live_`,
+/// or the parts of a JSON Web Token that are signed, is the same.
 fn random_like(key: &[u8]) -> Vec<u8> {
-    let prefix = key
-        .iter()
-        .rposition(|byte| *byte == b'_')
-        .map_or(0, |at| at + 1);
+    let is_mark = |byte: &u8| matches!(byte, b'_' | b'.');
+    let prefix = key.iter().rposition(is_mark).map_or(0, |at| at + 1);
     let kept = if key.len() - prefix >= LEAST {
         prefix
     } else {
         0
     };
     let (kept, rest) = key.split_at(kept);
+    let is_hex = rest
+        .iter()
+        .all(|byte| byte.is_ascii_hexdigit() || *byte == b'-');
     let random = rest.iter().map(|byte| match byte {
+        b'a'..=b'f' if is_hex => fastrand::digit(16) as u8,
+        b'A'..=b'F' if is_hex => (fastrand::digit(16) as u8).to_ascii_uppercase(),
         b'0'..=b'9' => fastrand::digit(10) as u8,
         b'a'..=b'z' => fastrand::lowercase() as u8,
         b'A'..=b'Z' => fastrand::uppercase() as u8,
@@ -68,6 +71,11 @@ mod tests {
             (AUTHORIZATION, "0123456789abcdef", ""),
             (COOKIE, "a=b; session=abcdefgh12345; c=d", "a=b; session="),
             (AUTHORIZATION, "Bearer abcdefgh_x", "Bearer "),
+            (
+                AUTHORIZATION,
+                "Bearer eyJh.eyJz.c2lnbmF0dXJl",
+                "Bearer eyJh.eyJz.",
+            ),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name.clone(), HeaderValue::from_static(value));
@@ -85,5 +93,8 @@ mod tests {
             assert_eq!(one.place, other.place);
         }
         assert!(with_random_key(&credentials, &HeaderMap::new()).is_none());
+        let random = random_like(b"5f078a61-127f-4c77-9a0e-0123456789ab");
+        let is_hex = |byte: &u8| byte.is_ascii_hexdigit() || *byte == b'-';
+        assert!(random.iter().all(is_hex), "{random:?}");
     }
 }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::Timestamp;
@@ -28,10 +29,14 @@ pub use crate::metrics::guard::Control;
 use crate::store::second::Second;
 
 use super::caller::Caller;
+use super::group::Group;
 use super::verdicts::VerdictId;
 
-/// How long agreement holds, and a difference.
-pub const AGREED: Duration = Duration::from_secs(24 * 3600);
+/// How long agreement holds, unless it is found again.
+pub const AGREED: Duration = Duration::from_secs(3600);
+
+/// How long a difference keeps keys apart.
+pub const DIFFERS: Duration = Duration::from_secs(24 * 3600);
 
 /// How long what was unclear is left alone.
 pub const UNCLEAR: Duration = Duration::from_secs(3600);
@@ -42,8 +47,14 @@ pub const MOST: usize = 16_384;
 /// After a control that never reached the origin.
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// After a comparison that could not be made.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// Proofs of one unit that are under way or wait; more are left out.
 const PLACES: usize = 8;
+
+/// Shapes of answers that are remembered of a unit.
+const SHAPES: usize = 16;
 
 /// The fleet is asked about a unit of which too little is known so often.
 const HEARD: Duration = Duration::from_secs(1);
@@ -68,7 +79,7 @@ impl Default for Units {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// Its own answer agreed with theirs.
-    Member,
+    Of(Group),
     /// They could not be compared.
     Unclear,
 }
@@ -110,24 +121,21 @@ impl Units {
         now: Timestamp,
     ) {
         let lasts = match membership {
-            Membership::Member => AGREED,
+            // Its group may end before.
+            Membership::Of(_) => DIFFERS,
             Membership::Unclear => UNCLEAR,
         };
-        self.members.insert(member.0, (membership, now.plus(lasts)));
-        if let (Membership::Member, Some(second)) = (membership, second) {
-            let until = now.plus(AGREED);
-            let note = Note {
-                kind: b'M',
-                due: until,
-                until,
-            };
-            second.note(&member.name(), note.write(), AGREED);
+        let until = now.plus(lasts);
+        self.members.insert(member.0, (membership, until));
+        if let (Membership::Of(group), Some(second)) = (membership, second) {
+            let note = Note::of(b'M', until, group);
+            second.note(&member.name(), note.write(), lasts);
         }
     }
 
     /// What other instances have found of a key in a unit.
     pub async fn hear_of_member(&self, member: MemberId, second: &Second, now: Timestamp) {
-        if self.membership(&member, now).is_some() || !second.is_usable() {
+        if !second.is_usable() {
             return;
         }
         let noted = second.noted(&member.name()).await.ok().flatten();
@@ -135,8 +143,8 @@ impl Units {
             && note.kind == b'M'
             && now < note.until
         {
-            self.members
-                .insert(member.0, (Membership::Member, note.until));
+            let membership = Membership::Of(note.group);
+            self.members.insert(member.0, (membership, note.until));
         }
     }
 
@@ -182,6 +190,8 @@ pub struct FirstKey {
     /// A digest of what it asked for, and one of the answer where that is its own.
     pub asked: [u8; 32],
     pub answer: Option<u64>,
+    /// Whose answers it gets.
+    pub group: Option<Group>,
 }
 
 /// What was proved of one unit.
@@ -192,6 +202,8 @@ pub struct Unit {
     /// Until when a control holds, in Unix milliseconds.
     held_until: AtomicU64,
     agreed_until: AtomicU64,
+    /// Whose answers agree, until then.
+    group: AtomicU64,
     known: Mutex<Known>,
     proving: tokio::sync::Mutex<()>,
     /// For proofs under way and waiting.
@@ -206,6 +218,10 @@ struct Known {
     agreement: Option<(Agreement, Timestamp)>,
     first: Option<FirstKey>,
     heard: Option<Timestamp>,
+    /// No comparison begins before then.
+    paused_until: Timestamp,
+    /// What answers that agreed are made of.
+    shapes: SmallVec<[u64; 4]>,
 }
 
 impl Unit {
@@ -216,6 +232,7 @@ impl Unit {
             name,
             held_until: AtomicU64::new(0),
             agreed_until: AtomicU64::new(0),
+            group: AtomicU64::new(0),
             known: Mutex::default(),
             proving: tokio::sync::Mutex::default(),
             places: Semaphore::new(PLACES),
@@ -231,9 +248,11 @@ impl Unit {
         now.as_millis() < self.held_until.load(Ordering::Acquire)
     }
 
-    /// Whether two keys' answers were found to agree.
-    pub fn is_agreed(&self, now: Timestamp) -> bool {
-        now.as_millis() < self.agreed_until.load(Ordering::Acquire)
+    /// Whose answers were found to agree.
+    pub fn group(&self, now: Timestamp) -> Option<Group> {
+        let until = self.agreed_until.load(Ordering::Acquire);
+        let group = Group::from_number(self.group.load(Ordering::Acquire));
+        (now.as_millis() < until).then_some(group)
     }
 
     /// The last control, where one was taken that still says something.
@@ -252,7 +271,7 @@ impl Unit {
 
     /// Whether agreement is to be found again, before it ends.
     pub fn is_aging(&self, now: Timestamp) -> bool {
-        !self.is_agreed(now.plus(AGREED / 2))
+        self.group(now.plus(AGREED / 2)).is_none()
     }
 
     /// Whether a control is due.
@@ -296,23 +315,76 @@ impl Unit {
         self.held_until.store(until, Ordering::Release);
     }
 
-    /// Answers were compared.
-    pub fn compared(&self, agreement: Agreement, now: Timestamp) {
-        let until = now.plus(match agreement {
-            Agreement::Agreed | Agreement::Differs => AGREED,
+    /// Answers were compared, and no two keys are to get each other's.
+    pub fn found(&self, agreement: Agreement, now: Timestamp) {
+        let lasts = match agreement {
+            Agreement::Agreed => return,
+            Agreement::Differs => DIFFERS,
             Agreement::Unclear => UNCLEAR,
-        });
-        self.set_agreement(agreement, until);
+        };
+        self.set_agreement(&mut self.known(), agreement, now.plus(lasts));
     }
 
-    fn set_agreement(&self, agreement: Agreement, until: Timestamp) {
+    /// The keys of a group agree, as far as this instance knows.
+    pub fn agree(&self, group: Group, until: Timestamp) {
         let mut known = self.known();
+        if self.group.swap(group.number(), Ordering::AcqRel) != group.number() {
+            known.shapes.clear();
+        }
+        self.set_agreement(&mut known, Agreement::Agreed, until);
+    }
+
+    /// The keys of a group were found to agree once more; whether they are still the ones.
+    pub fn renew(&self, group: Group, now: Timestamp) -> bool {
+        let mut known = self.known();
+        let is_current = self.group(now) == Some(group);
+        if is_current {
+            self.set_agreement(&mut known, Agreement::Agreed, now.plus(AGREED));
+        }
+        is_current
+    }
+
+    /// Nobody is left with whom another key could be compared.
+    pub fn dissolve(&self) {
+        let mut known = self.known();
+        known.agreement = None;
+        known.first = None;
+        self.agreed_until.store(0, Ordering::Release);
+    }
+
+    fn set_agreement(&self, known: &mut Known, agreement: Agreement, until: Timestamp) {
         known.agreement = Some((agreement, until));
         let agreed_until = match agreement {
             Agreement::Agreed => until.as_millis(),
             Agreement::Differs | Agreement::Unclear => 0,
         };
         self.agreed_until.store(agreed_until, Ordering::Release);
+    }
+
+    /// Whether a comparison may begin, since none has failed a moment ago.
+    pub fn may_compare(&self, now: Timestamp) -> bool {
+        now >= self.known().paused_until
+    }
+
+    /// A comparison could not be made.
+    pub fn pause(&self, now: Timestamp) {
+        self.known().paused_until = now.plus(PAUSE);
+    }
+
+    /// Whether an answer is made of something of which those that agreed had nothing.
+    pub fn is_of_new_shape(&self, shape: u64) -> bool {
+        !self.known().shapes.contains(&shape)
+    }
+
+    /// An answer of this shape agreed.
+    pub fn knows_shape(&self, shape: u64) {
+        let mut known = self.known();
+        if !known.shapes.contains(&shape) {
+            if known.shapes.len() == SHAPES {
+                known.shapes.remove(0);
+            }
+            known.shapes.push(shape);
+        }
     }
 
     /// Whether the fleet was not asked about it a moment ago; it counts as asked.
@@ -334,38 +406,46 @@ impl Unit {
 
     /// What other instances have proved of it.
     pub async fn hear_now(&self, second: &Second, now: Timestamp) {
-        let (control, agreement) = (self.control_name(), self.agreement_name());
-        let (control, agreement) = tokio::join!(second.noted(&control), second.noted(&agreement));
-        let read = |noted: Result<Option<Bytes>, _>| Note::read(&noted.ok()??);
-        if let Some(note) = read(agreement)
-            && now < note.until
+        let names = [
+            self.control_name(),
+            self.agreement_name(),
+            self.difference_name(),
+        ];
+        let [control, agreement, difference] = &names;
+        let (control, agreement, difference) = tokio::join!(
+            second.noted(control),
+            second.noted(agreement),
+            second.noted(difference)
+        );
+        let read = |noted: Result<Option<Bytes>, _>| {
+            Note::read(&noted.ok()??).filter(|note| now < note.until)
+        };
+        if let Some(note) = read(difference) {
+            let mut known = self.known();
+            self.set_agreement(&mut known, Agreement::Differs, note.until);
+        } else if let Some(note) = read(agreement)
             && self.agreement(now) != Some(Agreement::Differs)
         {
-            match note.kind {
-                b'A' => self.set_agreement(Agreement::Agreed, note.until),
-                b'D' => self.set_agreement(Agreement::Differs, note.until),
-                _ => {}
-            }
+            // Where two have begun, the one that all hear of stands.
+            self.agree(note.group, note.until);
         }
-        if let Some(note) = read(control)
-            && now < note.until
-        {
-            self.hear_control(note, now);
+        if let Some(note) = read(control) {
+            self.hear_control(note);
         }
     }
 
-    fn hear_control(&self, note: Note, now: Timestamp) {
+    fn hear_control(&self, note: Note) {
         let control = match note.kind {
             b'H' => Control::Held,
             b'F' => Control::Failed,
             _ => return,
         };
         let mut known = self.known();
-        // Who took it knows better when the next one is due.
-        if known.control.is_none_or(|(_, due)| now >= due) {
-            known.control = Some((control, note.due));
+        // The latest counts, whoever took it.
+        if known.control.is_some_and(|(_, due)| due >= note.due) {
+            return;
         }
-        drop(known);
+        known.control = Some((control, note.due));
         let until = if control == Control::Held {
             note.until.as_millis()
         } else {
@@ -374,25 +454,34 @@ impl Unit {
         self.held_until.store(until, Ordering::Release);
     }
 
+    /// Begins a group of keys whose answers agree; `false` where another instance has begun one
+    /// before.
+    pub async fn begin_group(&self, second: Option<&Second>, now: Timestamp) -> Option<Group> {
+        let (group, until) = (Group::begin(), now.plus(AGREED));
+        if let Some(second) = second.filter(|second| second.is_usable()) {
+            let note = Note::of(b'A', until, group).write();
+            let name = self.agreement_name();
+            let is_first = second.note_first(&name, note, AGREED);
+            if !is_first.await.unwrap_or(true) {
+                self.hear_now(second, now).await;
+                return None;
+            }
+        }
+        self.agree(group, until);
+        Some(group)
+    }
+
     /// Whether this instance is the one of the fleet that takes the control that is due.
-    pub async fn claim_control(
-        &self,
-        second: Option<&Second>,
-        every: Duration,
-        now: Timestamp,
-    ) -> bool {
+    pub async fn claim_control(&self, second: Option<&Second>, now: Timestamp) -> bool {
         let Some(second) = second.filter(|second| second.is_usable()) else {
             return true;
         };
-        let note = Note {
-            kind: b'P',
-            due: now.plus(every),
-            until: now.plus(every),
-        };
-        let name = format!("{}:claim", self.control_name());
+        // Short, should this instance not live to take it.
+        let note = Note::of(b'P', now.plus(AGAIN), Group::ALL);
+        let name = self.claim_name();
+        let is_first = second.note_first(&name, note.write(), AGAIN);
         // Out of reach, each instance counts for itself.
-        let is_first = second.note_first(&name, note.write(), every).await;
-        is_first.unwrap_or(true)
+        is_first.await.unwrap_or(true)
     }
 
     /// Tells the fleet what a control came to.
@@ -405,41 +494,44 @@ impl Unit {
     ) {
         let Some(second) = second else { return };
         let due = now.plus(every);
+        if control != Control::Unsent {
+            let note = Note::of(b'P', due, Group::ALL);
+            second.note(&self.claim_name(), note.write(), every);
+        }
         let (kind, until) = match control {
             Control::Held => (b'H', due.plus(every)),
             Control::Failed => (b'F', due),
-            Control::Unanswered => return,
-            Control::Unsent => {
-                let note = Note {
-                    kind: b'P',
-                    due: now,
-                    until: now,
-                };
-                let name = format!("{}:claim", self.control_name());
-                return second.note(&name, note.write(), AGAIN);
-            }
+            Control::Unanswered | Control::Unsent => return,
         };
-        let note = Note { kind, due, until };
+        let note = Note {
+            due,
+            ..Note::of(kind, until, Group::ALL)
+        };
         second.note(&self.control_name(), note.write(), until.since(now));
     }
 
-    /// Tells the fleet whether its answers agree.
-    pub fn tell_agreement(&self, second: Option<&Second>, agreement: Agreement, now: Timestamp) {
-        let kind = match agreement {
-            Agreement::Agreed => b'A',
-            Agreement::Differs => b'D',
-            // With other keys it may be clear.
-            Agreement::Unclear => return,
-        };
-        let until = now.plus(AGREED);
-        let note = Note {
-            kind,
-            due: until,
-            until,
-        };
+    /// Tells the fleet that a group's keys were found to agree once more.
+    pub fn tell_renewed(&self, second: Option<&Second>, group: Group, now: Timestamp) {
         if let Some(second) = second {
+            let note = Note::of(b'A', now.plus(AGREED), group);
             second.note(&self.agreement_name(), note.write(), AGREED);
         }
+    }
+
+    /// Tells the fleet that answers differ.
+    pub fn tell_difference(&self, second: Option<&Second>, now: Timestamp) {
+        if let Some(second) = second {
+            let note = Note::of(b'D', now.plus(DIFFERS), Group::ALL);
+            second.note(&self.difference_name(), note.write(), DIFFERS);
+        }
+    }
+
+    fn claim_name(&self) -> String {
+        format!("unit:{}:claim", self.name)
+    }
+
+    fn difference_name(&self) -> String {
+        format!("unit:{}:difference", self.name)
     }
 
     fn control_name(&self) -> String {
@@ -457,30 +549,40 @@ struct Note {
     kind: u8,
     due: Timestamp,
     until: Timestamp,
+    group: Group,
 }
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl Note {
+    fn of(kind: u8, until: Timestamp, group: Group) -> Self {
+        Self {
+            kind,
+            due: until,
+            until,
+            group,
+        }
+    }
+
     fn write(self) -> Bytes {
         let mut bytes = vec![VERSION, self.kind];
         bytes.extend_from_slice(&self.due.as_millis().to_be_bytes());
         bytes.extend_from_slice(&self.until.as_millis().to_be_bytes());
+        bytes.extend_from_slice(&self.group.to_bytes());
         bytes.into()
     }
 
     /// `None` for what is not one.
     fn read(bytes: &[u8]) -> Option<Self> {
         let (head, numbers) = bytes.split_at_checked(2)?;
-        let (due, until) = numbers.split_at_checked(8)?;
-        let time = |bytes: &[u8]| {
-            let number = u64::from_be_bytes(bytes.try_into().ok()?);
-            Some(Timestamp::from_millis(number))
-        };
+        let (due, rest) = numbers.split_at_checked(8)?;
+        let (until, group) = rest.split_at_checked(8)?;
+        let number = |bytes: &[u8]| Some(u64::from_be_bytes(bytes.try_into().ok()?));
         (head[0] == VERSION).then_some(Self {
             kind: head[1],
-            due: time(due)?,
-            until: time(until)?,
+            due: Timestamp::from_millis(number(due)?),
+            until: Timestamp::from_millis(number(until)?),
+            group: Group::from_number(number(group)?),
         })
     }
 }
@@ -514,16 +616,46 @@ mod tests {
     }
 
     #[test]
-    fn agreement_ends_by_itself_and_by_a_difference() {
+    fn agreement_ends_by_itself_and_by_a_difference_and_what_begins_anew_is_another() {
         let units = Units::default();
         let unit = units.known(b"one");
-        unit.compared(Agreement::Agreed, at(0));
-        assert!(units.get(b"one").unwrap().is_agreed(at(1)) && units.get(b"two").is_none());
-        assert!(!unit.is_agreed(at(24 * 3600)));
-        unit.compared(Agreement::Agreed, at(0));
-        unit.compared(Agreement::Differs, at(1));
-        assert!(!unit.is_agreed(at(2)));
-        assert_eq!(unit.agreement(at(2)), Some(Agreement::Differs));
+        let (one, other) = (Group::begin(), Group::begin());
+        unit.agree(one, at(3600));
+        let found = units.get(b"one").unwrap().group(at(1));
+        assert_eq!((found, units.get(b"two").is_none()), (Some(one), true));
+        assert_eq!(unit.group(at(3600)), None);
+        assert!(unit.renew(one, at(3599)) && !unit.renew(other, at(3599)));
+        assert_eq!(unit.group(at(3600)), Some(one));
+        unit.found(Agreement::Differs, at(3600));
+        assert_eq!(unit.group(at(3601)), None);
+        assert_eq!(unit.agreement(at(3601)), Some(Agreement::Differs));
+        // A comparison that was under way does not undo it.
+        assert!(!unit.renew(one, at(3601)));
+        assert_eq!(unit.agreement(at(3601)), Some(Agreement::Differs));
+        // A new group has none of the old one's members.
+        let member = MemberId([1; 32]);
+        units.join(member, Membership::Of(one), None, at(0));
+        assert_eq!(units.membership(&member, at(1)), Some(Membership::Of(one)));
+        assert_ne!(
+            units.membership(&member, at(1)),
+            Some(Membership::Of(other))
+        );
+    }
+
+    #[test]
+    fn what_was_heard_does_not_replace_what_was_found_later() {
+        let unit = Units::default().known(b"one");
+        let heard = |kind, due| Note {
+            due: at(due),
+            ..Note::of(kind, at(due + 3600), Group::ALL)
+        };
+        unit.hear_control(heard(b'H', 3600));
+        assert!(unit.is_controlled(at(1)));
+        unit.controlled(Control::Failed, HOUR, at(10));
+        unit.hear_control(heard(b'H', 3600));
+        assert!(!unit.is_controlled(at(11)));
+        unit.hear_control(heard(b'H', 3700));
+        assert!(unit.is_controlled(at(101)));
     }
 
     #[test]
@@ -532,10 +664,16 @@ mod tests {
             kind: b'H',
             due: at(1),
             until: at(2),
+            group: Group::begin(),
         };
         let bytes = note.write();
         assert_eq!(Note::read(&bytes), Some(note));
-        for broken in [&bytes[..17], b"", b"\x02H0000000011111111", &[1; 19]] {
+        for broken in [
+            &bytes[..25],
+            b"",
+            b"\x01H000000001111111122222222",
+            &[2; 27],
+        ] {
             assert_eq!(Note::read(broken), None, "{broken:?}");
         }
     }

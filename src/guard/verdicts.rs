@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::clock::Timestamp;
 
 use super::credential::{Credential, KeyId};
+use super::group::Group;
 
 /// Of a key where it stood, for what a verdict reaches: the name of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +30,14 @@ impl VerdictId {
     /// Of a verdict that opens nothing but the key's own answers.
     pub fn of_its_own(&self) -> Self {
         Self(self.0.map(|byte| !byte))
+    }
+
+    /// Of a verdict that opens what the keys of a group have fetched.
+    pub fn in_group(&self, group: Group) -> Self {
+        let mut id = self.0;
+        let parts = id.iter_mut().zip(group.to_bytes());
+        parts.for_each(|(byte, part)| *byte ^= part);
+        Self(id)
     }
 }
 

@@ -18,6 +18,8 @@ use crate::policy::conditional;
 use crate::policy::groups::{CACHE_GROUP_INVALIDATION, CACHE_GROUPS};
 use crate::upstream::OriginBody;
 
+use super::endpoint::listed;
+
 /// As the requirements' optimized endpoint: a shared cache may keep it for a minute where it keeps
 /// those who ask apart, and use it two more while it asks again; and an hour while the database is
 /// down, which only we can allow where we say `s-maxage` (RFC 9111 §4.2.4).
@@ -205,7 +207,7 @@ pub fn refused(refusal: &Refusal, path: &str, now: Timestamp) -> Response<Origin
         }
         Refusal::NotFound => {
             let message = format!("there is no {path} here, for this key");
-            let details = Some(json!({"endpoints": super::listed()}));
+            let details = Some(json!({"endpoints": listed()}));
             nested(StatusCode::NOT_FOUND, "NOT_FOUND", message, details)
         }
         Refusal::Method(allowed) => {

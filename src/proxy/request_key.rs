@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use crate::guard::credential::Credential;
+use crate::guard::group::Group;
 use crate::http::fields;
 use crate::policy::key::{KeyBytes, KeyParts, select_query};
 use crate::policy::{Cookies, Options, Share};
@@ -31,8 +32,10 @@ pub struct RequestKey {
     selecting: Option<[u8; 32]>,
 }
 
-/// What begins the part of a key that says whose it is, where nothing may be shared yet.
+/// What begins the part of a key that says whose it is: one credential's, where nothing may be shared
+/// yet, or a group's.
 const OWN: u8 = 1;
+const GROUPS: u8 = 2;
 
 impl RequestKey {
     /// Writes the primary key of a request on a route, unless that was done: scheme, host, path,
@@ -68,28 +71,46 @@ impl RequestKey {
 
     /// From here on it is of this credential alone.
     pub fn keep_apart(&mut self, credential: &Credential) {
-        if self.is_apart() {
-            return;
+        if self.primary_length == self.common {
+            self.bytes.push(OWN);
+            self.bytes.extend_from_slice(&credential.key.0);
+            self.bytes.extend_from_slice(&credential.place);
+            self.primary_length = self.bytes.len();
         }
-        self.bytes.push(OWN);
-        self.bytes.extend_from_slice(&credential.key.0);
-        self.bytes.extend_from_slice(&credential.place);
-        self.primary_length = self.bytes.len();
+    }
+
+    /// From here on it is of a group of keys.
+    pub fn share_in(&mut self, group: Group) {
+        if self.primary_length == self.common && group != Group::ALL {
+            self.bytes.push(GROUPS);
+            self.bytes.extend_from_slice(&group.to_bytes());
+            self.primary_length = self.bytes.len();
+        }
     }
 
     /// Whether it is of one credential alone on a route whose answers are shared once that is proved.
     pub fn is_apart(&self) -> bool {
-        self.common < self.primary_length
+        self.bytes.get(self.common) == Some(&OWN) && self.common < self.primary_length
     }
 
-    /// The key of all whose key is good.
-    pub fn common(&self) -> &[u8] {
-        &self.bytes[..self.common]
+    /// The same key for a group of keys.
+    pub fn of_group(&self, group: Group) -> Self {
+        let mut key = Self {
+            bytes: KeyBytes::from_slice(self.common()),
+            primary_length: self.common,
+            ..self.clone()
+        };
+        key.share_in(group);
+        key
     }
 
     /// The part of it that leads to all variants.
     pub fn primary(&self) -> &[u8] {
         &self.bytes[..self.primary_length]
+    }
+
+    fn common(&self) -> &[u8] {
+        &self.bytes[..self.common]
     }
 
     /// What is asked for, whatever the rule: what is learned of that outlives a change of the rules.

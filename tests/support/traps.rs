@@ -46,7 +46,7 @@ impl Traps {
         Origin::start(move |seen| traps.answer(seen)).await
     }
 
-    fn answer(&self, seen: &Seen) -> Reply {
+    pub fn answer(&self, seen: &Seen) -> Reply {
         let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));
         let project = project(seen);
         if project.is_none() {

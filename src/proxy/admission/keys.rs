@@ -182,26 +182,36 @@ pub fn caller(
     };
     let Some(sharing) = route.sharing.as_ref().filter(|_| guard.needs_proof()) else {
         let scope = scope(plan, request, route, key);
-        return known(guard.caller(credential, &scope, true));
+        return known(guard.caller(credential, &scope));
     };
     key.write(plan, request, route);
-    let written = key.unit(&sharing.unit_tag);
-    let unit = guard.units().get(&written);
-    let is_taught = guard.is_taught(unit.as_deref());
-    let scope = scope(plan, request, route, key);
-    if guard.is_shared(unit.as_deref()) {
-        let caller = guard.caller(credential, &scope, true);
-        let standing = guard.standing(&caller);
-        // By a verdict of the origin, only members get to be good.
-        let is_members = standing == Standing::Good && guard.learns_from_origin();
-        if is_members || guard.is_member(&caller, &written) {
-            return Ok(Some((caller, standing)));
+    let unit = key.unit(&sharing.unit_tag);
+    let group = guard.group(guard.units().get(&unit).as_deref());
+    let caller = guard.caller(credential, &scope(plan, request, route, key));
+    // Who asks somebody else about keys learns nothing of them from what is fetched.
+    let learns = guard.learns_from_origin();
+    if let Some(group) = group {
+        let in_group = if learns {
+            caller.in_group(group)
+        } else {
+            caller
+        };
+        let standing = guard.standing(&in_group);
+        // The origin's verdict for a group's answers is given to its members alone, by what each was
+        // answered itself to the same.
+        let is_let_in = if learns {
+            matches!(standing, Standing::Good | Standing::Bad)
+                || guard.was_good(&in_group) && guard.is_member(&caller, group, &unit)
+        } else {
+            guard.is_member(&caller, group, &unit)
+        };
+        if is_let_in {
+            key.share_in(group);
+            return Ok(Some((in_group, standing)));
         }
     }
     key.keep_apart(&credential);
-    // Who asks somebody else about keys learns nothing from what is fetched.
-    let is_taught = !guard.learns_from_origin() || is_taught && !guard.needs_agreement();
-    known(guard.caller(credential, &scope, is_taught))
+    known(if learns { caller.apart() } else { caller })
 }
 
 /// Asks the fleet what is proved of what is asked for, and then about the key.

@@ -142,7 +142,7 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
         {
             key.write(plan, request, route);
             let unit = guard.units().get(&key.unit(&sharing.unit_tag));
-            if key.is_apart() || !guard.is_shared(unit.as_deref()) {
+            if key.is_apart() || guard.group(unit.as_deref()).is_none() {
                 told["share"]["in_effect"] = json!(Share::PerKey.as_str());
             }
             told["proof"] = proof_told(guard, unit.as_deref(), plan.state.clock.now());

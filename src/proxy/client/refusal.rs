@@ -11,6 +11,7 @@ use crate::policy::Reason;
 use crate::proxy::admission::Refusal;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::Body;
+use crate::proxy::wire::framing::target_too_long;
 
 use super::note::Note;
 
@@ -70,10 +71,7 @@ pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
             "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
             limits.header_bytes, limits.header_count
         ),
-        FailureKind::TargetTooLong => format!(
-            "the request target is longer than a whole request head may be, {} bytes (limits.header_bytes)",
-            limits.header_bytes
-        ),
+        FailureKind::TargetTooLong => target_too_long(limits).message,
         _ => "the request head is not valid HTTP/1.1, or its framing is ambiguous".to_owned(),
     };
     // No method was read: counted under "OTHER".

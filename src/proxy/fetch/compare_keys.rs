@@ -1,6 +1,6 @@
 //! The same question with two keys in turn: whether what they get agrees.
 
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE, COOKIE};
+use http::header::{ACCEPT_ENCODING, COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
@@ -89,26 +89,17 @@ async fn answer_to(plan: &Plan, scope: Scope, mut request: Request<()>) -> Optio
     if !(status.is_success() || is_about_key && scope != Scope::Url) {
         return None;
     }
-    let media_type = media_type(answer.headers());
+    let fields = answer.headers().clone();
     let body = Limited::new(answer.into_body(), LARGEST).collect().await;
     let body = body.ok()?.to_bytes();
     let volatile = &plan.config.auth.volatile;
-    Some(Answer::of(status, &media_type, &body, volatile))
+    Some(Answer::of(status, &fields, &body, volatile))
 }
 
-/// What a client was answered, compared by its digest alone.
-pub fn digest_of(plan: &Plan, entry: &Entry) -> u64 {
-    let fields = entry.head.fields.unpack(0);
+/// What a client was answered; `None` where it is too large to be compared.
+pub fn answer_of(plan: &Plan, entry: &Entry) -> Option<Answer> {
     let body = entry.body();
-    let is_small = body.len() <= LARGEST;
-    let media_type = media_type(&fields);
-    // As bytes, where it is too large to be read.
-    let media_type = if is_small { &*media_type } else { "" };
     let volatile = &plan.config.auth.volatile;
-    Answer::of(entry.head.status, media_type, &body, volatile).digest()
-}
-
-fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
+    let fields = entry.head.fields.unpack(0);
+    (body.len() <= LARGEST).then(|| Answer::of(entry.head.status, &fields, &body, volatile))
 }

@@ -186,10 +186,14 @@ impl Answered {
             // A 2xx is never held against a key.
             let _: Ruling = rule(&plan, let_in, status, self.proof(), None).await;
         }
-        if !status.is_success() || self.proof() == Proof::ProvesNothing {
+        let proves = status.is_success() && self.proof() == Proof::Proves;
+        if !proves {
             self.fetch.proving = None;
         }
+        // One key's error is not everybody's.
+        let is_for_all = let_in.is_none() || self.fetch.key.is_apart() || status.is_success();
         let reason = match headed {
+            Headed::Storable(_) if !is_for_all => Reason::Status,
             Headed::Storable(lifetimes) => {
                 let validation = self.validation;
                 return self.fetch.store(response, lifetimes, validation).await;
@@ -198,6 +202,9 @@ impl Answered {
             // Nothing else is settled here.
             _ => Reason::Status,
         };
+        if let Some(proving) = self.fetch.proving.take() {
+            proving.answered(None);
+        }
         self.fetch
             .not_shared(response, reason, self.validation.as_ref());
     }

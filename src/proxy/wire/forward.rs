@@ -52,15 +52,14 @@ pub enum Form {
 }
 
 /// Fields that say nothing of what is asked for, or by whom: they trace a request, and say which
-/// content codings are understood.
-const INERT: [HeaderName; 9] = [
+/// content codings are understood. `baggage` and `tracestate` are not among them: there are origins
+/// that are chosen by those.
+const INERT: [HeaderName; 7] = [
     header::ACCEPT_ENCODING,
     header::VIA,
     CONNECTION,
     X_FORWARDED_FOR,
-    HeaderName::from_static("baggage"),
     HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
     HeaderName::from_static("x-correlation-id"),
     HeaderName::from_static("x-request-id"),
 ];

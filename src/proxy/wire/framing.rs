@@ -31,6 +31,11 @@ pub fn check(
         );
         return Err(Failure::new(FailureKind::HeadTooLarge, message));
     }
+    // How much of a head is read at once, and so refused as a whole, is not exact.
+    let target = parts.uri.path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > limits.header_bytes) {
+        return Err(target_too_long(limits));
+    }
     transfer_coding(&parts.headers)?;
     let declared = content_length(&parts.headers)?;
     if declared.is_some_and(|length| length > limits.request_body) {
@@ -74,6 +79,14 @@ fn target_form(parts: &request::Parts, client: Client) -> Result<(), Failure> {
         return Err(Failure::new(FailureKind::Misdirected, message));
     }
     Ok(())
+}
+
+pub fn target_too_long(limits: &Limits) -> Failure {
+    let message = format!(
+        "the request target is longer than a whole request head may be, {} bytes (limits.header_bytes)",
+        limits.header_bytes
+    );
+    Failure::new(FailureKind::TargetTooLong, message)
 }
 
 pub fn body_too_large(limit: u64) -> Failure {
