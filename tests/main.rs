@@ -20,6 +20,7 @@ mod fleet;
 mod fleet_ill;
 mod fleet_purge;
 mod framing;
+mod groups;
 mod guard;
 mod guard_edges;
 mod house;

@@ -257,7 +257,7 @@ fn telemetry_row(
 ) -> Option<Value> {
     let mut fields = Fields::of(value, path, issues)?;
     let row = json!({
-        "id": Uuid::new_v4().to_string(),
+        "id": new_id(),
         "project_id": principal.project_id,
         "expert_id": fields.text("expertId", true),
         "event_type": fields.text("eventType", false).unwrap_or_else(|| "telemetry".to_owned()),
@@ -314,38 +314,61 @@ pub async fn telemetry(
     Ok(Ok(created(&answer, &["analytics", "events", "project"])))
 }
 
+/// Stores one object as one row. `fill` makes the row of its fields, `answer` what is told of it;
+/// `changed` are the groups that are gone by it.
+async fn stored(
+    database: &Database,
+    insert: &'static Insert,
+    body: &Value,
+    changed: &[&str],
+    fill: impl FnOnce(&mut Fields<'_>) -> Value,
+    answer: impl FnOnce(&Value) -> Value,
+) -> Written {
+    let mut issues = Vec::new();
+    let row = Fields::of(body, String::new(), &mut issues).map(|mut fields| {
+        let row = fill(&mut fields);
+        fields.finish();
+        row
+    });
+    let Some(row) = row.filter(|_| issues.is_empty()) else {
+        return Ok(Err(Refusal::Invalid(issues)));
+    };
+    let answer = answer(&row);
+    database.insert(vec![(insert, vec![row])]).await?;
+    Ok(Ok(created(&answer, changed)))
+}
+
+fn new_id() -> String {
+    Uuid::new_v4().to_string()
+}
+
 pub async fn event(
     database: &Database,
     principal: &Principal,
     body: &Value,
     now: Timestamp,
 ) -> Written {
-    let (time, mut issues) = (stored_time(now), Vec::new());
-    let mut row = None;
-    let mut event_type = None;
-    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
-        event_type = fields.text("eventType", true);
-        row = Some(json!({
-            "id": Uuid::new_v4().to_string(),
-            "project_id": principal.project_id,
-            "event_type": event_type,
+    let (time, project) = (stored_time(now), &principal.project_id);
+    let changed = ["analytics", "events", "project"];
+    let fill = |fields: &mut Fields<'_>| {
+        json!({
+            "id": new_id(),
+            "project_id": project,
+            "event_type": fields.text("eventType", true),
             "metadata": fields.object("metadata"),
             "created_at": time,
-        }));
-        fields.finish();
-    }
-    let Some(row) = row.filter(|_| issues.is_empty()) else {
-        return Ok(Err(Refusal::Invalid(issues)));
+        })
     };
-    database.insert(vec![(&TELEMETRY, vec![row])]).await?;
-    let answer = json!({
-        "success": true,
-        "message": "the event is stored",
-        "eventType": event_type,
-        "projectId": principal.project_id,
-        "timestamp": time,
-    });
-    Ok(Ok(created(&answer, &["analytics", "events", "project"])))
+    let answer = |row: &Value| {
+        json!({
+            "success": true,
+            "message": "the event is stored",
+            "eventType": row["event_type"],
+            "projectId": project,
+            "timestamp": time,
+        })
+    };
+    stored(database, &TELEMETRY, body, &changed, fill, answer).await
 }
 
 pub async fn reflexion(
@@ -354,22 +377,19 @@ pub async fn reflexion(
     body: &Value,
     now: Timestamp,
 ) -> Written {
-    let (time, mut issues) = (stored_time(now), Vec::new());
-    let mut row = None;
-    let mut reflexion_type = None;
-    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
-        reflexion_type = fields.text("reflexionType", true);
-        let expert = fields.text("expertId", false);
+    let (time, project) = (stored_time(now), &principal.project_id);
+    let changed = ["analytics", "reflexion"];
+    let fill = |fields: &mut Fields<'_>| {
         let (context, outcome) = (fields.require("context"), fields.require("outcome"));
         let success = fields.require("success");
         if success.is_some_and(|value| !value.is_boolean()) {
             fields.issue("success", "expected true or false");
         }
-        row = Some(json!({
-            "id": Uuid::new_v4().to_string(),
-            "project": principal.project_id,
-            "expert_id": expert,
-            "reflexion_type": reflexion_type,
+        json!({
+            "id": new_id(),
+            "project": project,
+            "expert_id": fields.text("expertId", false),
+            "reflexion_type": fields.text("reflexionType", true),
             "context": context,
             "outcome": outcome,
             "success": success,
@@ -377,20 +397,17 @@ pub async fn reflexion(
             "impact_score": fields.part("impactScore").unwrap_or(0.5),
             "reuse_count": 0,
             "created_at": time,
-        }));
-        fields.finish();
-    }
-    let Some(row) = row.filter(|_| issues.is_empty()) else {
-        return Ok(Err(Refusal::Invalid(issues)));
+        })
     };
-    database.insert(vec![(&REFLEXION, vec![row])]).await?;
-    let answer = json!({
-        "success": true,
-        "projectId": principal.project_id,
-        "reflexionType": reflexion_type,
-        "message": "the reflexion is stored",
-    });
-    Ok(Ok(created(&answer, &["analytics", "reflexion"])))
+    let answer = |row: &Value| {
+        json!({
+            "success": true,
+            "projectId": project,
+            "reflexionType": row["reflexion_type"],
+            "message": "the reflexion is stored",
+        })
+    };
+    stored(database, &REFLEXION, body, &changed, fill, answer).await
 }
 
 /// One run of a model.
@@ -400,15 +417,12 @@ pub async fn model_run(
     body: &Value,
     now: Timestamp,
 ) -> Written {
-    let (time, mut issues) = (stored_time(now), Vec::new());
-    let mut row = None;
-    let mut expert = None;
-    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
-        expert = fields.text("expertId", true);
-        row = Some(json!({
-            "id": Uuid::new_v4().to_string(),
-            "project": principal.project_id,
-            "expert_id": expert,
+    let (time, project) = (stored_time(now), &principal.project_id);
+    let fill = |fields: &mut Fields<'_>| {
+        json!({
+            "id": new_id(),
+            "project": project,
+            "expert_id": fields.text("expertId", true),
             "confidence": fields.part("confidence"),
             "latency_ms": fields.whole("latencyMs"),
             "tokens_in": fields.whole("tokensIn").unwrap_or(0),
@@ -416,20 +430,17 @@ pub async fn model_run(
             "cost_usd": fields.amount("costUsd").unwrap_or(0.0),
             "outcome": fields.text("outcome", false),
             "timestamp": time,
-        }));
-        fields.finish();
-    }
-    let Some(row) = row.filter(|_| issues.is_empty()) else {
-        return Ok(Err(Refusal::Invalid(issues)));
+        })
     };
-    database.insert(vec![(&MODEL_RUN, vec![row])]).await?;
-    let answer = json!({
-        "success": true,
-        "projectId": principal.project_id,
-        "expertId": expert,
-        "message": "the run is stored",
-    });
-    Ok(Ok(created(&answer, &["analytics"])))
+    let answer = |row: &Value| {
+        json!({
+            "success": true,
+            "projectId": project,
+            "expertId": row["expert_id"],
+            "message": "the run is stored",
+        })
+    };
+    stored(database, &MODEL_RUN, body, &["analytics"], fill, answer).await
 }
 
 /// One decision of several experts.
@@ -439,36 +450,31 @@ pub async fn consensus(
     body: &Value,
     now: Timestamp,
 ) -> Written {
-    let (time, mut issues) = (stored_time(now), Vec::new());
-    let mut row = None;
-    let mut count = 0;
-    if let Some(mut fields) = Fields::of(body, String::new(), &mut issues) {
+    let (time, project) = (stored_time(now), &principal.project_id);
+    let fill = |fields: &mut Fields<'_>| {
         let experts = fields.require("contributingExperts");
-        match experts.map(Value::as_array) {
-            Some(Some(experts)) if !experts.is_empty() => count = experts.len(),
-            Some(_) => fields.issue("contributingExperts", "expected a list that is not empty"),
-            None => {}
+        let is_list = |experts: &Value| experts.as_array().is_some_and(|list| !list.is_empty());
+        if experts.is_some_and(|experts| !is_list(experts)) {
+            fields.issue("contributingExperts", "expected a list that is not empty");
         }
-        row = Some(json!({
-            "id": Uuid::new_v4().to_string(),
-            "project": principal.project_id,
+        json!({
+            "id": new_id(),
+            "project": project,
             "contributing_experts": experts,
             "final_decision": fields.require("finalDecision"),
             "confidence": fields.part("confidence"),
             "disagreement_score": fields.part("disagreementScore"),
             "created_at": time,
-        }));
-        fields.finish();
-    }
-    let Some(row) = row.filter(|_| issues.is_empty()) else {
-        return Ok(Err(Refusal::Invalid(issues)));
+        })
     };
-    database.insert(vec![(&CONSENSUS, vec![row])]).await?;
-    let answer = json!({
-        "success": true,
-        "projectId": principal.project_id,
-        "expertsCount": count,
-        "message": "the decision is stored",
-    });
-    Ok(Ok(created(&answer, &["analytics"])))
+    let answer = |row: &Value| {
+        let experts = row["contributing_experts"].as_array();
+        json!({
+            "success": true,
+            "projectId": project,
+            "expertsCount": experts.map_or(0, Vec::len),
+            "message": "the decision is stored",
+        })
+    };
+    stored(database, &CONSENSUS, body, &["analytics"], fill, answer).await
 }

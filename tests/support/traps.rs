@@ -89,3 +89,8 @@ impl Traps {
         reply(200, body.to_string(), &fields)
     }
 }
+
+/// What `explain` tells of the agreement of keys.
+pub fn agreement(told: &Value) -> &str {
+    told["proof"]["agreement"].as_str().unwrap_or_default()
+}

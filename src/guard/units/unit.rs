@@ -1,0 +1,250 @@
+//! One unit, as far as this instance knows it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::clock::Timestamp;
+use crate::guard::caller::Caller;
+use crate::guard::group::Group;
+pub use crate::metrics::guard::Control;
+
+/// How long agreement holds, unless it is found again.
+pub const AGREED: Duration = Duration::from_secs(3600);
+
+/// How long a difference keeps keys apart.
+pub const DIFFERS: Duration = Duration::from_secs(24 * 3600);
+
+/// How long what was unclear is left alone.
+pub const UNCLEAR: Duration = Duration::from_secs(3600);
+
+/// After a control that never reached the origin.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
+
+/// After a comparison that could not be made.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Proofs of one unit that are under way or wait; more are left out.
+const PLACES: usize = 8;
+
+/// Shapes of answers that are remembered of a unit.
+const SHAPES: usize = 16;
+
+/// Whether answers agree by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    Agreed,
+    Differs,
+    Unclear,
+}
+
+/// A key whose own answer was the last that came, until another key's is compared with it.
+#[derive(Clone, Debug)]
+pub struct FirstKey {
+    pub caller: Caller,
+    pub credential: HeaderMap,
+    /// A digest of what it asked for, and one of the answer where that is its own.
+    pub asked: [u8; 32],
+    pub answer: Option<u64>,
+    /// Whose answers it gets.
+    pub group: Option<Group>,
+}
+
+/// What was proved of one unit.
+#[derive(Debug)]
+pub struct Unit {
+    /// As the fleet names it.
+    pub(super) name: String,
+    /// Until when a control holds, in Unix milliseconds.
+    pub(super) held_until: AtomicU64,
+    agreed_until: AtomicU64,
+    /// Whose answers agree, until then.
+    group: AtomicU64,
+    known: Mutex<Known>,
+    proving: tokio::sync::Mutex<()>,
+    /// For proofs under way and waiting.
+    places: Semaphore,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The last control, and when the next one is due.
+    pub(super) control: Option<(Control, Timestamp)>,
+    /// What was found of its answers last, and until when that holds.
+    agreement: Option<(Agreement, Timestamp)>,
+    first: Option<FirstKey>,
+    pub(super) heard: Option<Timestamp>,
+    /// No comparison begins before then.
+    paused_until: Timestamp,
+    /// What answers that agreed are made of.
+    shapes: SmallVec<[u64; 4]>,
+}
+
+impl Unit {
+    pub(super) fn named(written: &[u8]) -> Self {
+        let digest = Sha256::digest(written);
+        let name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            name,
+            held_until: AtomicU64::new(0),
+            agreed_until: AtomicU64::new(0),
+            group: AtomicU64::new(0),
+            known: Mutex::default(),
+            proving: tokio::sync::Mutex::default(),
+            places: Semaphore::new(PLACES),
+        }
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a 2xx says something of a key here.
+    pub fn is_controlled(&self, now: Timestamp) -> bool {
+        now.as_millis() < self.held_until.load(Ordering::Acquire)
+    }
+
+    /// Whose answers were found to agree.
+    pub fn group(&self, now: Timestamp) -> Option<Group> {
+        let until = self.agreed_until.load(Ordering::Acquire);
+        let group = Group::from_number(self.group.load(Ordering::Acquire));
+        (now.as_millis() < until).then_some(group)
+    }
+
+    /// The last control, where one was taken that still says something.
+    pub fn control(&self, now: Timestamp) -> Option<Control> {
+        if self.is_controlled(now) {
+            return Some(Control::Held);
+        }
+        let (control, due) = self.known().control?;
+        (now < due).then_some(control)
+    }
+
+    pub fn agreement(&self, now: Timestamp) -> Option<Agreement> {
+        let (agreement, until) = self.known().agreement?;
+        (now < until).then_some(agreement)
+    }
+
+    /// Whether agreement is to be found again, before it ends.
+    pub fn is_aging(&self, now: Timestamp) -> bool {
+        self.group(now.plus(AGREED / 2)).is_none()
+    }
+
+    /// Whether a control is due.
+    pub fn wants_control(&self, now: Timestamp) -> bool {
+        self.known().control.is_none_or(|(_, due)| now >= due)
+    }
+
+    /// One proof at a time; `None` while some wait already.
+    pub async fn begin(&self) -> Option<(SemaphorePermit<'_>, tokio::sync::MutexGuard<'_, ()>)> {
+        let place = self.places.try_acquire().ok()?;
+        Some((place, self.proving.lock().await))
+    }
+
+    /// Remembers a key whose answer came; the one before it, where that is another key.
+    pub fn exchange_first(&self, first: FirstKey) -> Option<FirstKey> {
+        let key = first.caller.credential.key;
+        let before = self.known().first.replace(first)?;
+        (before.caller.credential.key != key).then_some(before)
+    }
+
+    /// The key that was answered last, unless it is this one.
+    pub fn first_but(&self, caller: &Caller) -> Option<FirstKey> {
+        let known = self.known();
+        let first = known.first.as_ref()?;
+        (first.caller.credential.key != caller.credential.key).then(|| first.clone())
+    }
+
+    /// A control was taken, of which one is due in this time.
+    pub fn controlled(&self, control: Control, every: Duration, now: Timestamp) {
+        let due = now.plus(match control {
+            Control::Unsent => AGAIN,
+            _ => every,
+        });
+        self.known().control = Some((control, due));
+        let until = match control {
+            Control::Held => due.plus(every).as_millis(),
+            Control::Failed => 0,
+            // The one before it holds to its end.
+            Control::Unanswered | Control::Unsent => return,
+        };
+        self.held_until.store(until, Ordering::Release);
+    }
+
+    /// Answers were compared, and no two keys are to get each other's.
+    pub fn found(&self, agreement: Agreement, now: Timestamp) {
+        let lasts = match agreement {
+            Agreement::Agreed => return,
+            Agreement::Differs => DIFFERS,
+            Agreement::Unclear => UNCLEAR,
+        };
+        self.set_agreement(&mut self.known(), agreement, now.plus(lasts));
+    }
+
+    /// The keys of a group agree, as far as this instance knows.
+    pub fn agree(&self, group: Group, until: Timestamp) {
+        let mut known = self.known();
+        if self.group.swap(group.number(), Ordering::AcqRel) != group.number() {
+            known.shapes.clear();
+        }
+        self.set_agreement(&mut known, Agreement::Agreed, until);
+    }
+
+    /// The keys of a group were found to agree once more; whether they are still the ones.
+    pub fn renew(&self, group: Group, now: Timestamp) -> bool {
+        let mut known = self.known();
+        let is_current = self.group(now) == Some(group);
+        if is_current {
+            self.set_agreement(&mut known, Agreement::Agreed, now.plus(AGREED));
+        }
+        is_current
+    }
+
+    /// Nobody is left with whom another key could be compared.
+    pub fn dissolve(&self) {
+        let mut known = self.known();
+        known.agreement = None;
+        known.first = None;
+        self.agreed_until.store(0, Ordering::Release);
+    }
+
+    pub(super) fn set_agreement(&self, known: &mut Known, agreement: Agreement, until: Timestamp) {
+        known.agreement = Some((agreement, until));
+        let agreed_until = match agreement {
+            Agreement::Agreed => until.as_millis(),
+            Agreement::Differs | Agreement::Unclear => 0,
+        };
+        self.agreed_until.store(agreed_until, Ordering::Release);
+    }
+
+    /// Whether a comparison may begin, since none has failed a moment ago.
+    pub fn may_compare(&self, now: Timestamp) -> bool {
+        now >= self.known().paused_until
+    }
+
+    /// A comparison could not be made.
+    pub fn pause(&self, now: Timestamp) {
+        self.known().paused_until = now.plus(PAUSE);
+    }
+
+    /// Whether an answer is made of something of which those that agreed had nothing.
+    pub fn is_of_new_shape(&self, shape: u64) -> bool {
+        !self.known().shapes.contains(&shape)
+    }
+
+    /// An answer of this shape agreed.
+    pub fn knows_shape(&self, shape: u64) {
+        let mut known = self.known();
+        if !known.shapes.contains(&shape) {
+            if known.shapes.len() == SHAPES {
+                known.shapes.remove(0);
+            }
+            known.shapes.push(shape);
+        }
+    }
+}
