@@ -95,6 +95,9 @@ enum Whereabouts {
     Appended,
 }
 
+/// Keys that a new log is told of in one call.
+const RETOLD: usize = 1024;
+
 /// A purge of this instance that it has not read back.
 #[derive(Debug)]
 struct Own {
@@ -112,6 +115,9 @@ pub struct Fleet {
     /// What the log said up to here may be forgotten.
     floor: u64,
     own: VecDeque<Own>,
+    /// Keys that are revoked, and that a new log is to be told of; those that are on their way there.
+    retold: Vec<[u8; 32]>,
+    retelling: Vec<[u8; 32]>,
     /// Positions of the log, and by which local position all up to there had taken effect here:
     /// both rising.
     stamps: VecDeque<(u64, u64)>,
@@ -131,6 +137,9 @@ impl Fleet {
             self.own.retain(|own| {
                 own.whereabouts != Whereabouts::Queued || own.entry.purge.target != purge.target
             });
+        }
+        if let Target::Key(key) = purge.target {
+            self.retell_no_more(&key);
         }
         let mut waiting = self.own.iter_mut().filter(waits);
         if let Some(known) = waiting.find(|own| own.entry.purge == purge && own.entry.mode == mode)
@@ -180,20 +189,37 @@ impl Fleet {
         });
     }
 
-    /// Takes up to `most` queued purges to be sent now.
+    /// Takes up to `most` queued purges to be sent now; where none waits, keys that a new log is to be
+    /// told of.
     pub fn take_queued(&mut self, most: usize) -> Vec<Outgoing> {
         let queued = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
         let taken = self.own.iter_mut().filter(queued).take(most);
-        taken
+        let taken: Vec<Outgoing> = taken
             .map(|own| {
                 own.whereabouts = Whereabouts::Sent;
                 own.entry.clone()
             })
-            .collect()
+            .collect();
+        if !taken.is_empty() || self.retold.is_empty() {
+            return taken;
+        }
+        let left = self.retold.len().saturating_sub(RETOLD);
+        self.retelling = self.retold.split_off(left);
+        let word = |key: &[u8; 32]| Outgoing {
+            token: random(),
+            purge: Purge::of_key(*key),
+            mode: Mode::Hard,
+            at: Timestamp::EPOCH,
+        };
+        self.retelling.iter().map(word).collect()
     }
 
     /// How sending ended: they were appended, or nobody knows, and they go once more.
     pub fn sent(&mut self, appended: bool) {
+        let retold = std::mem::take(&mut self.retelling);
+        if !appended {
+            self.retold.extend(retold);
+        }
         for own in &mut self.own {
             if own.whereabouts == Whereabouts::Sent {
                 own.whereabouts = if appended {
@@ -207,24 +233,15 @@ impl Fleet {
 
     /// Queues what another log is to know of: keys that are revoked, but for those of which a word is
     /// on its way.
-    pub fn queue_revoked(
-        &mut self,
-        keys: impl Iterator<Item = [u8; 32]>,
-        at: Timestamp,
-        local: u64,
-    ) {
+    pub fn queue_revoked(&mut self, keys: impl Iterator<Item = [u8; 32]>) {
         let awaited = self.awaited_keys();
-        let told = keys.filter(|key| !awaited.contains(key)).map(|key| Own {
-            entry: Outgoing {
-                token: random(),
-                purge: Purge::of_key(key),
-                mode: Mode::Hard,
-                at,
-            },
-            local,
-            whereabouts: Whereabouts::Queued,
-        });
-        self.own.extend(told);
+        self.retelling.clear();
+        self.retold = keys.filter(|key| !awaited.contains(key)).collect();
+    }
+
+    /// There is a later word on a key than that it is revoked.
+    pub fn retell_no_more(&mut self, key: &[u8; 32]) {
+        self.retold.retain(|known| known != key);
     }
 
     /// The keys of which a word is on its way: what the log says of them is older.
@@ -241,7 +258,7 @@ impl Fleet {
 
     /// Own purges that were not read back yet.
     pub fn pending(&self) -> usize {
-        self.own.len()
+        self.own.len() + self.retold.len() + self.retelling.len()
     }
 
     /// Whether all own purges up to this local position are in the fleet's log.

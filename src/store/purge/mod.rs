@@ -263,7 +263,12 @@ impl PurgeLog {
     }
 
     /// Applies a look at the fleet's log that was begun at `heard`.
-    pub fn apply(&self, synced: Synced, heard: Timestamp) -> Applied {
+    pub fn apply(&self, mut synced: Synced, heard: Timestamp) -> Applied {
+        // What is known already is looked at without keeping anybody waiting.
+        if !synced.revoked.is_empty() {
+            let state = self.read();
+            synced.revoked.retain(|key| !state.revoked.is_revoked(key));
+        }
         let mut state = self.write();
         let State {
             book,
@@ -278,8 +283,7 @@ impl PurgeLog {
             revoked.forget_positions();
             // Another log has begun, and may know nothing of what was revoked: it is told.
             if before != 0 {
-                let position = self.position.load(Ordering::Relaxed);
-                fleet.queue_revoked(revoked.keys(), heard, position);
+                fleet.queue_revoked(revoked.keys());
                 self.queued.notify_one();
             }
         }
@@ -298,15 +302,23 @@ impl PurgeLog {
                 _ => None,
             })
             .collect();
+        // A word on a key changes nothing that is stored, and an old one nothing at all.
+        let is_known = |purge: &Outgoing| match purge.purge.target {
+            Target::Key(key) => purge.mode == Mode::Hard && revoked.is_revoked(&key),
+            _ => false,
+        };
         let applied = fleet.apply(synced, |purge| match purge {
-            Some(new) => self.add(book, new.purge.clone(), new.mode, new.at),
-            None => self.position.load(Ordering::Relaxed),
+            Some(new) if !is_known(new) => self.add(book, new.purge.clone(), new.mode, new.at),
+            Some(_) | None => self.position.load(Ordering::Relaxed),
         });
         let awaited = fleet.awaited_keys();
         for (key, mode, shared) in keys {
             if !awaited.contains(&key) {
                 let local = self.position.load(Ordering::Relaxed);
                 self.note_key(revoked, key, mode, local, shared);
+                if mode == Mode::Soft {
+                    fleet.retell_no_more(&key);
+                }
             }
         }
         if !applied.is_behind {
