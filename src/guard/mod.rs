@@ -457,9 +457,7 @@ impl Guard {
 
     fn remember(&self, caller: &Caller, good: Good) {
         let (key, asked) = (&caller.credential.key, caller.asked);
-        let proves = caller.is_taught();
-        let verdicts = &self.state.verdicts;
-        if verdicts.accept(key, caller.id, good, asked, proves) {
+        if self.state.verdicts.accept(key, caller.id, good, asked) {
             self.note(caller, Noted::Good(good));
         }
     }
@@ -520,8 +518,8 @@ impl Guard {
                     stamp: caller.stamp,
                     ..good
                 };
-                let (verdicts, proves) = (&self.state.verdicts, caller.is_taught());
-                verdicts.accept(key, caller.id, good, caller.asked, proves);
+                let verdicts = &self.state.verdicts;
+                verdicts.accept(key, caller.id, good, caller.asked);
                 verdict(VerdictOutcome::Good);
             }
             // A key that was good here is refused by its source alone: it may be an outage.

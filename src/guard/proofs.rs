@@ -47,15 +47,18 @@ impl Guard {
         self.control_every().is_none() || unit.is_some_and(|unit| unit.is_controlled(now))
     }
 
-    /// Whose answers in a unit may be given to each other; `None` where nobody's may.
-    pub fn group(&self, unit: Option<&Unit>) -> Option<Group> {
-        let now = self.state.clock.now();
-        let group = if self.needs_agreement() {
-            unit.and_then(|unit| unit.group(now))
-        } else {
-            Some(Group::ALL)
-        };
-        group.filter(|_| self.is_taught(unit))
+    /// Whose answers may be given to each other, by the unit of which a control is taken and that in
+    /// which keys agree; `None` where nobody's may.
+    pub fn group(&self, unit: Option<&Unit>, agreeing: Option<&Unit>) -> Option<Group> {
+        if !self.is_taught(unit) {
+            return None;
+        }
+        if !self.needs_agreement() {
+            return Some(Group::ALL);
+        }
+        let group = agreeing?.group(self.state.clock.now())?;
+        // Found to differ, here or elsewhere.
+        (!self.state.purges.is_revoked(&group.digest())).then_some(group)
     }
 
     /// Whether a caller is one of a group in the unit that is written so.
@@ -68,37 +71,12 @@ impl Guard {
         group == Group::ALL || membership() == Some(Membership::Of(group))
     }
 
-    /// Whether a caller was good before for what it asks, and was not refused since.
-    pub fn was_good(&self, caller: &Caller) -> bool {
-        let now = self.state.clock.now();
-        let found = self
-            .state
-            .verdicts
-            .of(&caller.credential.key, &caller.id, now);
-        found.good.is_some_and(|good| good.refused.is_none())
-    }
-
-    /// Whether a key was good lately, wherever that was.
-    pub fn is_known(&self, caller: &Caller) -> bool {
-        self.was_good_lately(&caller.credential.key, self.state.clock.now())
-    }
-
     /// Whether a caller is good for its own answers, or for those of a group.
     pub fn is_good(&self, caller: &Caller, group: Option<Group>) -> bool {
         let in_group = group.map(|group| caller.in_group(group));
         let all = [Some(*caller), Some(caller.apart()), in_group];
         let mut all = all.into_iter().flatten();
         all.any(|caller| self.standing(&caller) == Standing::Good)
-    }
-
-    /// A control says that this caller's own answers prove its key: it is known from now on.
-    pub fn know(&self, caller: &Caller) {
-        let now = self.state.clock.now();
-        let key = &caller.credential.key;
-        let own = self.state.verdicts.of(key, &caller.apart().id, now).good;
-        if let Some(good) = own.filter(|_| self.standing(&caller.apart()) == Standing::Good) {
-            self.state.verdicts.know(key, good.last);
-        }
     }
 
     /// A control, and agreement, say that this caller's own answers prove its key for a group's.

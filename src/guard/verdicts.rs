@@ -126,11 +126,6 @@ impl Verdicts {
         self.known.get(&key.0)
     }
 
-    /// A key was good then.
-    pub fn know(&self, key: &KeyId, last: Timestamp) {
-        self.known.insert(key.0, last);
-    }
-
     /// When this was refused last, as far as that is remembered: older good answers say nothing.
     pub fn last_refused(&self, key: &KeyId, id: &VerdictId) -> Option<Timestamp> {
         let here = self.bad.get(id).map(|bad| bad.at);
@@ -138,9 +133,8 @@ impl Verdicts {
         here.max(anywhere)
     }
 
-    /// The source accepted it, asked when so many had been refused; whether that counts. `proves`:
-    /// the key is known as good from now on, wherever else it is asked about.
-    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64, proves: bool) -> bool {
+    /// The source accepted it, asked when so many had been refused; whether that counts.
+    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64) -> bool {
         let _one = self.change();
         let refused = self.refused.get(&key.0).map_or(0, |(_, order)| order);
         let here = self.bad.get(&id).map_or(0, |bad| bad.order);
@@ -148,9 +142,7 @@ impl Verdicts {
             return false;
         }
         self.good.insert(id, (good, asked));
-        if proves {
-            self.know(key, good.last);
-        }
+        self.known.insert(key.0, good.last);
         self.bad.remove(&id);
         true
     }
@@ -223,8 +215,8 @@ mod tests {
         let verdicts = Verdicts::new(100);
         let (one, here, there) = (credential(1), b"here", b"there");
         let (here, there) = (VerdictId::of(&one, here), VerdictId::of(&one, there));
-        verdicts.accept(&one.key, here, good(0), verdicts.order(), true);
-        verdicts.accept(&one.key, there, good(0), verdicts.order(), true);
+        verdicts.accept(&one.key, here, good(0), verdicts.order());
+        verdicts.accept(&one.key, there, good(0), verdicts.order());
         let asked = verdicts.order();
         verdicts.refuse(&one.key, here, TTL, true, at(5));
         let found = verdicts.of(&one.key, &here, at(6));
@@ -233,9 +225,9 @@ mod tests {
         assert_eq!(verdicts.last_refused(&one.key, &there), Some(at(5)));
         // Elsewhere it must be asked again; and a question that is older proves nothing.
         assert!(verdicts.of(&one.key, &there, at(6)).good.unwrap().until <= at(6));
-        assert!(!verdicts.accept(&one.key, there, good(6), asked, true));
+        assert!(!verdicts.accept(&one.key, there, good(6), asked));
         assert!(verdicts.of(&one.key, &there, at(7)).good.unwrap().until <= at(7));
-        assert!(verdicts.accept(&one.key, here, good(7), verdicts.order(), true));
+        assert!(verdicts.accept(&one.key, here, good(7), verdicts.order()));
         let found = verdicts.of(&one.key, &here, at(8));
         assert!(found.bad.is_none() && found.good.unwrap().until > at(8));
         // A refusal is forgotten.
@@ -248,7 +240,7 @@ mod tests {
         let verdicts = Verdicts::new(100);
         let good_one = credential(1);
         let id = VerdictId::of(&good_one, b"here");
-        verdicts.accept(&good_one.key, id, good(0), 1, true);
+        verdicts.accept(&good_one.key, id, good(0), 1);
         for number in 0..10_000_u32 {
             let mut key = [2; 32];
             key[..4].copy_from_slice(&number.to_be_bytes());

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
+use crate::config::Scope;
 use crate::guard::credential::Credential;
 use crate::guard::group::Group;
 use crate::http::fields;
@@ -14,7 +15,7 @@ use crate::policy::key::{KeyBytes, KeyParts, select_query};
 use crate::policy::{Cookies, Options, Share};
 
 use super::client_request::ClientRequest;
-use super::plan::{Plan, PlannedRoute};
+use super::plan::{Plan, PlannedRoute, Sharing};
 use super::wire::Forwarding;
 use super::wire::claims::believed;
 
@@ -124,11 +125,35 @@ impl RequestKey {
         ]
     }
 
+    /// The group whose it is; `None` where it is one credential's.
+    pub fn group(&self) -> Option<Group> {
+        if self.is_apart() {
+            return None;
+        }
+        let written = self.bytes[..self.primary_length].get(self.common + 1..);
+        let number = written.and_then(|bytes| bytes.try_into().ok());
+        let number = number.map_or(0, u64::from_be_bytes);
+        Some(Group::from_number(number))
+    }
+
+    /// What is asked for, to the letter, and the fields by which the origin may choose, as a unit is
+    /// written; `tag` says by which rules answers are compared.
+    pub fn url(&self, tag: &[u8]) -> KeyBytes {
+        let mut unit = KeyBytes::from_slice(tag);
+        unit.push(b'=');
+        for part in self.subject() {
+            unit.extend_from_slice(part);
+            unit.push(0);
+        }
+        unit
+    }
+
     /// The unit that is proved at once, as it is written: host, literal path, the names in the query,
     /// and the fields by which the origin may choose; `tag` says by which rules answers are compared.
     pub fn unit(&self, tag: &[u8]) -> KeyBytes {
         let [asked, rest, selecting] = self.subject();
         let mut unit = KeyBytes::from_slice(tag);
+        unit.push(b'?');
         let query = asked[..asked.len().saturating_sub(1)]
             .iter()
             .rposition(|byte| *byte == 0)
@@ -158,6 +183,17 @@ impl RequestKey {
     pub fn primary_length(&self) -> usize {
         self.primary_length
     }
+}
+
+/// The unit of which a control is taken, and that in which keys agree: where a verdict holds for its URL,
+/// so does agreement, for what a key may see can hang on a value of the query.
+pub fn units(sharing: &Sharing, route: &PlannedRoute, key: &RequestKey) -> [KeyBytes; 2] {
+    let unit = key.unit(&sharing.unit_tag);
+    let agreeing = match route.rule.verdict_scope {
+        Scope::Url => key.url(&sharing.unit_tag),
+        Scope::Route | Scope::All => unit.clone(),
+    };
+    [unit, agreeing]
 }
 
 /// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`), and of

@@ -63,8 +63,10 @@ impl Answer {
             text.contains("json") && !fields.contains_key(CONTENT_ENCODING)
         });
         let json = (is_json && is_exact(body))
-            .then(|| serde_json::from_slice(body).ok())
+            .then(|| serde_json::from_slice::<Value>(body).ok())
             .flatten();
+        // Of two members with one name only one would be seen.
+        let json = json.filter(|json| members(json) == colons(body));
         let body = match json {
             Some(json) => without(json, volatile),
             // Only ever equal or not.
@@ -96,12 +98,12 @@ impl Answer {
         has_content(&self.0["body"])
     }
 
-    /// The same for answers that are made of the same members, and of lists that are empty or not in
-    /// the same places.
-    pub fn shape(&self) -> u64 {
+    /// Where it has something: what is not empty, by the names of members, whatever numbers are in
+    /// them, and not by places in lists.
+    pub fn places(&self) -> Vec<u64> {
         let mut places = BTreeSet::new();
-        shape(0, &self.0["body"], &mut places);
-        digest_of(&places.into_iter().collect::<Vec<u64>>())
+        look(0, &self.0["body"], &mut places);
+        places.into_iter().collect()
     }
 }
 
@@ -137,6 +139,30 @@ fn is_exact(json: &[u8]) -> bool {
     true
 }
 
+/// Members that a value has, however deep.
+fn members(value: &Value) -> usize {
+    match value {
+        Value::Object(all) => all.len() + all.values().map(members).sum::<usize>(),
+        Value::Array(items) => items.iter().map(members).sum(),
+        _ => 0,
+    }
+}
+
+/// Colons of a JSON text that stand in no string: one for each member.
+fn colons(json: &[u8]) -> usize {
+    let (mut in_text, mut is_escaped, mut found) = (false, false, 0);
+    for byte in json {
+        match (in_text, byte) {
+            (true, _) if is_escaped => is_escaped = false,
+            (true, b'\\') => is_escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b':') => found += 1,
+            _ => {}
+        }
+    }
+    found
+}
+
 fn has_content(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) => false,
@@ -147,20 +173,21 @@ fn has_content(value: &Value) -> bool {
     }
 }
 
-fn shape(class: u64, value: &Value, places: &mut BTreeSet<u64>) {
+fn look(class: u64, value: &Value, places: &mut BTreeSet<u64>) {
     match value {
-        Value::Object(members) if !members.is_empty() => {
+        Value::Object(members) => {
             for (name, value) in members {
-                shape(below(class, name), value, places);
+                let name = name.replace(|digit: char| digit.is_ascii_digit(), "");
+                look(below(class, &name), value, places);
             }
         }
-        Value::Array(items) if !items.is_empty() => {
+        Value::Array(items) => {
             for item in items {
-                shape(below(class, "*"), item, places);
+                look(below(class, "*"), item, places);
             }
         }
-        Value::Null | Value::Object(_) | Value::Array(_) => {}
-        _ => drop(places.insert(class)),
+        value if has_content(value) => drop(places.insert(class)),
+        _ => {}
     }
 }
 

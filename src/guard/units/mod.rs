@@ -1,17 +1,17 @@
-//! What was proved of a *unit*: host, literal path, the names in the query, and the fields by which
-//! the route lets the origin choose. Two things must be proved before one answer is given to two
-//! keys there:
+//! What was proved of a *unit*. Two things must be proved before one answer is given to two keys:
 //!
-//! | proof | what it takes | how long it holds |
-//! |---|---|---|
-//! | control | the same request with a random key, and with none, was refused: a 2xx says something of a key | twice `auth.control`, after which it is taken again; one that failed, once |
-//! | agreement | a second key's own answer agreed with the first one's | [`AGREED`]; a difference as long, what was unclear [`UNCLEAR`] |
+//! | proof | of what unit | what it takes | how long it holds |
+//! |---|---|---|---|
+//! | control | host, literal path, the names in the query, and the fields by which the route lets the origin choose | the same request with a random key, and with none, was refused: a 2xx says something of a key | twice `auth.control`, after which it is taken again; one that failed, once |
+//! | agreement | the same, to the letter of the query, where a verdict holds for its URL; with a wider `verdict_scope` the same | a second key's own answer agreed with the first one's | [`AGREED`], found again while it is used; a difference [`DIFFERS`], what was unclear [`UNCLEAR`] |
 //!
 //! Until then what a key has fetched is that key's alone; and so it is for each key that comes later,
-//! until its own answer agreed as well (it is a *member* then). All of it is shared by the fleet, by Redis
-//! notes that end with them; of each unit the fleet takes at most one control in `auth.control` (an
-//! instance that cannot reach Redis counts for itself). An instance remembers [`MOST`] units, and
-//! forgets those that are used least.
+//! until its own answer agreed as well (it is a *member* then). Who agrees is a [group](super::group),
+//! which is part of the cache key and of the verdict: what one has fetched is never another one's. All
+//! of it is shared by the fleet, by Redis notes that end with it; of each unit the fleet takes at most one
+//! control in `auth.control` (an instance that cannot reach Redis counts for itself). An instance
+//! remembers [`MOST`] units, and forgets those that are used least. A difference that is found among
+//! members ends their group on all instances by the purge log.
 
 mod fleet;
 mod note;
@@ -32,7 +32,7 @@ use super::verdicts::VerdictId;
 
 use note::Note;
 
-pub use unit::{AGREED, Agreement, Control, DIFFERS, FirstKey, UNCLEAR, Unit};
+pub use unit::{AGREED, Agreement, Control, DIFFERS, RecentKey, UNCLEAR, Unit};
 
 /// Units that are remembered.
 pub const MOST: usize = 16_384;

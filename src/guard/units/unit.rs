@@ -1,5 +1,6 @@
 //! One unit, as far as this instance knows it.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,8 +33,11 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Proofs of one unit that are under way or wait; more are left out.
 const PLACES: usize = 8;
 
-/// Shapes of answers that are remembered of a unit.
-const SHAPES: usize = 16;
+/// Keys that are remembered of a unit, to be compared with.
+const RECENT: usize = 3;
+
+/// Places in answers that are remembered of a unit; past it none is new.
+const PLACES_KNOWN: usize = 2048;
 
 /// Whether answers agree by key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +47,9 @@ pub enum Agreement {
     Unclear,
 }
 
-/// A key whose own answer was the last that came, until another key's is compared with it.
+/// A key to which something was answered lately.
 #[derive(Clone, Debug)]
-pub struct FirstKey {
+pub struct RecentKey {
     pub caller: Caller,
     pub credential: HeaderMap,
     /// A digest of what it asked for, and one of the answer where that is its own.
@@ -77,12 +81,13 @@ pub(super) struct Known {
     pub(super) control: Option<(Control, Timestamp)>,
     /// What was found of its answers last, and until when that holds.
     agreement: Option<(Agreement, Timestamp)>,
-    first: Option<FirstKey>,
+    /// The latest last.
+    recent: SmallVec<[RecentKey; RECENT]>,
     pub(super) heard: Option<Timestamp>,
     /// No comparison begins before then.
     paused_until: Timestamp,
-    /// What answers that agreed are made of.
-    shapes: SmallVec<[u64; 4]>,
+    /// Where answers that agreed have something.
+    places: HashSet<u64>,
 }
 
 impl Unit {
@@ -146,18 +151,27 @@ impl Unit {
         Some((place, self.proving.lock().await))
     }
 
-    /// Remembers a key whose answer came; the one before it, where that is another key.
-    pub fn exchange_first(&self, first: FirstKey) -> Option<FirstKey> {
-        let key = first.caller.credential.key;
-        let before = self.known().first.replace(first)?;
-        (before.caller.credential.key != key).then_some(before)
+    /// Remembers a key to which something was answered.
+    pub fn note_key(&self, key: RecentKey) {
+        let mut known = self.known();
+        let is_same =
+            |known: &mut RecentKey| known.caller.credential.key == key.caller.credential.key;
+        known.recent.retain(|known| !is_same(known));
+        if known.recent.len() == RECENT {
+            known.recent.remove(0);
+        }
+        known.recent.push(key);
     }
 
-    /// The key that was answered last, unless it is this one.
-    pub fn first_but(&self, caller: &Caller) -> Option<FirstKey> {
+    /// Other keys to which something was answered lately, the latest first.
+    pub fn others(&self, caller: &Caller) -> Vec<RecentKey> {
+        let own = caller.credential.key;
         let known = self.known();
-        let first = known.first.as_ref()?;
-        (first.caller.credential.key != caller.credential.key).then(|| first.clone())
+        let others = known.recent.iter().rev();
+        others
+            .filter(|known| known.caller.credential.key != own)
+            .cloned()
+            .collect()
     }
 
     /// A control was taken, of which one is due in this time.
@@ -190,7 +204,7 @@ impl Unit {
     pub fn agree(&self, group: Group, until: Timestamp) {
         let mut known = self.known();
         if self.group.swap(group.number(), Ordering::AcqRel) != group.number() {
-            known.shapes.clear();
+            known.places.clear();
         }
         self.set_agreement(&mut known, Agreement::Agreed, until);
     }
@@ -209,7 +223,7 @@ impl Unit {
     pub fn dissolve(&self) {
         let mut known = self.known();
         known.agreement = None;
-        known.first = None;
+        known.recent.clear();
         self.agreed_until.store(0, Ordering::Release);
     }
 
@@ -232,19 +246,16 @@ impl Unit {
         self.known().paused_until = now.plus(PAUSE);
     }
 
-    /// Whether an answer is made of something of which those that agreed had nothing.
-    pub fn is_of_new_shape(&self, shape: u64) -> bool {
-        !self.known().shapes.contains(&shape)
+    /// Whether an answer has something where those that agreed had nothing.
+    pub fn has_new_place(&self, places: &[u64]) -> bool {
+        let known = self.known();
+        known.places.len() < PLACES_KNOWN && !places.iter().all(|at| known.places.contains(at))
     }
 
-    /// An answer of this shape agreed.
-    pub fn knows_shape(&self, shape: u64) {
+    /// An answer agreed that has something there.
+    pub fn knows_places(&self, places: &[u64]) {
         let mut known = self.known();
-        if !known.shapes.contains(&shape) {
-            if known.shapes.len() == SHAPES {
-                known.shapes.remove(0);
-            }
-            known.shapes.push(shape);
-        }
+        let room = PLACES_KNOWN.saturating_sub(known.places.len());
+        known.places.extend(places.iter().take(room));
     }
 }

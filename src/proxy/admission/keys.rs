@@ -20,7 +20,7 @@ use crate::policy::{Reason, Share};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::LetIn;
 use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::request_key::RequestKey;
+use crate::proxy::request_key::{RequestKey, units};
 
 use super::{Purpose, Refusal};
 
@@ -176,17 +176,18 @@ pub fn caller(
     let Some(credential) = route.credentials.of(&request.parts.headers)? else {
         return Ok(None);
     };
-    let known = |caller: Caller| {
+    let found = |caller: Caller| {
         let standing = guard.standing(&caller);
         Ok(Some((caller, standing)))
     };
     let Some(sharing) = route.sharing.as_ref().filter(|_| guard.needs_proof()) else {
         let scope = scope(plan, request, route, key);
-        return known(guard.caller(credential, &scope));
+        return found(guard.caller(credential, &scope));
     };
     key.write(plan, request, route);
-    let unit = key.unit(&sharing.unit_tag);
-    let group = guard.group(guard.units().get(&unit).as_deref());
+    let [unit, agreeing] = units(sharing, route, key);
+    let known = |written: &[u8]| guard.units().get(written);
+    let group = guard.group(known(&unit).as_deref(), known(&agreeing).as_deref());
     let caller = guard.caller(credential, &scope(plan, request, route, key));
     // Who asks somebody else about keys learns nothing of them from what is fetched.
     let learns = guard.learns_from_origin();
@@ -198,20 +199,16 @@ pub fn caller(
         };
         let standing = guard.standing(&in_group);
         // The origin's verdict for a group's answers is given to its members alone, by what each was
-        // answered itself to the same.
-        let is_let_in = if learns {
-            matches!(standing, Standing::Good | Standing::Bad)
-                || guard.was_good(&in_group) && guard.is_member(&caller, group, &unit)
-        } else {
-            guard.is_member(&caller, group, &unit)
-        };
+        // answered itself.
+        let is_members = learns && matches!(standing, Standing::Good | Standing::Bad);
+        let is_let_in = is_members || guard.is_member(&caller, group, &agreeing);
         if is_let_in {
             key.share_in(group);
             return Ok(Some((in_group, standing)));
         }
     }
     key.keep_apart(&credential);
-    known(if learns { caller.apart() } else { caller })
+    found(if learns { caller.apart() } else { caller })
 }
 
 /// Asks the fleet what is proved of what is asked for, and then about the key.
@@ -228,10 +225,11 @@ pub async fn ask_about(
     {
         let mut key = RequestKey::default();
         key.write(plan, request, route);
-        let (unit, now) = (key.unit(&sharing.unit_tag), plan.state.clock.now());
+        let ([unit, agreeing], now) = (units(sharing, route, &key), plan.state.clock.now());
         guard.units().hear(&unit, second, now).await;
         if guard.needs_agreement() {
-            let member = MemberId::of(&about, &unit);
+            guard.units().hear(&agreeing, second, now).await;
+            let member = MemberId::of(&about, &agreeing);
             guard.units().hear_of_member(member, second, now).await;
         }
         (about, _) = caller(plan, guard, request, route, &mut RequestKey::default()).ok()??;

@@ -20,7 +20,7 @@ use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::request_key::RequestKey;
+use crate::proxy::request_key::{RequestKey, units};
 use crate::store::{Entry, Found};
 
 use super::course::Miss;
@@ -141,18 +141,22 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
             && guard.needs_proof()
         {
             key.write(plan, request, route);
-            let unit = guard.units().get(&key.unit(&sharing.unit_tag));
-            if key.is_apart() || guard.group(unit.as_deref()).is_none() {
+            let [unit, agreeing] = units(sharing, route, &key);
+            let known = |written: &[u8]| guard.units().get(written);
+            let (unit, agreeing) = (known(&unit), known(&agreeing));
+            let group = guard.group(unit.as_deref(), agreeing.as_deref());
+            if key.is_apart() || group.is_none() {
                 told["share"]["in_effect"] = json!(Share::PerKey.as_str());
             }
-            told["proof"] = proof_told(guard, unit.as_deref(), plan.state.clock.now());
+            let now = plan.state.clock.now();
+            told["proof"] = proof_told(guard, [unit.as_deref(), agreeing.as_deref()], now);
         }
     }
     told
 }
 
 /// What is proved of what is asked for, and what is missing before one key gets another one's answer.
-fn proof_told(guard: &Guard, unit: Option<&Unit>, now: Timestamp) -> Value {
+fn proof_told(guard: &Guard, [unit, agreeing]: [Option<&Unit>; 2], now: Timestamp) -> Value {
     let control = match unit.and_then(|unit| unit.control(now)) {
         _ if guard.control_every().is_none() => "not needed",
         Some(Control::Held) => "held: a random key and none are refused",
@@ -160,7 +164,7 @@ fn proof_told(guard: &Guard, unit: Option<&Unit>, now: Timestamp) -> Value {
         Some(Control::Unanswered | Control::Unsent) => "the origin gave no answer about it",
         None => "not taken yet",
     };
-    let agreement = match unit.and_then(|unit| unit.agreement(now)) {
+    let agreement = match agreeing.and_then(|unit| unit.agreement(now)) {
         _ if !guard.needs_agreement() => "not needed",
         Some(Agreement::Agreed) => "two keys' answers agreed",
         Some(Agreement::Differs) => "two keys' answers differ",

@@ -202,9 +202,6 @@ impl Answered {
             // Nothing else is settled here.
             _ => Reason::Status,
         };
-        if let Some(proving) = self.fetch.proving.take() {
-            proving.answered(None);
-        }
         self.fetch
             .not_shared(response, reason, self.validation.as_ref());
     }

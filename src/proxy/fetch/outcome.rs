@@ -210,7 +210,7 @@ impl Fetch {
             .state()
             .store(self.primary(), Arc::clone(&entry), lease);
         if let Some(proving) = self.proving.take().filter(|_| is_stored) {
-            proving.answered(Some(&entry));
+            proving.answered(&entry);
         }
         forget_part(self.state(), self.primary());
     }

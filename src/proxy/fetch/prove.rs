@@ -13,16 +13,16 @@ use crate::config::OnDifference;
 use crate::guard::agreement::Answer;
 use crate::guard::group::Group;
 use crate::guard::stranger::with_random_key;
-use crate::guard::units::{Agreement, Control, FirstKey, MemberId, Membership, Unit};
-use crate::guard::{Caller, Guard, is_refusal};
+use crate::guard::units::{Agreement, Control, MemberId, Membership, RecentKey, Unit};
+use crate::guard::{Caller, Guard, Standing, is_refusal};
 use crate::metrics::guard::Compared;
 use crate::policy::Mode;
 use crate::policy::key::KeyBytes;
 use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
-use crate::proxy::request_key::RequestKey;
+use crate::proxy::request_key::{RequestKey, units};
 use crate::proxy::wire::conditions::unconditional;
-use crate::store::{Entry, Found};
+use crate::store::{Entry, Found, Purge};
 use crate::upstream::empty;
 
 use super::compare_keys::{answer_of, compare, copied, credential_fields, with_credential};
@@ -38,7 +38,10 @@ pub struct Proving {
     client_headers: HeaderMap,
     /// Under which it is stored: its own, or its group's.
     key: RequestKey,
+    /// The unit of which a control is taken.
     unit: KeyBytes,
+    /// The one in which keys agree.
+    agreeing: KeyBytes,
 }
 
 impl Proving {
@@ -52,6 +55,7 @@ impl Proving {
         }
         let mut request = copied(request);
         unconditional(request.headers_mut());
+        let [unit, agreeing] = units(sharing, &keyed.route, &keyed.key);
         Some(Self {
             plan: Arc::clone(plan),
             route: Arc::clone(&keyed.route),
@@ -59,57 +63,64 @@ impl Proving {
             request,
             client_headers: keyed.headers().clone(),
             key: keyed.key.clone(),
-            unit: keyed.key.unit(&sharing.unit_tag),
+            unit,
+            agreeing,
         })
     }
 
-    /// Its answer has come, and is stored where `entry` is that.
-    pub fn answered(self, entry: Option<&Arc<Entry>>) {
+    /// Its answer has come, and is stored.
+    pub fn answered(self, entry: &Arc<Entry>) {
         let Some(guard) = self.plan.guard.clone() else {
             return;
         };
         let now = self.plan.state.clock.now();
-        let entry = entry.map(Arc::clone);
-        if entry.is_none() && (guard.control_every().is_none() || guard.is_known(&self.caller)) {
-            return;
-        }
-        let unit = guard.units().known(&self.unit);
-        if self.key.is_apart() || entry.is_none() {
+        let entry = Arc::clone(entry);
+        let known = |written: &[u8]| guard.units().known(written);
+        let (unit, agreeing) = (known(&self.unit), known(&self.agreeing));
+        if self.key.is_apart() {
             tokio::spawn(async move {
-                if let Some(_proving) = unit.begin().await {
-                    self.prove(&guard, &unit, entry.as_ref()).await;
+                if let Some(_proving) = agreeing.begin().await {
+                    self.prove(&guard, &unit, &agreeing, &entry).await;
                 }
             });
             return;
         }
-        let group = guard.group(Some(&unit));
-        let first = self.exchange_first(&unit, group, None);
-        let first = first.filter(|first| first.group == group && group.is_some());
-        let first = first.filter(|_| self.is_to_be_compared(&guard, &unit, entry.as_deref()));
+        // The group may have ended since it was asked for.
+        let group = guard.group(Some(&unit), Some(&agreeing));
+        if group.is_none() || self.key.group() != group {
+            return;
+        }
+        let others = agreeing.others(&self.caller);
+        self.note_key(&agreeing, group, None);
+        let asked = self.asked();
+        let other = others
+            .into_iter()
+            .find(|other| other.group == group && other.asked == asked);
+        let other = other.filter(|_| self.is_to_be_compared(&guard, &agreeing, &entry));
         let control_is_due = guard.control_every().is_some() && unit.wants_control(now);
-        if control_is_due || first.is_some() {
+        if control_is_due || other.is_some() {
             tokio::spawn(async move {
-                if let Some(_proving) = unit.begin().await {
-                    self.keep(&guard, &unit, first).await;
+                if let Some(_proving) = agreeing.begin().await {
+                    self.keep(&guard, [&unit, &agreeing], other, &entry).await;
                 }
             });
         }
     }
 
     /// Whether a shared answer is to be compared once more: one of some is, one whose agreement grows
-    /// old, and one that has what those that agreed had not.
-    fn is_to_be_compared(&self, guard: &Guard, unit: &Unit, entry: Option<&Entry>) -> bool {
+    /// old, and one that has something where those that agreed had nothing.
+    fn is_to_be_compared(&self, guard: &Guard, agreeing: &Unit, entry: &Entry) -> bool {
         let (auth, now) = (&self.plan.config.auth, self.plan.state.clock.now());
         let Some(sharing) = &self.route.sharing else {
             return false;
         };
         let is_new = || {
-            let answer = entry.and_then(|entry| answer_of(&self.plan, entry));
-            answer.is_some_and(|answer| unit.is_of_new_shape(answer.shape()))
+            let answer = answer_of(&self.plan, entry);
+            answer.is_none_or(|answer| agreeing.has_new_place(&answer.places()))
         };
         auth.on_difference != OnDifference::Off
             && (sharing.observed.is_sampled(auth.compare_every)
-                || guard.needs_agreement() && (unit.is_aging(now) || is_new()))
+                || guard.needs_agreement() && (agreeing.is_aging(now) || is_new()))
     }
 
     fn path(&self) -> &str {
@@ -126,89 +137,95 @@ impl Proving {
     }
 
     /// Proves what is missing, as far as this answer allows, and then shares it.
-    async fn prove(&self, guard: &Arc<Guard>, unit: &Unit, entry: Option<&Arc<Entry>>) {
+    async fn prove(&self, guard: &Arc<Guard>, unit: &Unit, agreeing: &Unit, entry: &Arc<Entry>) {
         let state = &self.plan.state;
         if let Some(second) = &state.second {
             unit.hear(second, state.clock.now()).await;
+            agreeing.hear(second, state.clock.now()).await;
         }
-        let mut joined = vec![self.caller];
-        if guard.needs_agreement() {
-            joined = match entry {
-                Some(entry) => self.find_members(guard, unit, entry).await,
-                None => Vec::new(),
-            };
-        }
-        let is_agreed = !guard.needs_agreement() || unit.group(state.clock.now()).is_some();
-        if is_agreed || !guard.is_known(&self.caller) {
-            self.take_control(guard, unit).await;
-        }
-        if !guard.is_taught(Some(unit)) {
+        let joined = if guard.needs_agreement() {
+            self.find_members(guard, agreeing, entry).await
+        } else {
+            vec![self.caller]
+        };
+        if joined.is_empty() {
             return;
         }
-        guard.know(&self.caller);
-        if let (Some(group), false) = (guard.group(Some(unit)), joined.is_empty()) {
+        self.take_control(guard, unit).await;
+        if let Some(group) = guard.group(Some(unit), Some(agreeing)) {
             joined.iter().for_each(|caller| guard.widen(caller, group));
-            if let Some(entry) = entry {
-                let key = self.key.of_group(group);
-                let _ = state.store(key.primary(), Arc::clone(entry), None);
-            }
+            let key = self.key.of_group(group);
+            let _ = state.store(key.primary(), Arc::clone(entry), None);
         }
     }
 
     /// Who gets each other's answers, now that this one has come.
-    async fn find_members(&self, guard: &Guard, unit: &Unit, entry: &Entry) -> Vec<Caller> {
+    async fn find_members(&self, guard: &Guard, agreeing: &Unit, entry: &Entry) -> Vec<Caller> {
         let state = &self.plan.state;
         let now = state.clock.now();
-        let Some(answer) = answer_of(&self.plan, entry) else {
+        // That two keys get nothing says nothing.
+        let answer = answer_of(&self.plan, entry).filter(Answer::says_something);
+        let Some(answer) = answer else {
             return Vec::new();
         };
-        match unit.agreement(now) {
+        match agreeing.agreement(now) {
             Some(Agreement::Differs | Agreement::Unclear) => Vec::new(),
-            Some(Agreement::Agreed) => self.join(guard, unit, &answer).await,
-            // That two keys get nothing says nothing.
-            None if !answer.says_something() => Vec::new(),
+            Some(Agreement::Agreed) => self.join(guard, agreeing, &answer).await,
             None => {
-                let first = self.exchange_first(unit, None, Some(answer.digest()));
-                let Some(first) = first else {
+                let others = agreeing.others(&self.caller);
+                self.note_key(agreeing, None, Some(answer.digest()));
+                let Some(other) = others.into_iter().next() else {
                     return Vec::new();
                 };
-                let compared = self.agrees_with(&first, &answer, unit).await;
-                self.found(unit, compared);
+                let compared = self.agrees_with(&other, &answer, agreeing).await;
+                self.found(agreeing, None, compared);
                 if compared != Some(Compared::Same) {
                     return Vec::new();
                 }
                 let second = state.second.as_deref();
-                let Some(group) = unit.begin_group(second, now).await else {
+                let Some(group) = agreeing.begin_group(second, now).await else {
                     return Vec::new();
                 };
-                self.joins(guard, unit, &first.caller, group);
-                self.joins(guard, unit, &self.caller, group);
-                unit.knows_shape(answer.shape());
-                self.exchange_first(unit, Some(group), Some(answer.digest()));
-                vec![self.caller, first.caller]
+                self.joins(guard, &other.caller, group);
+                agreeing.note_key(RecentKey {
+                    group: Some(group),
+                    ..other.clone()
+                });
+                self.has_joined(guard, agreeing, group, &answer);
+                // Its verdict is for what it asked.
+                let callers = [
+                    Some(self.caller),
+                    (other.asked == self.asked()).then_some(other.caller),
+                ];
+                callers.into_iter().flatten().collect()
             }
         }
     }
 
-    fn joins(&self, guard: &Guard, unit: &Unit, caller: &Caller, group: Group) {
+    fn joins(&self, guard: &Guard, caller: &Caller, group: Group) {
         let state = &self.plan.state;
-        let (member, now) = (MemberId::of(caller, &self.unit), state.clock.now());
-        debug_assert!(unit.group(now).is_some());
+        let (member, now) = (MemberId::of(caller, &self.agreeing), state.clock.now());
         let second = state.second.as_deref();
         guard
             .units()
             .join(member, Membership::Of(group), second, now);
     }
 
-    /// A key that comes later is compared with what the group has fetched, or with one of its members;
-    /// and so is a member, for what it has not asked for before.
-    async fn join(&self, guard: &Guard, unit: &Unit, answer: &Answer) -> Vec<Caller> {
+    fn has_joined(&self, guard: &Guard, agreeing: &Unit, group: Group, answer: &Answer) {
+        self.joins(guard, &self.caller, group);
+        agreeing.knows_places(&answer.places());
+        self.note_key(agreeing, Some(group), Some(answer.digest()));
+    }
+
+    /// A key that comes later is compared with what the group has fetched, or with one of its members
+    /// asked again.
+    async fn join(&self, guard: &Guard, agreeing: &Unit, answer: &Answer) -> Vec<Caller> {
         let state = &self.plan.state;
         let now = state.clock.now();
-        let Some(group) = unit.group(now) else {
+        let Some(group) = agreeing.group(now) else {
             return Vec::new();
         };
-        let member = MemberId::of(&self.caller, &self.unit);
+        let member = MemberId::of(&self.caller, &self.agreeing);
         let membership = guard.units().membership(&member, now);
         if membership == Some(Membership::Unclear) {
             return Vec::new();
@@ -218,18 +235,20 @@ impl Proving {
             Found::Entry(shared) => answer_of(&self.plan, &shared),
             _ => None,
         };
-        let first = unit.first_but(&self.caller);
-        let usable = first.filter(|first| {
-            first.group == Some(group) && guard.is_good(&first.caller, Some(group))
-        });
-        let compared = match (&shared, usable) {
-            (Some(shared), _) if shared.digest() == answer.digest() => Some(Compared::Same),
-            (None, _) if membership == Some(Membership::Of(group)) => Some(Compared::Same),
-            (_, Some(first)) => self.agrees_with(&first, answer, unit).await,
-            (_, None) => {
+        let is_member = |other: &RecentKey| {
+            other.group == Some(group)
+                && guard.standing(&other.caller.in_group(group)) == Standing::Good
+        };
+        let mut others = agreeing.others(&self.caller).into_iter();
+        let compared = match others.find(is_member) {
+            _ if shared.is_some_and(|shared| shared.digest() == answer.digest()) => {
+                Some(Compared::Same)
+            }
+            Some(other) => self.agrees_with(&other, answer, agreeing).await,
+            None => {
                 // Nobody else will tell either.
-                if state.second.is_none() && membership.is_none() {
-                    unit.dissolve();
+                if state.second.is_none() {
+                    agreeing.dissolve();
                 }
                 None
             }
@@ -237,52 +256,47 @@ impl Proving {
         match compared {
             Some(Compared::Same) => {
                 state.metrics.guard.compared(Compared::Same);
-                self.joins(guard, unit, &self.caller, group);
-                unit.knows_shape(answer.shape());
-                self.exchange_first(unit, Some(group), Some(answer.digest()));
-                vec![self.caller]
+                self.has_joined(guard, agreeing, group, answer);
+                return vec![self.caller];
             }
             Some(Compared::Unclear) => {
                 state.metrics.guard.compared(Compared::Unclear);
                 guard.units().join(member, Membership::Unclear, None, now);
-                Vec::new()
             }
-            Some(Compared::Differs) => {
-                self.found(unit, Some(Compared::Differs));
-                Vec::new()
-            }
-            None => Vec::new(),
+            Some(Compared::Differs) => self.found(agreeing, Some(group), compared),
+            None => {}
         }
+        Vec::new()
     }
 
-    /// Takes the place of the key that was answered before; that one, where it is another.
-    fn exchange_first(
-        &self,
-        unit: &Unit,
-        group: Option<Group>,
-        own: Option<u64>,
-    ) -> Option<FirstKey> {
-        unit.exchange_first(FirstKey {
+    /// Remembers this key, to be compared with.
+    fn note_key(&self, agreeing: &Unit, group: Option<Group>, own: Option<u64>) {
+        agreeing.note_key(RecentKey {
             caller: self.caller,
             credential: self.credential(),
             asked: self.asked(),
             answer: own,
             group,
-        })
+        });
     }
 
     /// Whether this key's answer agrees with another one's: by what both were answered, or else by
     /// asking again; `None` where that cannot be said now.
-    async fn agrees_with(&self, first: &FirstKey, own: &Answer, unit: &Unit) -> Option<Compared> {
-        if first.asked == self.asked() && first.answer == Some(own.digest()) {
+    async fn agrees_with(
+        &self,
+        other: &RecentKey,
+        own: &Answer,
+        agreeing: &Unit,
+    ) -> Option<Compared> {
+        if other.asked == self.asked() && other.answer == Some(own.digest()) {
             return Some(Compared::Same);
         }
-        self.compare_with(first, unit).await
+        self.compare_with(other, agreeing).await
     }
 
     /// What was found of two keys' answers where nobody shares yet, or where they differ: it is
     /// remembered, counted, and told.
-    fn found(&self, unit: &Unit, compared: Option<Compared>) {
+    fn found(&self, unit: &Unit, group: Option<Group>, compared: Option<Compared>) {
         let Some(compared) = compared else { return };
         let state = &self.plan.state;
         state.metrics.guard.compared(compared);
@@ -299,6 +313,10 @@ impl Proving {
             Compared::Differs => {
                 unit.found(Agreement::Differs, now);
                 unit.tell_difference(state.second.as_deref(), now);
+                if let Some(group) = group {
+                    // What its keys have fetched is nobody else's from now on, on no instance.
+                    state.purge(Purge::of_key(group.digest()), Mode::Hard);
+                }
                 if let Some(sharing) = &self.route.sharing {
                     sharing.observed.set_why_demoted(now, path);
                 }
@@ -313,7 +331,7 @@ impl Proving {
     }
 
     /// How this key's answers compare with another one's; `None` where that cannot be said now.
-    async fn compare_with(&self, other: &FirstKey, unit: &Unit) -> Option<Compared> {
+    async fn compare_with(&self, other: &RecentKey, unit: &Unit) -> Option<Compared> {
         let plan = &self.plan;
         let guard = plan.guard.as_ref()?;
         let now = plan.state.clock.now();
@@ -389,28 +407,31 @@ impl Proving {
     }
 
     /// Proves again what is shared.
-    async fn keep(&self, guard: &Guard, unit: &Unit, first: Option<FirstKey>) {
+    async fn keep(
+        &self,
+        guard: &Guard,
+        [unit, agreeing]: [&Unit; 2],
+        other: Option<RecentKey>,
+        entry: &Entry,
+    ) {
         self.take_control(guard, unit).await;
         let state = &self.plan.state;
-        let Some(first) = first else { return };
-        let Some(compared) = self.compare_with(&first, unit).await else {
+        let Some(other) = other else { return };
+        let Some(compared) = self.compare_with(&other, agreeing).await else {
             return;
         };
         state.metrics.guard.compared(compared);
         match compared {
             Compared::Same => {
-                let (now, group) = (state.clock.now(), first.group);
-                let mut key = KeyBytes::from_slice(self.key.primary());
-                if let Found::Entry(entry) = state.memory.get(&mut key, &self.client_headers, now)
-                    && let Some(answer) = answer_of(&self.plan, &entry)
-                {
-                    unit.knows_shape(answer.shape());
+                let (now, answer) = (state.clock.now(), answer_of(&self.plan, entry));
+                if let Some(answer) = answer {
+                    agreeing.knows_places(&answer.places());
                 }
-                if let Some(group) = group.filter(|group| unit.renew(*group, now)) {
-                    unit.tell_renewed(state.second.as_deref(), group, now);
+                if let Some(group) = other.group.filter(|group| agreeing.renew(*group, now)) {
+                    agreeing.tell_renewed(state.second.as_deref(), group, now);
                 }
             }
-            Compared::Differs => self.found_to_differ(unit),
+            Compared::Differs => self.found_to_differ(agreeing),
             // What was proved before holds to its end.
             Compared::Unclear => debug!(path = self.path(), "two keys' answers were not clear"),
         }

@@ -26,7 +26,7 @@ use crate::policy::{Invalidation, readings};
 use super::state::State;
 use super::wire::{Client, Forwarding, host};
 
-pub use route::PlannedRoute;
+pub use route::{PlannedRoute, Sharing};
 
 /// Everything made from one configuration, and the state that it works on.
 pub struct Plan {
