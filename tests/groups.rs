@@ -458,6 +458,39 @@ async fn a_key_is_known_by_answers_that_are_not_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_that_a_service_verifies_share_what_moves_too() {
+    let keys = Keys::of(&[ALPHA[0], ALPHA[1], BETA[0]]);
+    let verifier = Origin::start(move |seen| keys.check(seen, || reply(204, "", &[]))).await;
+    for scope in ["url", "route"] {
+        let rules = format!(
+            "[auth]\nsource = \"{}/me\"\n{}verdict_scope = \"{scope}\"\n",
+            verifier.url(),
+            route(ROUTE)
+        );
+        let fixture = Fixture::in_front_of(origin_of_counts().await, &rules);
+        for key in ALPHA {
+            fixture.get_as(key, "/a").await;
+        }
+        fixture.shared("/a").await;
+        fixture.get_as(BETA[0], "/a").await;
+        let target = format!("/a&header=authorization:Bearer+{}", BETA[0]);
+        fixture.shared(&target).await;
+        let found = fixture.get_as(BETA[0], "/a").await;
+        assert_eq!(found.cache(), "HIT", "{scope}");
+        assert_eq!(fixture.get_as(ALPHA[0], "/a").await.text(), found.text());
+    }
+}
+
+/// Counts its own answers.
+async fn origin_of_counts() -> Origin {
+    Origin::start(|seen| {
+        let body = format!("{{\"count\":{},\"name\":\"x\"}}", seen.number);
+        ok(body, &[("content-type", "application/json")])
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_take_the_place_of_others_share_again() {
     let keys = Keys::of(&ALPHA);
     let fixture = {

@@ -31,7 +31,7 @@ pub(super) const AGAIN: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Proofs of one unit that are under way or wait; more are left out.
-const PLACES: usize = 8;
+const PLACES: usize = 64;
 
 /// Keys that are remembered of a unit, to be compared with.
 const RECENT: usize = 3;

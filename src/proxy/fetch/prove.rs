@@ -14,7 +14,7 @@ use crate::guard::agreement::Answer;
 use crate::guard::group::Group;
 use crate::guard::stranger::with_random_key;
 use crate::guard::units::{Agreement, Control, MemberId, Membership, RecentKey, Unit};
-use crate::guard::{Caller, Guard, Standing, is_refusal};
+use crate::guard::{Caller, Guard, is_refusal};
 use crate::metrics::guard::Compared;
 use crate::policy::Mode;
 use crate::policy::key::KeyBytes;
@@ -236,8 +236,7 @@ impl Proving {
             _ => None,
         };
         let is_member = |other: &RecentKey| {
-            other.group == Some(group)
-                && guard.standing(&other.caller.in_group(group)) == Standing::Good
+            other.group == Some(group) && guard.is_good(&other.caller, other.group)
         };
         let mut others = agreeing.others(&self.caller).into_iter();
         let compared = match others.find(is_member) {
