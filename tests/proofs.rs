@@ -261,4 +261,81 @@ async fn no_revocation_is_forgotten_however_many_there_are() {
         assert_eq!(fleet.get_as(fresh, key, "/a").await.status, 401, "{key}");
     }
     assert_eq!(fleet.get_as(fresh, C, "/a").await.status, 200);
+    // Redis forgets everything: it is told again, and nobody who asks meanwhile waits for that.
+    redis.ask("FLUSHALL").await;
+    let told = async {
+        let size = async || redis.ask("HLEN iris:{purges}revoked").await;
+        while size().await.as_deref() != Some(":40002\r\n") {
+            assert_eq!(fleet.get_as(0, C, "/a").await.status, 200);
+            assert_eq!(fleet.get_as(fresh, A, "/a").await.status, 401);
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, told)
+        .await
+        .expect("it is told again");
+    let later = fleet.join(&url).await;
+    for key in [A, B] {
+        assert_eq!(fleet.get_as(later, key, "/a").await.status, 401, "{key}");
+    }
+    assert_eq!(fleet.get_as(later, C, "/a").await.status, 200);
+}
+
+#[tokio::test]
+async fn which_field_carries_the_key_is_the_routes_word() {
+    // Under /x the origin goes by X-API-Key, and elsewhere by Authorization alone.
+    let origin = Origin::start(|seen| {
+        let name = if seen.target.starts_with("/x") {
+            "x-api-key"
+        } else {
+            "authorization"
+        };
+        let given = seen.header(name).unwrap_or_default();
+        match given.strip_prefix("Bearer ").unwrap_or(given) {
+            A | B => numbered(seen, &[]),
+            _ => reply(401, "{}", &[]),
+        }
+    })
+    .await;
+    let rule = |path: &str, share: &str, more: &str| {
+        format!("[[route]]\npath = \"{path}\"\nshare = \"{share}\"\nforce_ttl = \"1h\"\n{more}")
+    };
+    let word = "credential_fields = [\"x-api-key\"]\n";
+    let text = [
+        format!("[cache]\ncredential_fields = [\"authorization\"]\n[auth]\n{UNPROVED}"),
+        rule("/x/all", "verified", word),
+        rule("/x/own", "per-key", word),
+        rule("/all", "verified", ""),
+        rule("/own", "per-key", ""),
+    ]
+    .concat();
+    let fixture = Fixture::in_front_of(origin, &text);
+    let with = async |field: &str, key: &str, path: &str| {
+        let value = if field == "authorization" {
+            format!("Bearer {key}")
+        } else {
+            key.to_owned()
+        };
+        let found = fixture.get_with(path, &[(field, &value)]).await;
+        (found.status, found.cache().to_owned(), found.text())
+    };
+    for (field, other, prefix) in [
+        ("x-api-key", "authorization", "/x"),
+        ("authorization", "x-api-key", ""),
+    ] {
+        let [all, own] = ["all", "own"].map(|name| format!("{prefix}/{name}"));
+        // Shared by good keys in the field that counts.
+        assert_eq!(with(field, A, &all).await.0, 200);
+        let proved = with(field, B, &all).await;
+        assert_eq!((proved.0, proved.1.as_str()), (200, "MISS"));
+        let hit = with(field, A, &all).await;
+        assert_eq!((hit.1.as_str(), hit.2), ("HIT", proved.2));
+        // Each its own.
+        let [one, two] = [with(field, A, &own).await.2, with(field, B, &own).await.2];
+        assert_ne!(one, two);
+        assert_eq!(with(field, A, &own).await.2, one);
+        // A good key where the origin does not look opens nothing.
+        for path in [&all, &own] {
+            assert_eq!(with(other, A, path).await.0, 401, "{other} {path}");
+        }
+    }
 }
