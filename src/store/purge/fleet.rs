@@ -96,7 +96,7 @@ enum Whereabouts {
 }
 
 /// Keys that a new log is told of in one call.
-const RETOLD: usize = 1024;
+const RETOLD: usize = 256;
 
 /// A purge of this instance that it has not read back.
 #[derive(Debug)]
