@@ -1,6 +1,6 @@
 //! Caching as a client sees it: lifetimes, validation, variants, keys and the fields that tell.
 
-use crate::support::{Fixture, ok, reply, route};
+use crate::support::{Fixture, numbered, ok, reply, route};
 
 #[tokio::test]
 async fn a_fresh_response_is_reused_and_says_so() {
@@ -354,5 +354,22 @@ async fn a_targeted_field_counts_for_us_and_clients_see_what_the_route_says() {
         );
         assert_eq!(received.header("cdn-cache-control"), None);
         fixture.metric_reaches("cache_stored_entries", 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_older_than_time_does_not_live_on() {
+    for (age, keys) in [
+        ("2147483648", "ttl = \"2s\""),
+        ("2147483647", "ttl = \"2s\"\nmax_ttl = \"3s\""),
+        ("18446744073709551615", "force_ttl = \"2s\""),
+        ("99999999999999999999999", "ttl = \"2s\""),
+    ] {
+        let fixture =
+            Fixture::start(&route(keys), move |seen| numbered(seen, &[("age", age)])).await;
+        fixture.get("/a").await;
+        assert_eq!(fixture.get("/a").await.cache(), "HIT", "{age} {keys}");
+        fixture.advance(4);
+        assert_eq!(fixture.get("/a").await.cache(), "MISS", "{age} {keys}");
     }
 }

@@ -46,13 +46,19 @@ async fn framing_that_cannot_be_believed_is_a_502() {
             "unasked" => {
                 "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
             }
+            "twice" => {
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            }
+            "lines" => {
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+            }
             "negative" => "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
             _ => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
         };
         vec![Step::Send(head.as_bytes().to_vec())]
     })
     .await;
-    for target in ["/gzip", "/unasked", "/negative", "/two"] {
+    for target in ["/gzip", "/unasked", "/twice", "/lines", "/negative", "/two"] {
         for method in ["GET", "HEAD", "POST"] {
             let received = fixture.connect().await.ask(method, target, &[]).await;
             assert_eq!(received.status, 502, "{method} {target}");

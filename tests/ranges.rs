@@ -219,3 +219,33 @@ async fn what_is_too_large_after_all_does_not_hold_its_connection() {
     let part = ask(&fixture, "bytes=0-3").await;
     assert_eq!((part.status, part.text().as_str()), (206, "0123"));
 }
+
+#[tokio::test]
+async fn a_part_does_not_keep_what_was_said_of_the_bytes_of_the_whole() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
+        let fields = [
+            FRESH,
+            TAG,
+            ("content-digest", "sha-256=:AAAA:"),
+            ("content-md5", "AAAA"),
+            ("repr-digest", "sha-256=:BBBB:"),
+        ];
+        ranged(seen, BODY, &fields)
+    })
+    .await;
+    fixture.get("/a").await;
+    for range in ["bytes=0-3", "bytes=0-1,5-6"] {
+        let part = ask(&fixture, range).await;
+        assert_eq!((part.status, part.cache()), (206, "HIT"), "{range}");
+        for name in ["content-digest", "content-md5"] {
+            assert_eq!(part.header(name), None, "{range}");
+        }
+        assert_eq!(
+            part.header("repr-digest"),
+            Some("sha-256=:BBBB:"),
+            "{range}"
+        );
+    }
+    let whole = fixture.get("/a").await;
+    assert_eq!(whole.header("content-digest"), Some("sha-256=:AAAA:"));
+}

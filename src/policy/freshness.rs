@@ -23,7 +23,9 @@ impl Record {
         requested: Timestamp,
         received: Timestamp,
     ) -> Self {
-        let initial_age = initial_age(headers, requested, received);
+        // What is older than the clock itself is as old as that: both ends of what follows are in it.
+        let oldest = received.since(Timestamp::EPOCH);
+        let initial_age = initial_age(headers, requested, received).min(oldest);
         if lifetimes.granted_by_operator {
             lifetimes.fresh = lifetimes.fresh.saturating_add(initial_age);
         }

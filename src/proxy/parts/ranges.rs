@@ -67,11 +67,20 @@ pub fn cut(
             headers.remove(CONTENT_TYPE);
         }
     }
+    forget_digests(headers);
     if let [part] = parts[..] {
         headers.insert(CONTENT_RANGE, range::content_range(part, length));
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
     Cut::Part(body)
+}
+
+/// What is said of the bytes of one message says nothing of other bytes (RFC 9530 §2, RFC 1864);
+/// `Repr-Digest` is of the whole, and stays.
+pub fn forget_digests(headers: &mut HeaderMap) {
+    for name in ["content-digest", "content-md5"] {
+        headers.remove(name);
+    }
 }
 
 /// The bytes of `part` in `pieces`, which are those of `held`.

@@ -19,6 +19,7 @@ use crate::policy::storable::storable_part;
 use crate::policy::{Lifetimes, Reason, update};
 use crate::proxy::exchange::Exchange;
 use crate::proxy::keyed_request::KeyedRequest;
+use crate::proxy::parts::ranges::forget_digests;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::State;
 use crate::store::{Charge, Entry, Fields, Found, Head};
@@ -54,6 +55,7 @@ pub fn is_same(stored: &HeaderMap, new: &HeaderMap) -> bool {
 /// The fields of parts put together: the new ones go before the stored ones (§3.4).
 pub fn joined(mut stored: HeaderMap, new: &HeaderMap) -> HeaderMap {
     update::merge(&mut stored, new);
+    forget_digests(&mut stored);
     stored
 }
 

@@ -23,11 +23,17 @@ pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Res
     let wants_upgrade = response.status() == StatusCode::UPGRADE_REQUIRED;
     let headers = response.headers_mut();
     let is_coded = headers.contains_key(header::TRANSFER_ENCODING);
-    let mut codings = fields::members(headers, header::TRANSFER_ENCODING);
-    if codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked")) {
-        return Err(malformed("used a transfer coding other than chunked"));
+    let mut chunked = 0;
+    for coding in fields::members(headers, header::TRANSFER_ENCODING) {
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(malformed("used a transfer coding other than chunked"));
+        }
+        chunked += 1;
     }
-    drop(codings);
+    // It was decoded once: what is left is no body (RFC 9112 §7.1).
+    if chunked > 1 {
+        return Err(malformed("chunked its body more than once"));
+    }
     let length = content_length(headers)?;
     headers.remove(CONTENT_LENGTH);
     // Chunks frame the body, whatever length is claimed beside them (RFC 9112 §6.3), and a 204 has
