@@ -1,9 +1,11 @@
 //! `invalidation = "adaptive"`: who reads after an isolated write finds what was written; while a group
 //! is written faster than it can be fetched again, its responses are stale, and refreshed behind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use iris_sidecar::clock::Clock;
 
 use crate::support::fleet::Fleet;
 use crate::support::keys::UNPROVED;
@@ -26,17 +28,28 @@ fn rules() -> String {
     )
 }
 
-/// Before an origin that tells how often it was written to. Each answer waits for a gate.
-async fn slow(gate: &Gate) -> Fixture {
-    let (writes, held) = (Arc::new(AtomicUsize::new(0)), gate.clone());
-    Fixture::start(&rules(), move |seen| match seen.method.as_str() {
+/// Before an origin that tells how often it was written to, and to which a tenth of a second goes by
+/// with each other question.
+async fn slow() -> Fixture {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let clock = Arc::new(OnceLock::<Clock>::new());
+    let passes = Arc::clone(&clock);
+    let fixture = Fixture::start(&rules(), move |seen| match seen.method.as_str() {
         "POST" => {
             writes.fetch_add(1, Ordering::SeqCst);
             reply(201, "", &[])
         }
-        _ => after(&held, ok(writes.load(Ordering::SeqCst).to_string(), &[])),
+        _ => {
+            let written = writes.load(Ordering::SeqCst);
+            if let Some(clock) = passes.get() {
+                clock.advance(Duration::from_millis(100));
+            }
+            ok(written.to_string(), &[])
+        }
     })
-    .await
+    .await;
+    let _ = clock.set(fixture.clock.clone());
+    fixture
 }
 
 async fn write(fixture: &Fixture, key: &str) {
@@ -49,22 +62,12 @@ async fn write(fixture: &Fixture, key: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_reads_after_an_isolated_write_sees_it_and_a_burst_leaves_something_to_serve() {
-    let gate = Gate::new();
-    let fixture = Arc::new(slow(&gate).await);
-    // A fetch takes a tenth of a second.
-    let reading = {
-        let fixture = Arc::clone(&fixture);
-        tokio::spawn(async move { fixture.get_as(A, "/shared").await.text() })
-    };
-    fixture.origin.asked(1).await;
-    fixture.clock.advance(Duration::from_millis(100));
-    gate.open();
-    assert_eq!(reading.await.unwrap(), "0");
-    for (key, path) in [(B, "/shared"), (A, "/own"), (B, "/own")] {
-        fixture.get_as(key, path).await;
+    let fixture = slow().await;
+    for (key, path) in [(A, "/shared"), (B, "/shared"), (A, "/own"), (B, "/own")] {
+        assert_eq!(fixture.get_as(key, path).await.text(), "0");
     }
     for written in 1..4 {
-        fixture.clock.advance(Duration::from_millis(400));
+        fixture.clock.advance(Duration::from_secs(2));
         write(&fixture, A).await;
         for (key, path) in [(B, "/shared"), (A, "/shared"), (B, "/own"), (A, "/own")] {
             let found = fixture.get_as(key, path).await;
@@ -87,13 +90,16 @@ async fn whoever_reads_after_an_isolated_write_sees_it_and_a_burst_leaves_someth
         .metric("cache_purges_total{target=\"group\",mode=\"soft\"}")
         .await;
     assert_eq!((hard, soft), (3.0, 10.0));
-    // What was refreshed behind the last of them is what was written.
-    let seen = async { while fixture.get_as(A, "/shared").await.text() != "13" {} };
-    tokio::time::timeout(crate::support::PATIENCE, seen)
-        .await
-        .unwrap();
+    // When it is over, what the last of them has written is there for whoever reads.
+    fixture.clock.advance(Duration::from_secs(2));
+    fixture
+        .metric_reaches("cache_purges_total{target=\"group\",mode=\"hard\"}", 4.0)
+        .await;
+    for (key, path) in [(A, "/shared"), (B, "/own"), (A, "/own")] {
+        assert_eq!(fixture.get_as(key, path).await.text(), "13", "{key} {path}");
+    }
     // A pause, and the next one is isolated again.
-    fixture.clock.advance(Duration::from_millis(400));
+    fixture.clock.advance(Duration::from_secs(2));
     write(&fixture, A).await;
     assert_eq!(fixture.get_as(B, "/shared").await.text(), "14");
 }

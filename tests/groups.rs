@@ -256,6 +256,59 @@ async fn what_one_member_has_fetched_again_and_again_is_compared_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_is_compared_with_all_that_are_known_and_not_with_ones_own_kind() {
+    let full = Arc::new(AtomicBool::new(false));
+    let fills = Arc::clone(&full);
+    let origin = filtering(move |_, is_alpha| match fills.load(Ordering::SeqCst) {
+        true if is_alpha => "{\"limit\":10,\"data\":[\"secret\"]}".to_owned(),
+        _ => "{\"limit\":10,\"data\":[]}".to_owned(),
+    })
+    .await;
+    let fixture = Fixture::in_front_of(origin, &route(ROUTE));
+    for key in [BETA[0], ALPHA[0], ALPHA[1]] {
+        fixture.get_as(key, "/a").await;
+        fixture.get_as(key, "/a").await;
+    }
+    for key in [BETA[0], ALPHA[0], ALPHA[1]] {
+        let own = format!("/a&header=authorization:Bearer+{key}");
+        fixture.shared(&own).await;
+    }
+    full.store(true, Ordering::SeqCst);
+    fixture.advance(61);
+    for _ in 0..5 {
+        for key in ALPHA {
+            fixture.get_as(key, "/a").await;
+        }
+        let found = fixture.get_as(BETA[0], "/a").await;
+        assert_eq!(found.json()["data"], json!([]));
+        fixture.advance(61);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_different_times_are_no_evidence() {
+    let turned = Arc::new(AtomicBool::new(false));
+    let has_turned = Arc::clone(&turned);
+    let origin = filtering(move |_, is_alpha| match has_turned.load(Ordering::SeqCst) {
+        true if is_alpha => "{\"plan\":\"pro\"}".to_owned(),
+        _ => "{\"plan\":\"trial\"}".to_owned(),
+    })
+    .await;
+    let fixture = Fixture::in_front_of(origin, &route(ROUTE));
+    fixture.get_as(ALPHA[0], "/a").await;
+    fixture.advance(3);
+    turned.store(true, Ordering::SeqCst);
+    for _ in 0..4 {
+        fixture.get_as(BETA[0], "/a").await;
+        fixture.advance(61);
+        for (key, plan) in [(ALPHA[0], "pro"), (BETA[0], "trial"), (ALPHA[1], "pro")] {
+            let found = fixture.get_as(key, "/a").await;
+            assert_eq!(found.json()["plan"], plan, "{key}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_difference_that_one_instance_finds_ends_sharing_on_all() {
     let redis = RedisServer::start(&[]).await;
     let url = redis.url();

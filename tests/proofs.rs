@@ -333,6 +333,17 @@ async fn which_field_carries_the_key_is_the_routes_word() {
         let [one, two] = [with(field, A, &own).await.2, with(field, B, &own).await.2];
         assert_ne!(one, two);
         assert_eq!(with(field, A, &own).await.2, one);
+        // One that the route does not name is not told where it could choose the answer.
+        let both = [(field, A), (other, B)];
+        let value = if field == "authorization" {
+            format!("Bearer {A}")
+        } else {
+            A.to_owned()
+        };
+        if field == "authorization" {
+            let found = fixture.get_with(&own, &[(field, &value), both[1]]).await;
+            assert_eq!(found.status, 200);
+        }
         // A good key where the origin does not look opens nothing.
         for path in [&all, &own] {
             assert_eq!(with(other, A, path).await.0, 401, "{other} {path}");

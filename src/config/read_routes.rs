@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
@@ -246,8 +246,11 @@ fn share(section: &mut Section<'_, '_>) -> Share {
 /// Where the key stands on this route alone; `Authorization` carries a credential anywhere
 /// (RFC 9111 §3.5).
 fn credential_fields(section: &mut Section<'_, '_>) -> Option<Arc<[HeaderName]>> {
-    let expected = "the name of a header field, such as \"x-api-key\"";
-    let mut fields = section.list("credential_fields", expected, field_name)?;
+    let expected = "the name of an end-to-end header field, such as \"x-api-key\"; cookies are named by cache.credential_cookies";
+    let mut fields = section.list("credential_fields", expected, |text| {
+        let is_other = |name: &HeaderName| *name == HOST || *name == COOKIE;
+        field_name(text).filter(|name| !is_other(name) && !is_hop_by_hop(name))
+    })?;
     if !fields.contains(&AUTHORIZATION) {
         fields.push(AUTHORIZATION);
     }

@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 const PLACES: usize = 64;
 
 /// Keys that are remembered of a unit, to be compared with.
-const RECENT: usize = 3;
+const RECENT: usize = 8;
 
 /// Places in answers that are remembered of a unit; past it none is new.
 const PLACES_KNOWN: usize = 2048;
@@ -52,9 +52,9 @@ pub enum Agreement {
 pub struct RecentKey {
     pub caller: Caller,
     pub credential: HeaderMap,
-    /// A digest of what it asked for, and one of the answer where that is its own.
+    /// A digest of what it asked for, and one of the answer where that is its own, and when it came.
     pub asked: [u8; 32],
-    pub answer: Option<u64>,
+    pub answer: Option<(u64, Timestamp)>,
     /// Whose answers it gets.
     pub group: Option<Group>,
 }
@@ -157,8 +157,9 @@ impl Unit {
         let is_same =
             |known: &mut RecentKey| known.caller.credential.key == key.caller.credential.key;
         known.recent.retain(|known| !is_same(known));
+        // Any, lest the many keys of one client leave no other one to be compared with.
         if known.recent.len() == RECENT {
-            known.recent.remove(0);
+            known.recent.remove(fastrand::usize(..RECENT));
         }
         known.recent.push(key);
     }

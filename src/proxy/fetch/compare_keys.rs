@@ -74,7 +74,7 @@ pub async fn compare(
 
 /// What the origin answers, without what differs from answer to answer; `None` where that is no
 /// answer for all.
-async fn answer_to(plan: &Plan, scope: Scope, mut request: Request<()>) -> Option<Answer> {
+pub async fn answer_to(plan: &Plan, scope: Scope, mut request: Request<()>) -> Option<Answer> {
     let identity = HeaderValue::from_static("identity");
     request.headers_mut().insert(ACCEPT_ENCODING, identity);
     let origin = &plan.state.origin;

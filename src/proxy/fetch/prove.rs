@@ -4,11 +4,13 @@
 //! more as will do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Request, StatusCode};
 use sha2::{Digest, Sha256};
 use tracing::{debug, error, warn};
 
+use crate::clock::Timestamp;
 use crate::config::OnDifference;
 use crate::guard::agreement::Answer;
 use crate::guard::group::Group;
@@ -25,7 +27,15 @@ use crate::proxy::wire::conditions::unconditional;
 use crate::store::{Entry, Found, Purge};
 use crate::upstream::empty;
 
-use super::compare_keys::{answer_of, compare, copied, credential_fields, with_credential};
+use super::compare_keys::{
+    answer_of, answer_to, compare, copied, credential_fields, with_credential,
+};
+
+/// Answers that came within so long of each other are of one time.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// Differences among members of a route, after which it is plain that its answers are not for all.
+const MOST_DIFFERENCES: u64 = 100;
 
 /// A caller's own request, whose answer may prove something.
 pub struct Proving {
@@ -90,37 +100,50 @@ impl Proving {
         if group.is_none() || self.key.group() != group {
             return;
         }
-        let others = agreeing.others(&self.caller);
-        self.note_key(&agreeing, group, None);
         let asked = self.asked();
-        let other = others
-            .into_iter()
-            .find(|other| other.group == group && other.asked == asked);
-        let other = other.filter(|_| self.is_to_be_compared(&guard, &agreeing, &entry));
+        let others = agreeing.others(&self.caller).into_iter();
+        let mut others: Vec<RecentKey> = others
+            .filter(|other| other.group == group && other.asked == asked)
+            .collect();
+        self.note_key(&agreeing, group, None);
+        let is_new = guard.needs_agreement() && self.has_new_place(&agreeing, &entry);
+        if is_new && !others.is_empty() {
+            // Nobody else gets what is new before all agree about it.
+            let (state, primary) = (&self.plan.state, self.key.primary());
+            state.memory.remove(primary, &entry);
+            state.forget_shared(primary);
+        } else if self.is_to_be_compared(&guard, &agreeing) {
+            others.truncate(1);
+        } else {
+            others.clear();
+        }
         let control_is_due = guard.control_every().is_some() && unit.wants_control(now);
-        if control_is_due || other.is_some() {
+        if control_is_due || !others.is_empty() {
             tokio::spawn(async move {
                 if let Some(_proving) = agreeing.begin().await {
-                    self.keep(&guard, [&unit, &agreeing], other, &entry).await;
+                    let units = [&*unit, &*agreeing];
+                    self.keep(&guard, units, others, &entry, is_new).await;
                 }
             });
         }
     }
 
-    /// Whether a shared answer is to be compared once more: one of some is, one whose agreement grows
-    /// old, and one that has something where those that agreed had nothing.
-    fn is_to_be_compared(&self, guard: &Guard, agreeing: &Unit, entry: &Entry) -> bool {
+    /// Whether an answer has something where those that agreed had nothing.
+    fn has_new_place(&self, agreeing: &Unit, entry: &Entry) -> bool {
+        let answer = answer_of(&self.plan, entry);
+        answer.is_none_or(|answer| agreeing.has_new_place(&answer.places()))
+    }
+
+    /// Whether a shared answer is to be compared once more: one of some is, and one whose agreement
+    /// grows old.
+    fn is_to_be_compared(&self, guard: &Guard, agreeing: &Unit) -> bool {
         let (auth, now) = (&self.plan.config.auth, self.plan.state.clock.now());
         let Some(sharing) = &self.route.sharing else {
             return false;
         };
-        let is_new = || {
-            let answer = answer_of(&self.plan, entry);
-            answer.is_none_or(|answer| agreeing.has_new_place(&answer.places()))
-        };
         auth.on_difference != OnDifference::Off
             && (sharing.observed.is_sampled(auth.compare_every)
-                || guard.needs_agreement() && (agreeing.is_aging(now) || is_new()))
+                || guard.needs_agreement() && agreeing.is_aging(now))
     }
 
     fn path(&self) -> &str {
@@ -232,7 +255,10 @@ impl Proving {
         }
         let mut key = KeyBytes::from_slice(self.key.of_group(group).primary());
         let shared = match state.memory.get(&mut key, &self.client_headers, now) {
-            Found::Entry(shared) => answer_of(&self.plan, &shared),
+            // What it said before this answer came says nothing of now.
+            Found::Entry(shared) if shared.view().age(now) <= AT_ONCE => {
+                answer_of(&self.plan, &shared)
+            }
             _ => None,
         };
         let is_member = |other: &RecentKey| {
@@ -270,11 +296,12 @@ impl Proving {
 
     /// Remembers this key, to be compared with.
     fn note_key(&self, agreeing: &Unit, group: Option<Group>, own: Option<u64>) {
+        let now = self.plan.state.clock.now();
         agreeing.note_key(RecentKey {
             caller: self.caller,
             credential: self.credential(),
             asked: self.asked(),
-            answer: own,
+            answer: own.map(|digest| (digest, now)),
             group,
         });
     }
@@ -287,10 +314,44 @@ impl Proving {
         own: &Answer,
         agreeing: &Unit,
     ) -> Option<Compared> {
-        if other.asked == self.asked() && other.answer == Some(own.digest()) {
+        let now = self.plan.state.clock.now();
+        let is_at_once = |at: &Timestamp| now.since(*at) <= AT_ONCE;
+        let theirs = other.answer.filter(|(_, at)| is_at_once(at));
+        if other.asked == self.asked() && theirs.map(|(digest, _)| digest) == Some(own.digest()) {
+            return Some(Compared::Same);
+        }
+        let are_equal = self.is_answered_alike(other, own, agreeing).await?;
+        if are_equal {
             return Some(Compared::Same);
         }
         self.compare_with(other, agreeing).await
+    }
+
+    /// Whether another key is answered now as this one was a moment ago; `None` where that cannot be
+    /// asked.
+    async fn is_answered_alike(
+        &self,
+        other: &RecentKey,
+        own: &Answer,
+        agreeing: &Unit,
+    ) -> Option<bool> {
+        let plan = &self.plan;
+        let guard = plan.guard.as_ref()?;
+        let now = plan.state.clock.now();
+        if !guard.is_good(&other.caller, other.group)
+            || !agreeing.may_compare(now)
+            || !guard.begins_proof()
+        {
+            return None;
+        }
+        let rule = &self.route.rule;
+        let question = with_credential(&rule.options, &self.request, &other.credential);
+        let theirs = answer_to(plan, rule.verdict_scope, question).await;
+        if theirs.is_none() {
+            // It may be that it is not to see this at all.
+            agreeing.pause(now);
+        }
+        Some(theirs? == *own)
     }
 
     /// What was found of two keys' answers where nobody shares yet, or where they differ: it is
@@ -318,6 +379,10 @@ impl Proving {
                 }
                 if let Some(sharing) = &self.route.sharing {
                     sharing.observed.set_why_demoted(now, path);
+                    let among_members = group.is_some();
+                    if among_members && sharing.observed.differs_again() >= MOST_DIFFERENCES {
+                        return self.found_to_differ(unit);
+                    }
                 }
                 self.route.series.demoted();
                 error!(
@@ -405,34 +470,48 @@ impl Proving {
         (Control::Held, None)
     }
 
-    /// Proves again what is shared.
+    /// Proves again what is shared, by asking with each of `others`; what `is_new` was taken back until
+    /// they all agree.
     async fn keep(
         &self,
         guard: &Guard,
         [unit, agreeing]: [&Unit; 2],
-        other: Option<RecentKey>,
-        entry: &Entry,
+        others: Vec<RecentKey>,
+        entry: &Arc<Entry>,
+        is_new: bool,
     ) {
         self.take_control(guard, unit).await;
         let state = &self.plan.state;
-        let Some(other) = other else { return };
-        let Some(compared) = self.compare_with(&other, agreeing).await else {
+        let Some(group) = others.first().and_then(|other| other.group) else {
             return;
         };
-        state.metrics.guard.compared(compared);
-        match compared {
-            Compared::Same => {
-                let (now, answer) = (state.clock.now(), answer_of(&self.plan, entry));
-                if let Some(answer) = answer {
-                    agreeing.knows_places(&answer.places());
+        for other in &others {
+            let Some(compared) = self.compare_with(other, agreeing).await else {
+                // A key that is good no more is nobody to ask.
+                if guard.is_good(&other.caller, other.group) {
+                    return;
                 }
-                if let Some(group) = other.group.filter(|group| agreeing.renew(*group, now)) {
-                    agreeing.tell_renewed(state.second.as_deref(), group, now);
+                continue;
+            };
+            state.metrics.guard.compared(compared);
+            match compared {
+                Compared::Same => {}
+                Compared::Differs => return self.found_to_differ(agreeing),
+                // What was proved before holds to its end.
+                Compared::Unclear => {
+                    return debug!(path = self.path(), "two keys' answers were not clear");
                 }
             }
-            Compared::Differs => self.found_to_differ(agreeing),
-            // What was proved before holds to its end.
-            Compared::Unclear => debug!(path = self.path(), "two keys' answers were not clear"),
+        }
+        let now = state.clock.now();
+        if let Some(answer) = answer_of(&self.plan, entry) {
+            agreeing.knows_places(&answer.places());
+        }
+        if is_new && guard.group(Some(unit), Some(agreeing)) == Some(group) {
+            let _ = state.store(self.key.primary(), Arc::clone(entry), None);
+        }
+        if agreeing.renew(group, now) {
+            agreeing.tell_renewed(state.second.as_deref(), group, now);
         }
     }
 

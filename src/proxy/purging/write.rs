@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,6 +17,7 @@ use crate::policy::key::KeyBytes;
 use crate::policy::{Invalidation, Mode, groups, invalidate};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
+use crate::proxy::state::State;
 use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};
 use crate::upstream::OriginBody;
@@ -116,6 +118,9 @@ impl Write {
         for change in &mut self.changes {
             if let Change::Adaptive(group) = change {
                 let mode = purges.written.mode(group, now);
+                if mode == Mode::Soft {
+                    end_burst(state, group);
+                }
                 *change = Change::Named(of_group(group), mode);
             }
         }
@@ -190,6 +195,30 @@ impl Write {
         }
     }
 }
+
+/// When no write of a group has come for as long as makes one isolated, what the last ones left stale
+/// is gone: whoever reads then sees them.
+fn end_burst(state: &Arc<State>, group: &str) {
+    let Some(mut left) = state.memory.purges().written.await_end(group) else {
+        return;
+    };
+    let (state, group) = (Arc::clone(state), group.to_owned());
+    tokio::spawn(async move {
+        let written = &state.memory.purges().written;
+        loop {
+            tokio::time::sleep(left.max(LEAST_WAIT)).await;
+            match written.goes_on(&group, state.clock.now()) {
+                Some(longer) => left = longer,
+                None => break,
+            }
+        }
+        state.purge(of_group(&group), Mode::Hard);
+        written.ended(&group);
+    });
+}
+
+/// Between two looks at whether a burst of writes has ended.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
 
 /// The operator's groups are of the whole sidecar.
 fn of_group(name: &str) -> Purge {

@@ -14,6 +14,8 @@ pub struct SharedRoute {
     why_demoted: Mutex<Option<(Timestamp, String)>>,
     /// Misses that could be compared so far.
     misses: AtomicU64,
+    /// Differences among keys that had agreed.
+    differences: AtomicU64,
 }
 
 impl SharedRoute {
@@ -23,6 +25,11 @@ impl SharedRoute {
 
     pub fn set_why_demoted(&self, at: Timestamp, path: &str) {
         *lock(&self.why_demoted) = Some((at, path.to_owned()));
+    }
+
+    /// Keys that had agreed were found to differ; how often that was so.
+    pub fn differs_again(&self) -> u64 {
+        self.differences.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Whether this miss is one of those that are fetched with a second key: one in `every` is.

@@ -215,6 +215,18 @@ impl Forwarding {
             &self.credential_fields,
             is_told,
         );
+        if let Some(route) = route.filter(|_| form != Form::Own) {
+            // A key in a field that the route does not name would choose an answer that no key of ours
+            // tells from another.
+            let named = &route.options.credential_fields;
+            for name in self
+                .credential_fields
+                .iter()
+                .filter(|name| !named.contains(name))
+            {
+                headers.remove(name);
+            }
+        }
         if route.is_some_and(|route| route.options.cookies == Cookies::Ignore) {
             headers.remove(COOKIE);
         }
