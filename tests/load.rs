@@ -135,7 +135,7 @@ async fn the_benchmark_finds_latencies_that_are_known_and_judges_by_them() {
     assert!((20.0..40.0).contains(&figure("p50")), "{total}");
     assert!((60.0..100.0).contains(&figure("p99")), "{total}");
     assert!((60.0..150.0).contains(&figure("max")), "{total}");
-    assert!((20.0..21.0).contains(&figure("min")), "{total}");
+    assert!((20.0..30.0).contains(&figure("min")), "{total}");
     assert!(out.contains("p95        < 150 ms"), "{out}");
     let page = std::fs::read_to_string(&html).unwrap();
     assert!(
