@@ -13,6 +13,7 @@
 
 pub mod boarding;
 mod compare_keys;
+mod control;
 mod headed;
 mod judge_head;
 pub mod key_ruling;

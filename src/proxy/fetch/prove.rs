@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request};
 use sha2::{Digest, Sha256};
 use tracing::{debug, error, warn};
 
@@ -14,9 +14,8 @@ use crate::clock::Timestamp;
 use crate::config::OnDifference;
 use crate::guard::agreement::Answer;
 use crate::guard::group::Group;
-use crate::guard::stranger::with_random_key;
 use crate::guard::units::{Agreement, Control, MemberId, Membership, RecentKey, Unit};
-use crate::guard::{Caller, Guard, is_refusal};
+use crate::guard::{Caller, Guard};
 use crate::metrics::guard::Compared;
 use crate::policy::Mode;
 use crate::policy::key::KeyBytes;
@@ -25,11 +24,11 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::{RequestKey, units};
 use crate::proxy::wire::conditions::unconditional;
 use crate::store::{Entry, Found, Purge};
-use crate::upstream::empty;
 
 use super::compare_keys::{
     answer_of, answer_to, compare, copied, credential_fields, with_credential,
 };
+use super::control::control;
 
 /// Answers that came within so long of each other are of one time.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -429,7 +428,7 @@ impl Proving {
         if !unit.claim_control(second, state.clock.now()).await {
             return;
         }
-        let (control, status) = self.control().await;
+        let (control, status) = control(&self.plan, &self.route, &self.request).await;
         guard.controlled(unit, control);
         if control != Control::Held {
             warn!(
@@ -438,36 +437,6 @@ impl Proving {
                 "a random key, or none, was not refused by 401 or 403: what is answered there says nothing of keys, and each has its own until a control holds"
             );
         }
-    }
-
-    /// What the origin makes of strangers, and the status that was no refusal.
-    async fn control(&self) -> (Control, Option<StatusCode>) {
-        let headers = self.request.headers();
-        let Some(random) = with_random_key(&self.route.credentials, headers) else {
-            return (Control::Unsent, None);
-        };
-        let origin = &self.plan.state.origin;
-        for credential in [HeaderMap::new(), random] {
-            let question = with_credential(self.route.options(), &self.request, &credential);
-            let status = match origin.answer(question.map(|()| empty())).await {
-                Ok(answer) => answer.status(),
-                Err(failure) if !failure.kind.may_have_arrived() => {
-                    return (Control::Unsent, None);
-                }
-                Err(_) => return (Control::Unanswered, None),
-            };
-            let says_nothing = status.is_server_error()
-                || matches!(
-                    status,
-                    StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
-                );
-            match status {
-                status if is_refusal(status) => {}
-                status if says_nothing => return (Control::Unanswered, Some(status)),
-                status => return (Control::Failed, Some(status)),
-            }
-        }
-        (Control::Held, None)
     }
 
     /// Proves again what is shared, by asking with each of `others`; what `is_new` was taken back until
