@@ -118,11 +118,9 @@ async fn what_a_member_asks_for_the_first_time_is_compared_and_its_errors_are_it
     let errs = Arc::new(AtomicBool::new(false));
     let fails = Arc::clone(&errs);
     let origin = Origin::start(move |seen| {
-        let key = seen.header("authorization").unwrap_or_default();
-        let is_alpha = ALPHA.iter().any(|known| key.ends_with(known));
-        if !is_alpha && !BETA.iter().any(|known| key.ends_with(known)) {
+        let Some(is_alpha) = is_of_alpha(seen) else {
             return reply(401, "{}", &[]);
-        }
+        };
         let json = [
             ("content-type", "application/json"),
             ("cache-control", "max-age=60"),
@@ -172,16 +170,21 @@ async fn what_a_member_asks_for_the_first_time_is_compared_and_its_errors_are_it
     }
 }
 
+/// Whether a request has a key of alpha, or one of beta; `None` where its key is neither's.
+fn is_of_alpha(seen: &crate::support::Seen) -> Option<bool> {
+    let key = seen.header("authorization").unwrap_or_default();
+    let is_of = |keys: &[&str]| keys.iter().any(|known| key.ends_with(known));
+    (is_of(&ALPHA) || is_of(&BETA)).then(|| is_of(&ALPHA))
+}
+
 /// An API that lets every key see what it may, and nothing else: alpha sees its own.
 async fn filtering(
     see: impl Fn(&crate::support::Seen, bool) -> String + Send + Sync + 'static,
 ) -> Origin {
     Origin::start(move |seen| {
-        let key = seen.header("authorization").unwrap_or_default();
-        let is_alpha = ALPHA.iter().any(|known| key.ends_with(known));
-        if !is_alpha && !BETA.iter().any(|known| key.ends_with(known)) {
+        let Some(is_alpha) = is_of_alpha(seen) else {
             return reply(401, "{}", &[]);
-        }
+        };
         let fields = [
             ("content-type", "application/json"),
             ("vary", "accept-encoding"),
@@ -315,11 +318,9 @@ async fn a_difference_that_one_instance_finds_ends_sharing_on_all() {
     let differs = Arc::new(AtomicBool::new(false));
     let turned = Arc::clone(&differs);
     let script = move |seen: &crate::support::Seen| {
-        let key = seen.header("authorization").unwrap_or_default();
-        let is_alpha = ALPHA.iter().any(|known| key.ends_with(known));
-        if !is_alpha && !BETA.iter().any(|known| key.ends_with(known)) {
+        let Some(is_alpha) = is_of_alpha(seen) else {
             return reply(401, "{}", &[]);
-        }
+        };
         let name = match turned.load(Ordering::SeqCst) {
             true if is_alpha => "alpha",
             true => "beta",
@@ -437,23 +438,15 @@ async fn who_comes_back_from_a_group_that_has_ended_opens_no_other() {
 async fn answers_in_which_nothing_is_prove_nothing_and_new_members_of_them_are_compared() {
     let full = Arc::new(AtomicBool::new(false));
     let fills = Arc::clone(&full);
-    let origin = Origin::start(move |seen| {
-        let key = seen.header("authorization").unwrap_or_default();
-        let is_alpha = ALPHA.iter().any(|known| key.ends_with(known));
-        if !is_alpha && !BETA.iter().any(|known| key.ends_with(known)) {
-            return reply(401, "{}", &[]);
-        }
-        let secret = if is_alpha { "[\"secret\"]" } else { "[]" };
-        let list = if fills.load(Ordering::SeqCst) {
-            secret
-        } else {
-            "[]"
+    let origin = filtering(move |seen, is_alpha| {
+        let list = match fills.load(Ordering::SeqCst) && is_alpha {
+            true => "[\"secret\"]",
+            false => "[]",
         };
-        let body = match seen.target.as_str() {
+        match seen.target.as_str() {
             "/named" => format!("{{\"name\":\"list\",\"items\":{list}}}"),
             _ => format!("{{\"success\":true,\"items\":{list},\"count\":0}}"),
-        };
-        ok(body, &[("content-type", "application/json")])
+        }
     })
     .await;
     let fixture = Fixture::in_front_of(origin, &route(ROUTE));

@@ -309,12 +309,12 @@ async fn which_field_carries_the_key_is_the_routes_word() {
     ]
     .concat();
     let fixture = Fixture::in_front_of(origin, &text);
+    let value_of = |field: &str, key: &str| match field {
+        "authorization" => format!("Bearer {key}"),
+        _ => key.to_owned(),
+    };
     let with = async |field: &str, key: &str, path: &str| {
-        let value = if field == "authorization" {
-            format!("Bearer {key}")
-        } else {
-            key.to_owned()
-        };
+        let value = value_of(field, key);
         let found = fixture.get_with(path, &[(field, &value)]).await;
         (found.status, found.cache().to_owned(), found.text())
     };
@@ -333,17 +333,16 @@ async fn which_field_carries_the_key_is_the_routes_word() {
         let [one, two] = [with(field, A, &own).await.2, with(field, B, &own).await.2];
         assert_ne!(one, two);
         assert_eq!(with(field, A, &own).await.2, one);
-        // One that the route does not name is not told where it could choose the answer.
-        let both = [(field, A), (other, B)];
-        let value = if field == "authorization" {
-            format!("Bearer {A}")
-        } else {
-            A.to_owned()
-        };
-        if field == "authorization" {
-            let found = fixture.get_with(&own, &[(field, &value), both[1]]).await;
-            assert_eq!(found.status, 200);
-        }
+        // One that the route does not name is not told, so that it chooses no answer; but
+        // Authorization says who asks everywhere, so who sends it too is somebody else.
+        let target = format!("{own}?both");
+        let both = [(field, value_of(field, A)), (other, value_of(other, B))];
+        let both = both.each_ref().map(|(name, value)| (*name, value.as_str()));
+        assert_eq!(fixture.get_with(&target, &both).await.status, 200);
+        let (told, is_other) = (fixture.origin.last(), other == "authorization");
+        assert_eq!(told.header(other).is_some(), is_other, "{other}");
+        let expected = if is_other { "MISS" } else { "HIT" };
+        assert_eq!(with(field, A, &target).await.1, expected, "{other}");
         // A good key where the origin does not look opens nothing.
         for path in [&all, &own] {
             assert_eq!(with(other, A, path).await.0, 401, "{other} {path}");

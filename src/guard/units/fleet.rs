@@ -83,7 +83,7 @@ impl Unit {
         self.held_until.store(until, Ordering::Release);
     }
 
-    /// Begins a group of keys whose answers agree; `false` where another instance has begun one
+    /// Begins a group of keys whose answers agree; `None` where another instance has begun one
     /// before.
     pub async fn begin_group(&self, second: Option<&Second>, now: Timestamp) -> Option<Group> {
         let (group, until) = (Group::begin(), now.plus(AGREED));

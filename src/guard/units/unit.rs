@@ -145,7 +145,7 @@ impl Unit {
         self.known().control.is_none_or(|(_, due)| now >= due)
     }
 
-    /// One proof at a time; `None` while some wait already.
+    /// One proof at a time; `None` while too many wait already.
     pub async fn begin(&self) -> Option<(SemaphorePermit<'_>, tokio::sync::MutexGuard<'_, ()>)> {
         let place = self.places.try_acquire().ok()?;
         Some((place, self.proving.lock().await))

@@ -64,8 +64,8 @@ pub struct Answered {
 /// After an unknown key was turned away: what is asked is bounded by the second.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Lets a request in, or not; its key is written where a verdict is about that. `answered` is what the fleet and the source have said of its key,
-/// where they were asked.
+/// Lets a request in, or not; its key is written where a verdict is about that. `answered` is what
+/// the fleet and the source have said of its key, where they were asked.
 pub fn admit(
     plan: &Plan,
     request: &ClientRequest,

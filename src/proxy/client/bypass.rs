@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{
-    CONTENT_LENGTH, DATE, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    IF_UNMODIFIED_SINCE, MAX_FORWARDS, RANGE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, DATE, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, request};
 
 use crate::error::Failure;
@@ -20,6 +17,7 @@ use crate::proxy::keyed_request::{KeyedRequest, LetIn};
 use crate::proxy::parts::store::store_as_it_passes;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::purging::write::Write;
+use crate::proxy::wire::conditions::CONDITIONS;
 use crate::proxy::wire::hops::{self, Hops};
 use crate::proxy::wire::response_head::clean_response;
 use crate::proxy::wire::{Body, Conditions, Form, InterimListener, InterimQueue, forward, tunnel};
@@ -244,19 +242,9 @@ fn last_hop(plan: &Plan, parts: &request::Parts, note: Note) -> Delivered {
 /// A GET without conditions, of the whole: a 2xx to it proves a key good.
 fn proof_of(parts: &request::Parts) -> Proof {
     let headers = &parts.headers;
-    let names = [
-        IF_MATCH,
-        IF_NONE_MATCH,
-        IF_MODIFIED_SINCE,
-        IF_UNMODIFIED_SINCE,
-        IF_RANGE,
-        RANGE,
-        UPGRADE,
-        TRANSFER_ENCODING,
-        CONTENT_LENGTH,
-    ];
-    let is_plain =
-        parts.method == Method::GET && !names.iter().any(|name| headers.contains_key(name));
+    let others = [UPGRADE, TRANSFER_ENCODING, CONTENT_LENGTH];
+    let mut names = CONDITIONS.iter().chain(&others);
+    let is_plain = parts.method == Method::GET && !names.any(|name| headers.contains_key(name));
     if is_plain {
         Proof::Proves
     } else {

@@ -9,7 +9,7 @@ use crate::http::fields::set;
 use crate::policy::range::Span;
 
 /// The fields in which a client asks for something on a condition, or for a part of it.
-const CONDITIONS: [HeaderName; 6] = [
+pub const CONDITIONS: [HeaderName; 6] = [
     IF_MATCH,
     IF_NONE_MATCH,
     IF_MODIFIED_SINCE,
