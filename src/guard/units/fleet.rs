@@ -147,10 +147,12 @@ impl Unit {
         }
     }
 
-    /// Tells the fleet that answers differ.
-    pub fn tell_difference(&self, second: Option<&Second>, now: Timestamp) {
+    /// Two keys' answers were found to differ: nobody is to get another's, on no instance.
+    pub fn found_to_differ(&self, second: Option<&Second>, now: Timestamp) {
+        let until = now.plus(DIFFERS);
+        self.set_agreement(&mut self.known(), Agreement::Differs, until);
         if let Some(second) = second {
-            let note = Note::of(b'D', now.plus(DIFFERS), Group::ALL);
+            let note = Note::of(b'D', until, Group::ALL);
             second.note(&self.difference_name(), note.write(), DIFFERS);
         }
     }

@@ -42,7 +42,7 @@ fn agreement_ends_by_itself_and_by_a_difference_and_what_begins_anew_is_another(
     assert_eq!(unit.group(at(3600)), None);
     assert!(unit.renew(one, at(3599)) && !unit.renew(other, at(3599)));
     assert_eq!(unit.group(at(3600)), Some(one));
-    unit.found(Agreement::Differs, at(3600));
+    unit.found_to_differ(None, at(3600));
     assert_eq!(unit.group(at(3601)), None);
     assert_eq!(unit.agreement(at(3601)), Some(Agreement::Differs));
     // A comparison that was under way does not undo it.

@@ -191,14 +191,9 @@ impl Unit {
         self.held_until.store(until, Ordering::Release);
     }
 
-    /// Answers were compared, and no two keys are to get each other's.
-    pub fn found(&self, agreement: Agreement, now: Timestamp) {
-        let lasts = match agreement {
-            Agreement::Agreed => return,
-            Agreement::Differs => DIFFERS,
-            Agreement::Unclear => UNCLEAR,
-        };
-        self.set_agreement(&mut self.known(), agreement, now.plus(lasts));
+    /// Answers were compared and never stayed the same: no two keys are to get each other's.
+    pub fn found_unclear(&self, now: Timestamp) {
+        self.set_agreement(&mut self.known(), Agreement::Unclear, now.plus(UNCLEAR));
     }
 
     /// The keys of a group agree, as far as this instance knows.

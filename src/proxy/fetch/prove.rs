@@ -363,15 +363,14 @@ impl Proving {
         match compared {
             Compared::Same => debug!(path, "two keys' answers agree: shared from now on"),
             Compared::Unclear => {
-                unit.found(Agreement::Unclear, now);
+                unit.found_unclear(now);
                 warn!(
                     path,
                     "two keys' answers could not be compared, since they never stay the same: each key has its own; name what differs by itself in auth.volatile"
                 );
             }
             Compared::Differs => {
-                unit.found(Agreement::Differs, now);
-                unit.tell_difference(state.second.as_deref(), now);
+                unit.found_to_differ(state.second.as_deref(), now);
                 if let Some(group) = group {
                     // What its keys have fetched is nobody else's from now on, on no instance.
                     state.purge(Purge::of_key(group.digest()), Mode::Hard);
@@ -497,8 +496,7 @@ impl Proving {
         }
         let state = &self.plan.state;
         let now = state.clock.now();
-        unit.found(Agreement::Differs, now);
-        unit.tell_difference(state.second.as_deref(), now);
+        unit.found_to_differ(state.second.as_deref(), now);
         let Some(sharing) = &self.route.sharing else {
             return;
         };
