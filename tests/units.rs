@@ -337,12 +337,18 @@ async fn the_fleet_shares_what_is_proved_and_takes_one_control_for_all() {
     timeout(PATIENCE, proved).await.expect("it is proved");
     // The others hear of it with the first request that asks about its key; and what instance 0 has
     // stored, and its verdicts, are theirs too.
-    let heard = async { while fleet.get_as(1, ALPHA[0], "/a").await.cache() != "HIT" {} };
-    timeout(PATIENCE, heard).await.expect("it is heard of");
-    assert_eq!(in_effect(&fleet, 1).await, "verified");
+    let hears = async |fleet: &Fleet, at: usize, key: &str| {
+        let heard = async {
+            while in_effect(fleet, at).await != "verified" {
+                fleet.get_as(at, key, "/a").await;
+            }
+        };
+        timeout(PATIENCE, heard).await.expect("it hears of it");
+    };
+    hears(&fleet, 1, ALPHA[0]).await;
+    assert_eq!(fleet.get_as(1, ALPHA[0], "/a").await.cache(), "HIT");
     let later = fleet.join(&url).await;
-    fleet.get_as(later, BETA[0], "/a").await;
-    assert_eq!(in_effect(&fleet, later).await, "verified");
+    hears(&fleet, later, BETA[0]).await;
     let seen = fleet.origin.seen();
     let strange = seen.iter().filter(|seen| {
         let key = seen.header("authorization").unwrap_or_default();
