@@ -7,6 +7,7 @@
 
 mod adaptive;
 mod admin;
+mod bodies;
 mod caching;
 mod canonical;
 mod claims;

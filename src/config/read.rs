@@ -356,6 +356,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         section.duration("request_timeout"),
     );
     set(&mut limits.body_timeout, section.duration("body_timeout"));
+    set(&mut limits.mib_timeout, section.duration("mib_timeout"));
     section.finish();
     limits
 }

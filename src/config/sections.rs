@@ -286,6 +286,9 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Between two pieces of a body, from the client or towards it.
     pub body_timeout: Duration,
+    /// While others wait for the slowest reader of a shared body that is too large to keep: for each
+    /// MiB of its reading.
+    pub mib_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -299,6 +302,7 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             request_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
+            mib_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -12,19 +12,21 @@ mod state;
 mod tests;
 
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Failure, FailureKind};
 use crate::store::Charge;
 
-use state::{AHEAD, Flight, WINDOW, lock};
+use state::{AHEAD, Flight, lock};
 
 pub use reader::{Reader, Waiter};
 pub use state::Outcome;
@@ -171,33 +173,39 @@ impl Ticket {
         lock(&self.flight.state).pieces.iter().cloned().collect()
     }
 
-    /// From now on the body is only passed through: nobody joins, and little of it is kept.
+    /// From now on the body is only passed through: nobody joins, and what every reader has had is
+    /// not kept.
     pub fn pass_through(&self) {
-        lock(&self.flight.state).windowed = true;
+        lock(&self.flight.state).is_passing = true;
         self.unlist();
     }
 
-    /// Waits until there is room in the window of a body that passes through; `false` when nobody
-    /// reads it any more. Gives back, through `charge`, what has left the window.
-    pub async fn room(&self, charge: &mut Charge) -> bool {
+    /// Waits until the slowest reader of a body that passes through has caught up; `false` when
+    /// nobody reads it any more. A reader for whom others have waited `mib_timeout` for a MiB is cut.
+    /// Gives back, through `charge`, what all have had.
+    pub async fn room(&self, charge: &mut Charge, mib_timeout: Duration) -> bool {
+        let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         poll_fn(|context| {
-            let mut state = lock(&self.flight.state);
-            while state.buffered > WINDOW {
-                let Some(piece) = state.pieces.pop_front() else {
-                    break;
+            loop {
+                let mut state = lock(&self.flight.state);
+                state.count_waiting();
+                state.cut_slow(mib_timeout);
+                charge.shrink(state.drop_read() as u64);
+                if !state.has_readers() {
+                    return Poll::Ready(false);
+                }
+                if state.buffered <= AHEAD {
+                    state.looked = None;
+                    return Poll::Ready(true);
+                }
+                state.producer = Some(context.waker().clone());
+                let Some(until) = state.patience(mib_timeout) else {
+                    return Poll::Pending;
                 };
-                state.buffered -= piece.len();
-                state.dropped += 1;
-                charge.shrink(piece.len() as u64);
+                drop(state);
+                timer.as_mut().reset(until);
+                ready!(timer.as_mut().poll(context));
             }
-            if !state.has_readers() {
-                return Poll::Ready(false);
-            }
-            if state.ahead() <= AHEAD {
-                return Poll::Ready(true);
-            }
-            state.producer = Some(context.waker().clone());
-            Poll::Pending
         })
         .await
     }

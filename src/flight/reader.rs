@@ -9,7 +9,7 @@ use http_body::Frame;
 
 use crate::error::{Failure, FailureKind};
 
-use super::state::{Flight, Outcome, lock};
+use super::state::{Flight, Outcome, Place, lock};
 
 /// A request that waits for another request's fetch.
 pub struct Waiter {
@@ -53,7 +53,7 @@ impl Reader {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
         let mut state = lock(&flight.state);
         let first = state.dropped;
-        state.readers.push(Some(first));
+        state.readers.push(Some(Place::at(first)));
         let slot = state.readers.len() - 1;
         drop(state);
         Self { flight, slot }
@@ -78,16 +78,19 @@ impl Reader {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let mut state = lock(&self.flight.state);
-        let Some(next) = state.readers[self.slot] else {
+        state.count_waiting();
+        let Some(mut place) = state.readers[self.slot] else {
             return Poll::Ready(None);
         };
-        let Some(at) = next.checked_sub(state.dropped) else {
+        if place.is_cut {
             state.readers[self.slot] = None;
-            let message = "the client reads too slowly for a body that is too large to keep";
+            let message = "the client reads too slowly for a body that others wait for";
             return Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))));
-        };
-        if let Some(piece) = state.pieces.get(at).cloned() {
-            state.readers[self.slot] = Some(next + 1);
+        }
+        // No piece is dropped before every reader has had it.
+        if let Some(piece) = state.pieces.get(place.next - state.dropped).cloned() {
+            place.took(piece.len());
+            state.readers[self.slot] = Some(place);
             if let Some(producer) = state.producer.take() {
                 producer.wake();
             }

@@ -3,19 +3,20 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use tokio::time::Instant;
 
 use crate::error::Failure;
 use crate::policy::Reason;
 use crate::store::{Charge, Entry, Head};
 
-/// Bytes that a body too large to store may run ahead of its fastest reader.
+/// Bytes that a body too large to store may run ahead of its slowest reader.
 pub(super) const AHEAD: usize = 256 << 10;
 
-/// Bytes of such a body that are kept for slower readers; one that falls behind is cut.
-pub(super) const WINDOW: usize = 1 << 20;
+const MIB: usize = 1 << 20;
 
 /// What the head of a fetch tells its waiters.
 #[derive(Clone, Debug)]
@@ -50,19 +51,54 @@ pub struct Flight {
 pub struct State {
     pub outcome: Option<Outcome>,
     pub pieces: VecDeque<Bytes>,
-    /// Pieces dropped from the front of the window.
+    /// Pieces dropped from the front, which every reader has had.
     pub dropped: usize,
     /// Bytes in `pieces`.
     pub buffered: usize,
     pub end: Option<Result<Option<HeaderMap>, Failure>>,
     /// The body is only passing through: it is not kept from byte 0, and nobody joins.
-    pub windowed: bool,
-    /// Next piece of each reader; `None` where a reader left.
-    pub readers: Vec<Option<usize>>,
+    pub is_passing: bool,
+    /// Where each reader is; `None` where one left.
+    pub readers: Vec<Option<Place>>,
+    /// When readers were last found waiting for slower ones.
+    pub looked: Option<Instant>,
     pub waiting: Vec<Waker>,
     pub producer: Option<Waker>,
     /// For the pieces, once the fetch has ended: readers may hold them for long.
     pub charge: Option<Charge>,
+}
+
+/// Where a reader is in the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The piece that it gets next, counted from the first of the body.
+    pub next: usize,
+    /// Bytes since its last whole MiB.
+    since: usize,
+    /// How long others have waited for it, in this MiB.
+    waited: Duration,
+    /// Others have waited too long: it gets nothing more.
+    pub is_cut: bool,
+}
+
+impl Place {
+    pub fn at(next: usize) -> Self {
+        Self {
+            next,
+            since: 0,
+            waited: Duration::ZERO,
+            is_cut: false,
+        }
+    }
+
+    pub fn took(&mut self, bytes: usize) {
+        self.next += 1;
+        self.since += bytes;
+        if self.since >= MIB {
+            self.since %= MIB;
+            self.waited = Duration::ZERO;
+        }
+    }
 }
 
 impl State {
@@ -77,15 +113,67 @@ impl State {
         }
     }
 
-    /// Bytes between the fastest reader and the end of what has come.
-    pub fn ahead(&self) -> usize {
-        let fastest = self.readers.iter().flatten().max().copied().unwrap_or(0);
-        let read = fastest.saturating_sub(self.dropped);
-        self.pieces.iter().skip(read).map(Bytes::len).sum()
+    fn reading(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.readers.iter_mut().flatten().filter(|at| !at.is_cut)
     }
 
-    pub fn has_readers(&self) -> bool {
-        self.readers.iter().any(Option::is_some)
+    pub fn has_readers(&mut self) -> bool {
+        self.reading().next().is_some()
+    }
+
+    /// Drops what every reader has had; how many bytes that is.
+    pub fn drop_read(&mut self) -> usize {
+        let Some(slowest) = self.slowest() else {
+            return 0;
+        };
+        let count = slowest.saturating_sub(self.dropped);
+        let bytes = self.pieces.drain(..count).map(|piece| piece.len()).sum();
+        self.dropped += count;
+        self.buffered -= bytes;
+        bytes
+    }
+
+    fn slowest(&mut self) -> Option<usize> {
+        self.reading().map(|at| at.next).min()
+    }
+
+    /// Counts against the slowest reader how long others have waited for it since that was last
+    /// counted.
+    pub fn count_waiting(&mut self) {
+        let Some(slowest) = self.looked.and(self.slowest()) else {
+            return;
+        };
+        let now = Instant::now();
+        let waited = self.looked.replace(now).map(|looked| now - looked);
+        let places = self.reading().filter(|at| at.next == slowest);
+        places.for_each(|at| at.waited += waited.unwrap_or_default());
+    }
+
+    /// Cuts readers for which others have waited `mib_timeout` for one MiB of their reading.
+    pub fn cut_slow(&mut self, mib_timeout: Duration) {
+        let mut cuts = false;
+        for at in self.reading().filter(|at| at.waited >= mib_timeout) {
+            at.is_cut = true;
+            cuts = true;
+        }
+        if cuts {
+            self.wake_waiting();
+        }
+    }
+
+    /// When the slowest reader is to be cut, if it stays where it is; `None` where nobody waits for
+    /// it.
+    pub fn patience(&mut self, mib_timeout: Duration) -> Option<Instant> {
+        let end = self.dropped + self.pieces.len();
+        self.looked = None;
+        if !self.reading().any(|at| at.next == end) {
+            return None;
+        }
+        let (now, slowest) = (Instant::now(), self.slowest()?);
+        self.looked = Some(now);
+        let waited = self.reading().filter(|at| at.next == slowest);
+        let waited = waited.map(|at| at.waited).max()?;
+        Some(now + mib_timeout.saturating_sub(waited))
     }
 }
 
@@ -98,6 +186,6 @@ impl Flight {
     }
 
     pub fn is_open(&self) -> bool {
-        !lock(&self.state).windowed
+        !lock(&self.state).is_passing
     }
 }

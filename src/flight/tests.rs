@@ -77,43 +77,92 @@ async fn a_failure_reaches_every_reader() {
     }
 }
 
-#[tokio::test]
-async fn past_the_size_limit_nobody_joins_and_the_window_is_bounded() {
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A flight that passes through, with two readers of which neither has read anything.
+fn passing(pieces: usize) -> (Ticket, [Reader; 2], Charge) {
+    let ticket = lead(&Flights::new(10));
+    let readers = [ticket.reader(), ticket.reader()];
+    (0..pieces).for_each(|_| ticket.push(Bytes::from(vec![0; 64 << 10])));
+    ticket.pass_through();
+    let mut charge = Ledger::new(u64::MAX).open();
+    charge.grow_anyway((pieces as u64) << 16);
+    (ticket, readers, charge)
+}
+
+async fn read_all(reader: &mut Reader, count: usize) {
+    for _ in 0..count {
+        assert!(read(reader).await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slowest_reader_holds_back_what_passes_through_and_loses_nothing() {
+    let (ticket, [mut fast, mut slow], mut charge) = passing(20);
+    read_all(&mut fast, 20).await;
+    let producing = tokio::spawn(async move {
+        let is_wanted = ticket.room(&mut charge, PATIENCE).await;
+        (is_wanted, ticket)
+    });
+    for _ in 0..16 {
+        tokio::task::yield_now().await;
+        assert!(!producing.is_finished());
+        read_all(&mut slow, 1).await;
+    }
+    let (is_wanted, ticket) = producing.await.unwrap();
+    assert!(is_wanted);
+    assert!(lock(&ticket.flight.state).buffered <= AHEAD);
+    read_all(&mut slow, 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_is_cut_when_others_have_waited_too_long_for_one_mib() {
+    let (ticket, [mut fast, mut slow], mut charge) = passing(36);
+    read_all(&mut fast, 36).await;
+    // Nine seconds for each of the first two MiB.
+    let reading = tokio::spawn(async move {
+        for _ in 0..2 {
+            tokio::time::advance(PATIENCE * 9 / 10).await;
+            read_all(&mut slow, 16).await;
+        }
+        slow
+    });
+    let begun = Instant::now();
+    assert!(ticket.room(&mut charge, PATIENCE).await);
+    let mut slow = reading.await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 18);
+    // Nobody waits while there is something for the fast one.
+    tokio::time::advance(PATIENCE * 5).await;
+    (0..8).for_each(|_| ticket.push(Bytes::from(vec![0; 64 << 10])));
+    charge.grow_anyway(8 << 16);
+    read_all(&mut fast, 8).await;
+    assert!(ticket.room(&mut charge, PATIENCE).await);
+    assert_eq!(read(&mut slow).await, Some(Err(FailureKind::BodyTimeout)));
+    drop((fast, slow));
+    assert!(!ticket.room(&mut charge, PATIENCE).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_for_whom_nobody_waits_has_all_time() {
+    let (ticket, [mut slow, other], mut charge) = passing(20);
+    drop(other);
+    let producing = tokio::spawn(async move { ticket.room(&mut charge, PATIENCE).await });
+    tokio::task::yield_now().await;
+    tokio::time::advance(PATIENCE * 100).await;
+    tokio::task::yield_now().await;
+    assert!(!producing.is_finished());
+    read_all(&mut slow, 20).await;
+    assert!(producing.await.unwrap());
+}
+
+#[test]
+fn past_the_size_limit_nobody_joins() {
     let flights = Flights::new(10);
     let ticket = lead(&flights);
     let waiter = wait(&flights);
-    let (mut fast, mut slow) = (ticket.reader(), waiter.reader().unwrap());
+    assert!(waiter.reader().is_some());
     ticket.pass_through();
     assert!(waiter.reader().is_none());
-    let mut charge = Ledger::new(u64::MAX).open();
-    let piece = Bytes::from(vec![0; 64 << 10]);
-    for _ in 0..40 {
-        assert!(ticket.room(&mut charge).await);
-        charge.grow_anyway(piece.len() as u64);
-        ticket.push(piece.clone());
-        assert!(read(&mut fast).await.unwrap().is_ok());
-    }
-    assert!(ticket.room(&mut charge).await);
-    assert!(lock(&ticket.flight.state).buffered <= WINDOW);
-    // The slow reader has lost its beginning.
-    assert_eq!(read(&mut slow).await, Some(Err(FailureKind::BodyTimeout)));
-    drop((fast, slow));
-    assert!(!ticket.room(&mut charge).await);
-}
-
-#[tokio::test]
-async fn the_producer_waits_for_its_fastest_reader() {
-    let flights = Flights::new(10);
-    let ticket = lead(&flights);
-    let mut reader = ticket.reader();
-    ticket.pass_through();
-    ticket.push(Bytes::from(vec![0; AHEAD + 1]));
-    let mut charge = Ledger::new(u64::MAX).open();
-    let producing = tokio::spawn(async move { ticket.room(&mut charge).await });
-    tokio::task::yield_now().await;
-    assert!(!producing.is_finished());
-    assert!(read(&mut reader).await.unwrap().is_ok());
-    assert!(producing.await.unwrap());
 }
 
 #[test]

@@ -117,7 +117,8 @@ impl Fetch {
                 storing = false;
             }
             if !storing {
-                if !self.ticket.room(&mut charge).await {
+                let mib_timeout = self.plan.config.limits.mib_timeout;
+                if !self.ticket.room(&mut charge, mib_timeout).await {
                     return;
                 }
                 charge.grow_anyway(size);

@@ -1,0 +1,78 @@
+//! Bodies that are too large to keep reach every reader whole, at the pace of the slowest.
+
+use crate::support::{Client, Fixture, Reply, Step, route};
+
+const MIB: usize = 1 << 20;
+
+/// A body of so many MiB without a length, sent at once.
+fn chunked(mib: usize) -> Reply {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut out = head.as_bytes().to_vec();
+    for at in 0..mib {
+        out.extend_from_slice(format!("{MIB:x}\r\n").as_bytes());
+        out.resize(out.len() + MIB, b'a' + at as u8);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+    vec![Step::Send(out)]
+}
+
+/// The bytes of a chunked body up to its last chunk, or to where it breaks off.
+async fn length(client: &mut Client) -> usize {
+    let mut length = 0;
+    while let Some(chunk) = client.chunk().await.filter(|chunk| !chunk.is_empty()) {
+        length += chunk.len();
+    }
+    length
+}
+
+async fn begun(fixture: &Fixture) -> Client {
+    let mut client = fixture.connect().await;
+    client.request("GET", "/a", &[]).await;
+    assert_eq!(client.head().await.status, 200);
+    client
+}
+
+const TOO_LARGE: &str = "cache_not_stored_total{reason=\"too-large\"}";
+
+#[tokio::test]
+async fn a_reader_that_falls_behind_a_large_body_gets_it_whole() {
+    let text = format!(
+        "[cache]\nmemory = \"128MiB\"\nmax_object = \"16MiB\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let mut client = begun(&fixture).await;
+    fixture.metric_reaches(TOO_LARGE, 1.0).await;
+    assert_eq!(length(&mut client).await, 26 * MIB);
+}
+
+#[tokio::test]
+async fn the_slower_of_two_gets_a_large_body_whole() {
+    let text = format!(
+        "[cache]\nmemory = \"128MiB\"\nmax_object = \"16MiB\"\n[limits]\nmib_timeout = \"1h\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let mut clients = [begun(&fixture).await, begun(&fixture).await];
+    let [fast, slow] = &mut clients;
+    let mut read = 0;
+    while read < 12 * MIB {
+        read += fast.chunk().await.unwrap().len();
+    }
+    fixture.metric_reaches(TOO_LARGE, 1.0).await;
+    let (rest, whole) = tokio::join!(length(fast), length(slow));
+    assert_eq!((read + rest, whole), (26 * MIB, 26 * MIB));
+}
+
+#[tokio::test]
+async fn a_reader_that_lets_others_wait_too_long_is_cut_and_they_get_it_whole() {
+    let text = format!(
+        "[cache]\nmemory = \"16MiB\"\nmax_object = \"2MiB\"\n[limits]\nmib_timeout = \"300ms\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let (mut fast, mut slow) = (begun(&fixture).await, begun(&fixture).await);
+    assert_eq!(length(&mut fast).await, 26 * MIB);
+    assert!(length(&mut slow).await < 26 * MIB);
+}
