@@ -188,7 +188,7 @@ async fn what_is_too_large_or_not_storable_passes_with_the_clients_range() {
 async fn a_chunked_body_that_turns_out_too_large_passes_too() {
     let config = format!("[cache]\nmax_object = \"1KiB\"\n{}", route(""));
     let fixture = Fixture::start(&config, |seen| match range_of(seen) {
-        Some(_) => reply(206, "0123", &[FRESH, ("content-range", "bytes 0-3/4000")]),
+        Some(_) => reply(206, "0123", &[("content-range", "bytes 0-3/4000")]),
         None => {
             let chunk = format!("800\r\n{}\r\n", "x".repeat(2048));
             let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -196,8 +196,53 @@ async fn a_chunked_body_that_turns_out_too_large_passes_too() {
         }
     })
     .await;
-    let part = ask(&fixture, "bytes=0-3").await;
-    assert_eq!((part.status, part.text().as_str()), (206, "0123"));
+    for (asks, count) in [("bytes=0-3", 2), ("bytes=0-3", 3)] {
+        let part = ask(&fixture, asks).await;
+        assert_eq!((part.status, part.text().as_str()), (206, "0123"));
+        // The whole was tried once, and what came of it is remembered.
+        assert_eq!(fixture.origin.count(), count);
+        let said = part.cache_status();
+        assert!(!said.contains("stored"), "{said}");
+    }
+    let mut client = fixture.connect().await;
+    client.request("GET", "/a", &[]).await;
+    let head = client.head().await;
+    let said = head.cache_status();
+    assert!(
+        said.contains("too-large") && !said.contains("stored"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_range_of_a_stream_of_which_nobody_knows_the_length_begins_at_once() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&route("ttl = \"60s\""), move |_| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let end = Step::Send(b"0\r\n\r\n".to_vec());
+        vec![Step::Send(head.into()), Step::Wait(held.clone()), end]
+    })
+    .await;
+    let mut clients = Vec::new();
+    for range in ["bytes=0-", "bytes=1-3", "bytes=0-1,3-3", "bytes=-2"] {
+        let mut client = fixture.connect().await;
+        client.request("GET", "/a", &[("range", range)]).await;
+        // The gate is closed.
+        let head = client.head().await;
+        assert_eq!(
+            (head.status, head.header("content-range")),
+            (200, None),
+            "{range}"
+        );
+        assert_eq!(client.chunk().await.unwrap(), b"hello", "{range}");
+        clients.push(client);
+    }
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.chunk().await.unwrap(), b"");
+    }
+    assert_eq!(fixture.origin.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ use crate::store::Charge;
 
 use state::{AHEAD, Flight, lock};
 
-pub use reader::{Reader, Waiter};
+pub use reader::{Reader, Waiter, Whole};
 pub use state::Outcome;
 
 const SHARDS: usize = 32;
@@ -176,7 +176,10 @@ impl Ticket {
     /// From now on the body is only passed through: nobody joins, and what every reader has had is
     /// not kept.
     pub fn pass_through(&self) {
-        lock(&self.flight.state).is_passing = true;
+        let mut state = lock(&self.flight.state);
+        state.is_passing = true;
+        state.wake_waiting();
+        drop(state);
         self.unlist();
     }
 

@@ -3,9 +3,11 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::timeout;
 
 use crate::error::{Failure, FailureKind};
 
@@ -42,6 +44,17 @@ impl Waiter {
     }
 }
 
+/// What a body came to within a time.
+#[derive(Debug)]
+pub enum Whole {
+    /// All of it, charged as long as its reader lives.
+    Pieces(Vec<Bytes>),
+    /// It turned out too large to be kept.
+    TooLarge,
+    StillComing,
+    Broken(Failure),
+}
+
 /// Reads the body of a flight.
 #[derive(Debug)]
 pub struct Reader {
@@ -59,17 +72,24 @@ impl Reader {
         Self { flight, slot }
     }
 
-    /// Waits for the end; the pieces of the body, charged as long as the reader lives. `Ok(None)`
-    /// where it turns out too large to be kept.
-    pub async fn whole(&mut self) -> Result<Option<Vec<Bytes>>, Failure> {
-        let mut pieces = Vec::new();
-        while self.flight.is_open() {
-            match poll_fn(|context| self.poll_frame(context)).await {
-                None => return Ok(Some(pieces)),
-                Some(frame) => pieces.extend(frame?.into_data().ok()),
+    /// Waits for the end, but no longer than `patience`. A reader that has read nothing yet can be
+    /// read from byte 0 afterwards.
+    pub async fn whole(&self, patience: Duration) -> Whole {
+        let ended = poll_fn(|context| {
+            let mut state = lock(&self.flight.state);
+            if state.is_passing {
+                return Poll::Ready(Whole::TooLarge);
             }
-        }
-        Ok(None)
+            match &state.end {
+                Some(Ok(_)) => Poll::Ready(Whole::Pieces(state.pieces.iter().cloned().collect())),
+                Some(Err(failure)) => Poll::Ready(Whole::Broken(failure.clone())),
+                None => {
+                    state.wait(context);
+                    Poll::Pending
+                }
+            }
+        });
+        timeout(patience, ended).await.unwrap_or(Whole::StillComing)
     }
 
     /// The next piece, or the trailers; `None` at the end.

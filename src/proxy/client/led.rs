@@ -2,12 +2,13 @@
 //! from that.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::error::{Failure, FailureKind};
-use crate::flight::{Reader, Ticket};
+use crate::flight::{Reader, Ticket, Whole};
 use crate::guard::source_is_ill;
 use crate::metrics::CacheResult;
 use crate::policy::{self, Decision, Reason, conditional, range};
@@ -21,6 +22,9 @@ use super::handled::Delivered;
 use super::miss::Missed;
 use super::note::Note;
 use super::reuse::{may_refresh, refresh, reuse};
+
+/// How long a request for a range waits for the end of a body of which nobody knows how long it is.
+const RANGE_PATIENCE: Duration = Duration::from_millis(200);
 
 impl Missed {
     /// Leads a fetch and waits for its head.
@@ -87,28 +91,32 @@ impl Missed {
     }
 
     /// A response that may still come in. One range of it is cut out as it passes; for several, or
-    /// where nobody knows how long it is, the whole is awaited first.
-    pub async fn stream(self, head: &Head, mut reader: Reader) -> Delivered {
+    /// where nobody knows how long it is, the whole is awaited for a moment. What takes longer is sent
+    /// as it comes: a `Range` may be ignored (RFC 9110 §14.2).
+    pub async fn stream(mut self, head: &Head, reader: Reader) -> Delivered {
         let request = &self.keyed.request;
         let awaits = request.wants_part()
             && head.status == StatusCode::OK
             && (head.content_length().is_none() || !range::is_single(&request.parts.headers));
-        let body = if awaits {
-            match reader.whole().await {
-                Ok(Some(pieces)) => {
-                    let pieces: Pieces = pieces.into_iter().collect();
-                    Body::Pieces(Box::new(pieces.of(Some(reader))))
-                }
-                // Too large for that: the range is the origin's to answer.
-                Ok(None) => {
-                    // A reader that reads no more would keep its fetch waiting.
-                    drop(reader);
-                    return self.range_instead().await;
-                }
-                Err(failure) => return self.stale_or_failure(None, &failure),
-            }
+        let whole = if awaits {
+            reader.whole(RANGE_PATIENCE).await
         } else {
-            Body::Flight(reader)
+            Whole::StillComing
+        };
+        let body = match whole {
+            Whole::Pieces(pieces) => {
+                let pieces: Pieces = pieces.into_iter().collect();
+                Body::Pieces(Box::new(pieces.of(Some(reader))))
+            }
+            // The range is the origin's to answer.
+            Whole::TooLarge => {
+                // A reader that reads no more would keep its fetch waiting.
+                drop(reader);
+                self.note.stored = false;
+                return self.range_instead().await;
+            }
+            Whole::StillComing => Body::Flight(reader),
+            Whole::Broken(failure) => return self.stale_or_failure(None, &failure),
         };
         let age = head.record.age(self.plan.state.clock.now());
         self.deliver(head, age, body, self.note)

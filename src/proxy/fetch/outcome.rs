@@ -16,7 +16,7 @@ use crate::metrics::Refresh;
 use crate::policy::{Reason, StoredView};
 use crate::proxy::parts::store::forget_part;
 use crate::store::second::LeaseOutcome;
-use crate::store::{Entry, Head};
+use crate::store::{Entry, Found, Head};
 use crate::upstream::OriginBody;
 
 use super::{Fetch, Validation};
@@ -64,25 +64,11 @@ impl Fetch {
         let until = self.not_asked_until();
         let is_keys = reason == Reason::Credential && self.let_in.is_some();
         self.leave_alone(validation.filter(|_| self.is_background && !is_keys), until);
-        let state = Arc::clone(self.state());
-        // An error says nothing about what was stored before it, nor does one client's own answer.
-        let is_personal = self.client_headers.contains_key(COOKIE)
-            || self.options().has_credential(&self.client_headers);
-        let keep_stored = is_personal || response.status().as_u16() >= 400;
         if reason.is_of_the_response() {
-            if response.status().is_success() && reason != Reason::TooLarge {
-                forget_part(&state, self.primary());
-            }
-            state
-                .memory
-                .mark_not_shared(&self.key.bytes, until, reason, keep_stored);
-            if !keep_stored && reason != Reason::TooLarge {
-                state.forget_shared(self.primary());
-            }
+            self.remember(response.status(), reason);
         } else if reason == Reason::Credential && !is_keys {
-            state
-                .memory
-                .mark_not_shared(self.ticket.key(), until, reason, true);
+            let memory = &self.state().memory;
+            memory.mark_not_shared(self.ticket.key(), until, reason, true);
         }
         if is_keys {
             // Those who wait elect another leader: they must not meet this one again.
@@ -91,6 +77,31 @@ impl Fetch {
         self.ticket.publish(Outcome::NotShared(reason));
         self.tell(Led::Own { response, reason });
         self.ticket.finish(Ok(None));
+    }
+
+    /// Remembers for a while that the response with this status cannot be stored, by its own nature.
+    pub(super) fn remember(&self, status: StatusCode, reason: Reason) {
+        let state = self.state();
+        // An error says nothing about what was stored before it, nor does one client's own answer.
+        let is_personal = self.client_headers.contains_key(COOKIE)
+            || self.options().has_credential(&self.client_headers);
+        let keep_stored = is_personal || status.as_u16() >= 400;
+        if status.is_success() && reason != Reason::TooLarge {
+            forget_part(state, self.primary());
+        }
+        let (memory, until) = (&state.memory, self.not_asked_until());
+        memory.mark_not_shared(&self.key.bytes, until, reason, keep_stored);
+        if !keep_stored && reason != Reason::TooLarge {
+            state.forget_shared(self.primary());
+        }
+    }
+
+    /// Whether the response was found too large to be stored, a short while ago.
+    pub(super) fn is_known_too_large(&self) -> bool {
+        let (memory, now) = (&self.state().memory, self.exchange.received);
+        let mut key = self.key.bytes.clone();
+        let found = memory.get(&mut key, &self.client_headers, now);
+        matches!(found, Found::NotShared(Reason::TooLarge))
     }
 
     /// The origin is not asked about a stored response again before then.

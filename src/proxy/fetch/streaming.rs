@@ -34,7 +34,9 @@ impl Fetch {
     ) {
         let length = content_length(response.headers());
         let limit = self.plan.config.cache.max_object;
-        if length.is_some_and(|length| length > limit) {
+        let is_too_large =
+            length.map_or_else(|| self.is_known_too_large(), |length| length > limit);
+        if is_too_large {
             return self.not_shared(response, Reason::TooLarge, validation.as_ref());
         }
         let mut charge = self.state().memory.charge();
@@ -103,16 +105,14 @@ impl Fetch {
             let beyond = received.saturating_sub(length.unwrap_or(0)).min(size);
             let is_too_large = received > limit;
             if storing && (is_too_large || !charge.grow(beyond)) {
-                self.count_not_stored(if is_too_large {
-                    Reason::TooLarge
+                let (reason, lease) = if is_too_large {
+                    self.remember(head.status, Reason::TooLarge);
+                    (Reason::TooLarge, LeaseOutcome::TooLarge)
                 } else {
-                    Reason::Budget
-                });
-                self.release(if is_too_large {
-                    LeaseOutcome::TooLarge
-                } else {
-                    LeaseOutcome::Dropped
-                });
+                    (Reason::Budget, LeaseOutcome::Dropped)
+                };
+                self.count_not_stored(reason);
+                self.release(lease);
                 self.ticket.pass_through();
                 storing = false;
             }
