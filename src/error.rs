@@ -48,6 +48,10 @@ pub enum FailureKind {
     TlsFailed,
     /// The upstream closed or reset the connection before a response head.
     ConnectionClosed,
+    /// The upstream hung up while the client's body was being sent, without an answer.
+    UploadBroken,
+    /// This process may open no more files or connections.
+    OutOfDescriptors,
     /// The upstream sent something that is not HTTP.
     ProtocolError,
     /// No response head in time.
@@ -131,6 +135,12 @@ impl FailureKind {
             Self::ConnectTimeout => (Status::GATEWAY_TIMEOUT, "connection_timeout", OriginUnasked),
             Self::TlsFailed => (Status::BAD_GATEWAY, "tls_protocol_error", OriginUnasked),
             Self::ConnectionClosed => (Status::BAD_GATEWAY, "connection_terminated", OriginAsked),
+            Self::UploadBroken => (
+                Status::BAD_GATEWAY,
+                "connection_terminated",
+                RequestAndItsFraming,
+            ),
+            Self::OutOfDescriptors => (Status::SERVICE_UNAVAILABLE, FULL, OriginUnasked),
             Self::ProtocolError => (Status::BAD_GATEWAY, "http_protocol_error", OriginAsked),
             Self::ResponseTimeout => (Status::GATEWAY_TIMEOUT, SLOW, OriginAsked),
             Self::ResponseIncomplete => {
@@ -213,6 +223,12 @@ impl Failure {
         self.retry_after = Some(after);
         self
     }
+}
+
+/// Whether the system or this process may open no more descriptors (`ENFILE`, `EMFILE`): a lack of
+/// ours, and nothing that the other side did.
+pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The response to a failed request: `extra` holds the operator's `[errors] headers`.

@@ -33,6 +33,7 @@ mod model;
 mod nginx;
 mod origin;
 mod origin_database;
+mod others;
 mod parts;
 mod plans;
 mod proofs;

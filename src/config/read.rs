@@ -303,6 +303,7 @@ fn cache(mut section: Section<'_, '_>) -> Cache {
     set(&mut cache.wait_timeout, section.duration("wait_timeout"));
     set(&mut cache.hit_for_miss, section.duration("hit_for_miss"));
     set(&mut cache.etag_up_to, section.size("etag_up_to"));
+    set(&mut cache.await_up_to, section.size("await_up_to"));
     set(
         &mut cache.credential_fields,
         section.list("credential_fields", FIELD, field_name),

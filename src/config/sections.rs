@@ -105,7 +105,8 @@ pub struct Upstream {
     /// Requests that may wait for a connection.
     pub queue: usize,
     pub queue_timeout: Duration,
-    /// Consecutive failures that open the breaker, and for how long it stays open.
+    /// Failures within ten seconds that open the breaker, and for how long after the last of them it
+    /// stays open.
     pub breaker_failures: u32,
     pub breaker_open: Duration,
     pub header_bytes: usize,
@@ -194,6 +195,8 @@ pub struct Cache {
     pub hit_for_miss: Duration,
     /// Bodies up to this get an ETag of ours where the origin gives no validator; 0 turns it off.
     pub etag_up_to: u64,
+    /// A response in whose place a stored one may stand is awaited whole up to this size.
+    pub await_up_to: u64,
     /// Fields that carry a principal's credential.
     pub credential_fields: Vec<HeaderName>,
     /// Cookies that carry one.
@@ -215,6 +218,7 @@ impl Default for Cache {
             wait_timeout: Duration::from_secs(10),
             hit_for_miss: Duration::from_secs(10),
             etag_up_to: 64 << 10,
+            await_up_to: 1 << 20,
             credential_fields: vec![
                 http::header::AUTHORIZATION,
                 HeaderName::from_static("x-api-key"),

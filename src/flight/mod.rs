@@ -154,6 +154,29 @@ impl Ticket {
         }
     }
 
+    /// Waits until nobody waits for the head.
+    pub async fn unawaited(&self) {
+        poll_fn(|context| {
+            let mut state = lock(&self.flight.state);
+            if state.waiters == 0 {
+                return Poll::Ready(());
+            }
+            state.producer = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Lets nobody join any more, where nobody waits for the head; whether that is so.
+    pub fn unlist_unawaited(&self) -> bool {
+        let mut shard = self.flights.shard(&self.key);
+        let is_unawaited = lock(&self.flight.state).waiters == 0;
+        if is_unawaited {
+            self.unlist_in(&mut shard);
+        }
+        is_unawaited
+    }
+
     /// A reader from byte 0, for the request that leads.
     pub fn reader(&self) -> Reader {
         Reader::new(Arc::clone(&self.flight))
@@ -227,11 +250,12 @@ impl Ticket {
 
     /// Takes the flight out of the table, so that the next request looks at the store.
     pub fn unlist(&self) {
-        let mut shard = self.flights.shard(&self.key);
-        if shard
-            .get(&self.key)
-            .is_some_and(|listed| Arc::ptr_eq(listed, &self.flight))
-        {
+        self.unlist_in(&mut self.flights.shard(&self.key));
+    }
+
+    fn unlist_in(&self, shard: &mut HashMap<Key, Arc<Flight>>) {
+        let listed = shard.get(&self.key);
+        if listed.is_some_and(|listed| Arc::ptr_eq(listed, &self.flight)) {
             shard.remove(&self.key);
             self.flights.count.fetch_sub(1, Ordering::Relaxed);
         }

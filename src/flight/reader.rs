@@ -20,6 +20,7 @@ pub struct Waiter {
 
 impl Waiter {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
+        lock(&flight.state).waiters += 1;
         Self { flight }
     }
 
@@ -41,6 +42,16 @@ impl Waiter {
         self.flight
             .is_open()
             .then(|| Reader::new(Arc::clone(&self.flight)))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut state = lock(&self.flight.state);
+        state.waiters -= 1;
+        if let Some(producer) = state.producer.take() {
+            producer.wake();
+        }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct State {
     pub readers: Vec<Option<Place>>,
     /// When readers were last found waiting for slower ones.
     pub looked: Option<Instant>,
+    /// Requests that wait for the head.
+    pub waiters: usize,
     pub waiting: Vec<Waker>,
     pub producer: Option<Waker>,
     /// For the pieces, once the fetch has ended: readers may hold them for long.

@@ -141,6 +141,22 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// servers have it.
 const OF_CONNECTIONS: [&[u8]; 2] = [b"ntlm", b"negotiate"];
 
+/// The protocol to which a request asks to switch, and which is then tunnelled (RFC 9110 §7.8).
+/// Another HTTP, or TLS, on the same connection is none: HTTP inside a tunnel would pass every rule of
+/// this proxy by, and a server may ignore the wish.
+pub fn asks_for_tunnel(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let protocol = headers.get(header::UPGRADE)?;
+    let is_no_tunnel = |member: &[u8]| {
+        let name = member.split(|byte| *byte == b'/').next().unwrap_or(member);
+        [&b"h2c"[..], b"http", b"tls"]
+            .iter()
+            .any(|other| name.eq_ignore_ascii_case(other))
+    };
+    let is_asked = has_member(headers, header::CONNECTION, "upgrade");
+    let mut protocols = members(headers, header::UPGRADE);
+    (is_asked && !protocols.any(is_no_tunnel)).then_some(protocol)
+}
+
 /// Whether a request authenticates the connection that it comes by.
 pub fn authenticates_connection(headers: &HeaderMap) -> bool {
     // `Proxy-Authorization` is of one hop, and never sent on.

@@ -27,7 +27,7 @@ use crate::database::keys::{Principal, is_well_formed};
 use crate::database::{Database, DatabaseError};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
-use crate::upstream::{Answer, Origin, OriginBody, empty};
+use crate::upstream::{Answer, Origin, OriginBody, Started, empty};
 
 use answer::{Computed, Refusal};
 use endpoint::Endpoint;
@@ -216,6 +216,9 @@ impl Origin for BuiltIn {
     fn answer(&self, request: Request<OriginBody>) -> Answer<'_> {
         let is_head = request.method() == Method::HEAD;
         Box::pin(async move {
+            if let Some(started) = request.extensions().get::<Started>() {
+                started.tell();
+            }
             let response = self.respond(request).await?;
             Ok(if is_head {
                 response.map(|_| empty())

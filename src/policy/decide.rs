@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE, UPGRADE};
+use http::header::{COOKIE, IF_MATCH, IF_UNMODIFIED_SINCE};
 
 use crate::clock::Timestamp;
 use crate::http::fields;
@@ -39,7 +39,7 @@ pub fn bypass(request: RequestView<'_>, options: &Options) -> Option<Reason> {
         return Some(Reason::RequestBody);
     }
     let headers = request.headers;
-    if headers.contains_key(UPGRADE) {
+    if fields::asks_for_tunnel(headers).is_some() {
         return Some(Reason::Upgrade);
     }
     if range::is_foreign(headers) {
@@ -253,20 +253,39 @@ mod tests {
 
     #[test]
     fn requests_that_need_the_origin_itself_are_not_looked_up() {
-        let table = [
-            ("range", Reason::Range),
-            ("if-match", Reason::Precondition),
-            ("upgrade", Reason::Upgrade),
-        ];
-        for (name, reason) in table {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static("x=0-1"));
+        let table = [("range", Reason::Range), ("if-match", Reason::Precondition)];
+        let bypassed = |fields: &[(&'static str, &'static str)]| {
+            let pairs = fields.iter().map(|(name, value)| {
+                let name = http::HeaderName::from_static(name);
+                (name, HeaderValue::from_static(value))
+            });
+            let headers: HeaderMap = pairs.collect();
             let request = RequestView {
                 method: &Method::GET,
                 headers: &headers,
                 has_body: false,
             };
-            assert_eq!(bypass(request, &Options::default()), Some(reason));
+            bypass(request, &Options::default())
+        };
+        for (name, reason) in table {
+            assert_eq!(bypassed(&[(name, "x=0-1")]), Some(reason));
+        }
+        // Nothing is tunnelled where another HTTP is offered, or nobody asks for a switch.
+        let asked = ("connection", "Upgrade");
+        let upgrades = [
+            ("websocket", Some(Reason::Upgrade)),
+            ("h2c", None),
+            ("TLS/1.2", None),
+            ("HTTP/2.0", None),
+            ("websocket, h2c", None),
+        ];
+        for (protocol, reason) in upgrades {
+            assert_eq!(
+                bypassed(&[asked, ("upgrade", protocol)]),
+                reason,
+                "{protocol}"
+            );
+            assert_eq!(bypassed(&[("upgrade", protocol)]), None, "{protocol}");
         }
     }
 

@@ -16,8 +16,8 @@ use crate::policy::{Cookies, Options, Share};
 
 use super::client_request::ClientRequest;
 use super::plan::{Plan, PlannedRoute, Sharing};
-use super::wire::Forwarding;
 use super::wire::claims::believed;
+use super::wire::composed;
 
 /// The key under which a request is looked up.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +59,7 @@ impl RequestKey {
         self.primary_length = self.bytes.len();
         self.common = self.primary_length;
         if rule.options.share == Share::Verified {
-            let selecting = Forwarding::selecting(&request.parts.headers, rule);
+            let selecting = composed::selecting(&request.parts.headers, rule);
             self.selecting = selecting.map(|fields| {
                 let mut digest = Parts::default();
                 for (name, value) in &fields {

@@ -20,6 +20,8 @@ pub struct Activity {
     blocked: AtomicU64,
     /// When each response body under way last gave a piece that nobody has come back from.
     handed: Mutex<Vec<Arc<Handed>>>,
+    /// All of the request that is being answered has come (HTTP/1.1).
+    has_said_all: AtomicBool,
     /// The process ends: the next response is the last.
     is_draining: AtomicBool,
     /// Its end is ours, and not to be lingered over.
@@ -61,6 +63,7 @@ impl Activity {
             last: AtomicU64::new(0),
             blocked: AtomicU64::new(u64::MAX),
             handed: Mutex::default(),
+            has_said_all: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             interim: Arc::default(),
@@ -126,8 +129,20 @@ impl Activity {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// All of a request has come.
+    pub fn said_all(&self) {
+        self.has_said_all.store(true, Ordering::Relaxed);
+    }
+
+    /// A whole request is being answered: its client may send no more, and still reads
+    /// (RFC 9112 §9.6).
+    pub fn is_answering(&self) -> bool {
+        self.has_said_all.load(Ordering::Relaxed)
+    }
+
     pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.has_said_all.store(false, Ordering::Relaxed);
         self.last.store(self.now(), Ordering::Relaxed);
     }
 

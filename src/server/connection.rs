@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -155,8 +155,12 @@ impl Service<Request<Incoming>> for Serving {
     fn call(&self, request: Request<Incoming>) -> Tracked {
         self.activity.begin();
         let guard = InFlight(Arc::clone(&self.activity));
+        let version = request.version();
+        // One request at a time, and after it nothing is read but the next.
+        let says_all = (version <= Version::HTTP_11).then(|| Arc::clone(&self.activity));
+        let request = request.map(|body| TrackedUpload::new(body, says_all));
         Tracked {
-            version: request.version(),
+            version,
             handled: self
                 .proxy
                 .handle(request, self.peer, Some(&self.activity.interim)),
@@ -171,6 +175,52 @@ struct InFlight(Arc<Activity>);
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.end();
+    }
+}
+
+/// A request body; at its end the client has said all.
+struct TrackedUpload {
+    body: Incoming,
+    says_all: Option<Arc<Activity>>,
+}
+
+impl TrackedUpload {
+    fn new(body: Incoming, says_all: Option<Arc<Activity>>) -> Self {
+        let mut this = Self { body, says_all };
+        if this.body.is_end_stream() {
+            this.has_ended();
+        }
+        this
+    }
+
+    fn has_ended(&mut self) {
+        if let Some(activity) = self.says_all.take() {
+            activity.said_all();
+        }
+    }
+}
+
+impl http_body::Body for TrackedUpload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.has_ended();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -21,9 +21,10 @@ use crate::proxy::Proxy;
 use super::activity::Activity;
 use super::seat::Seat;
 
-/// How long, and over how many bytes, a closed connection is still read.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
+/// How long a closed connection is still read: at most, and without a byte. A client that sends all of
+/// its request before it reads is answered too.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
 /// What hyper writes by itself, without a body, for a head that it cannot parse.
 const CANNED: [(&[u8], FailureKind); 3] = [
@@ -39,6 +40,8 @@ const CANNED: [(&[u8], FailureKind); 3] = [
 struct Socket {
     stream: TcpStream,
     has_line: bool,
+    /// The client sends no more.
+    has_ended: bool,
 }
 
 impl AsyncRead for Socket {
@@ -52,6 +55,8 @@ impl AsyncRead for Socket {
         if !self.has_line {
             self.has_line = buffer.filled()[before..].contains(&b'\n');
         }
+        let is_empty = buffer.filled().len() == before && buffer.remaining() > 0;
+        self.has_ended |= is_empty && matches!(read, Poll::Ready(Ok(())));
         read
     }
 }
@@ -109,6 +114,7 @@ impl Watched {
             stream: Some(TokioIo::new(Socket {
                 stream,
                 has_line: false,
+                has_ended: false,
             })),
             activity,
             proxy,
@@ -186,7 +192,21 @@ impl Read for Watched {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.with_stream(|stream| stream.poll_read(context, buffer))
+        let has_ended = |this: &Self| {
+            let stream = this.stream.as_ref();
+            stream.is_some_and(|stream| stream.inner().has_ended)
+        };
+        let read = if has_ended(&self) {
+            Poll::Ready(Ok(()))
+        } else {
+            self.with_stream(|stream| stream.poll_read(context, buffer))
+        };
+        // hyper would take the end of what is sent for the end of the wish to read. It asks again when
+        // the answer is written.
+        if has_ended(&self) && self.activity.is_answering() {
+            return Poll::Pending;
+        }
+        read
     }
 }
 
@@ -266,13 +286,8 @@ impl Drop for Watched {
 async fn linger(mut stream: TcpStream, last: Vec<u8>) -> io::Result<()> {
     stream.write_all(&last).await?;
     stream.shutdown().await?;
-    let (mut left, mut buffer) = (LINGER_BYTES, vec![0; 4096]);
-    while left > 0 {
-        match stream.read(&mut buffer).await? {
-            0 => return Ok(()),
-            read => left = left.saturating_sub(read),
-        }
-    }
+    let mut buffer = vec![0; 16 << 10];
+    while timeout(LINGER_SILENCE, stream.read(&mut buffer)).await?? > 0 {}
     Ok(())
 }
 

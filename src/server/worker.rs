@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use crate::error::is_out_of_descriptors;
 use crate::metrics::latency;
 use crate::proxy::Proxy;
 
@@ -63,10 +64,7 @@ impl Worker {
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     // Out of descriptors, most likely: trying again at once would only spin.
-                    if error
-                        .raw_os_error()
-                        .is_some_and(|code| code == 23 || code == 24)
-                    {
+                    if is_out_of_descriptors(&error) {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 }

@@ -13,13 +13,15 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config;
-use crate::error::{Failure, FailureKind};
+use crate::error::{Failure, FailureKind, is_out_of_descriptors};
+
+use super::stream::{ReadOn, WriteFailed};
 
 /// A byte stream to the upstream.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub type Connection = TokioIo<Box<dyn Stream>>;
+pub type Connection = TokioIo<ReadOn<Box<dyn Stream>>>;
 
 /// Opens connections to one upstream.
 pub struct Connector {
@@ -43,11 +45,12 @@ impl Connector {
         })
     }
 
-    /// One connection, within `connect_timeout` for all of its steps.
-    pub async fn connect(&self) -> Result<Connection, Failure> {
+    /// One connection, within `connect_timeout` for all of its steps. `write_failed` is told when a
+    /// write to it fails.
+    pub async fn connect(&self, write_failed: &WriteFailed) -> Result<Connection, Failure> {
         let config = &self.config;
         match timeout(config.connect_timeout, self.steps()).await {
-            Ok(result) => result,
+            Ok(stream) => Ok(TokioIo::new(ReadOn::new(stream?, write_failed.clone()))),
             Err(_) => Err(Failure::new(
                 FailureKind::ConnectTimeout,
                 format!(
@@ -58,15 +61,13 @@ impl Connector {
         }
     }
 
-    async fn steps(&self) -> Result<Connection, Failure> {
+    async fn steps(&self) -> Result<Box<dyn Stream>, Failure> {
         let (host, port) = (self.config.host.as_str(), self.config.port);
         let addresses = tokio::net::lookup_host((host, port))
             .await
             .map_err(|error| {
-                Failure::new(
-                    FailureKind::DnsFailed,
-                    format!("the upstream's name {host:?} does not resolve: {error}"),
-                )
+                let message = format!("the upstream's name {host:?} does not resolve: {error}");
+                failure(FailureKind::DnsFailed, &error, message)
             })?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in addresses {
@@ -75,17 +76,15 @@ impl Connector {
                 Err(error) => last = error,
             }
         }
-        Err(Failure::new(
-            FailureKind::ConnectFailed,
-            format!("the upstream does not accept connections: {last}"),
-        ))
+        let message = format!("the upstream does not accept connections: {last}");
+        Err(failure(FailureKind::ConnectFailed, &last, message))
     }
 
-    async fn secure(&self, stream: TcpStream) -> Result<Connection, Failure> {
+    async fn secure(&self, stream: TcpStream) -> Result<Box<dyn Stream>, Failure> {
         // A request head is one small write that should leave at once.
         let _ = stream.set_nodelay(true);
         let Some((connector, name)) = &self.tls else {
-            return Ok(TokioIo::new(Box::new(stream)));
+            return Ok(Box::new(stream));
         };
         let secured = connector.connect(name.clone(), stream).await;
         let secured = secured.map_err(|error| {
@@ -94,8 +93,17 @@ impl Connector {
                 format!("TLS with the upstream failed: {error}"),
             )
         })?;
-        Ok(TokioIo::new(Box::new(secured)))
+        Ok(Box::new(secured))
     }
+}
+
+/// A failure of this kind; or ours, where this process has no descriptors left.
+fn failure(kind: FailureKind, error: &io::Error, message: String) -> Failure {
+    if is_out_of_descriptors(error) {
+        let message = format!("no descriptor is left for a connection to the upstream: {error}");
+        return Failure::new(FailureKind::OutOfDescriptors, message);
+    }
+    Failure::new(kind, message)
 }
 
 fn tls_config(config: &config::Upstream) -> Result<ClientConfig, String> {

@@ -1,25 +1,29 @@
 //! One exchange with the upstream: send, wait for the head, retry once on a dead kept connection,
 //! and pass the body on under a deadline between its pieces.
 
+use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use tokio::sync::Notify;
 use tokio::time::Sleep;
 use tracing::{info, warn};
 
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
-use super::OriginBody;
+use super::breaker::Fault;
 use super::pool::{Lease, Upstream};
+use super::sending::Sending;
+use super::{OriginBody, Started};
 
 impl Upstream {
     /// Sends `request` and waits for the response head.
@@ -27,85 +31,118 @@ impl Upstream {
         &self,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
-        if let Err(wait) = self.breaker.admit(Instant::now()) {
-            let message = "the upstream failed too often and is given a pause";
+        let asked = Instant::now();
+        if let Err(wait) = self.breaker.admit(asked) {
+            let message =
+                "most of what the upstream was asked has failed: it is asked once a second";
             return Err(Failure::new(FailureKind::BreakerOpen, message).retry_after(wait));
         }
-        let mut trial = Trial {
-            upstream: self,
-            asked: Instant::now(),
-            is_judged: false,
-        };
+        let url = hash_of(request.uri());
         let result = self.attempts(request).await;
-        trial.judge(&result);
+        match &result {
+            Ok(_) => {
+                if self.breaker.succeeded(Instant::now()) {
+                    info!("the upstream answers again: the breaker is closed");
+                }
+                self.metrics.upstream_answered(asked.elapsed());
+            }
+            Err(failure) => {
+                self.metrics.upstream_failed(failure.kind);
+                self.count_failure(failure, url);
+            }
+        }
         result
+    }
+
+    /// What a failure teaches the breaker.
+    pub(super) fn count_failure(&self, failure: &Failure, url: u64) {
+        let fault = match failure.kind {
+            FailureKind::DnsFailed
+            | FailureKind::ConnectFailed
+            | FailureKind::ConnectTimeout
+            | FailureKind::TlsFailed => Fault::Connection,
+            FailureKind::ConnectionClosed
+            | FailureKind::ResponseTimeout
+            | FailureKind::ResponseIncomplete
+            | FailureKind::BodyTimeout => Fault::Url(url),
+            // Nothing was learned of the upstream: the queue was full, descriptors were short, or the
+            // client's own body failed.
+            _ => return,
+        };
+        if self.breaker.failed(fault, Instant::now()) {
+            warn!(%failure, "most of what the upstream was asked has failed: the breaker is open");
+        }
     }
 
     async fn attempts(
         &self,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
-        let again = repeatable(&request);
         let lease = self.lease(false).await?;
-        let is_reused = lease.is_reused;
-        match self.attempt(lease, request).await {
-            Ok(response) => Ok(response),
-            Err(Attempt {
-                unsent: Some(request),
-                ..
-            }) if is_reused => {
-                self.metrics.upstream_retries.inc();
-                let lease = self.lease(true).await?;
-                self.attempt(lease, *request)
-                    .await
-                    .map_err(|attempt| attempt.failure)
-            }
-            Err(Attempt { failure, .. }) => match again {
-                // A kept connection that dies before a byte of the answer most likely died before
-                // the request reached it; asking again is safe only for idempotent methods
-                // (RFC 9112 §9.3.1).
-                Some(request) if is_reused && failure.kind == FailureKind::ConnectionClosed => {
-                    self.metrics.upstream_retries.inc();
-                    // The first attempt may have been acted on: that one is told, not the second.
-                    let Ok(lease) = self.lease(true).await else {
-                        return Err(failure);
-                    };
-                    self.attempt(lease, request)
-                        .await
-                        .map_err(|attempt| attempt.failure)
-                }
-                _ => Err(failure),
-            },
+        if let Some(started) = request.extensions().get::<Started>() {
+            started.tell();
         }
+        let is_reused = lease.is_reused;
+        let (sending, request) = Sending::watch(request);
+        let (failure, unsent) = match self.attempt(lease, request, &sending).await {
+            Ok(response) => return Ok(response),
+            Err(Attempt { failure, unsent }) => (failure, unsent),
+        };
+        if !is_reused {
+            return Err(failure);
+        }
+        if let Some(request) = unsent {
+            self.metrics.upstream_retries.inc();
+            let lease = self.lease(true).await?;
+            let again = self.attempt(lease, *request, &sending).await;
+            return again.map_err(|attempt| attempt.failure);
+        }
+        // A kept connection that dies before a byte of the answer most likely died before the request
+        // reached it; asking again is safe only for idempotent methods (RFC 9110 §9.2.2, RFC 9112
+        // §9.3.1).
+        let is_dead = matches!(
+            failure.kind,
+            FailureKind::ConnectionClosed | FailureKind::UploadBroken
+        );
+        let again = if is_dead { sending.again().await } else { None };
+        let Some(again) = again else {
+            return Err(failure);
+        };
+        self.metrics.upstream_retries.inc();
+        // The first attempt may have been acted on: that one is told, not the second.
+        let Ok(lease) = self.lease(true).await else {
+            return Err(failure);
+        };
+        let (sending, again) = Sending::watch(again);
+        let again = self.attempt(lease, again, &sending).await;
+        again.map_err(|attempt| attempt.failure)
     }
 
     async fn attempt(
         &self,
         mut lease: Lease,
         request: Request<OriginBody>,
+        sending: &Arc<Sending>,
     ) -> Result<Response<OriginBody>, Attempt> {
         let is_bound = fields::authenticates_connection(request.headers());
-        let body_sent = Arc::new(Notify::new());
-        let request = request.map(|body| watched(body, &body_sent));
+        let url = hash_of(request.uri());
         let sent = lease.sender.try_send_request(request);
         // The upstream's time begins when it has the whole request: a client that sends slowly is
         // not its fault.
         let overdue = async {
-            body_sent.notified().await;
+            sending.let_go().await;
             tokio::time::sleep(self.config.response_timeout).await;
         };
         let answered = tokio::select! {
             answered = sent => Some(answered),
             () = overdue => None,
         };
-        let response = match answered {
+        let mut response = match answered {
             Some(Ok(response)) => response,
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
-                return Err(Attempt {
-                    failure: describe(error.error()),
-                    unsent,
-                });
+                let failure = describe(error.error(), sending);
+                return Err(Attempt { failure, unsent });
             }
             None => {
                 let message = format!(
@@ -118,86 +155,27 @@ impl Upstream {
                 });
             }
         };
-        let read_timeout = self.config.read_timeout;
         lease.is_bound = is_bound || fields::binds_connection(response.headers());
+        if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
+            // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
+            sending.stop();
+            lease.is_over = true;
+            response.extensions_mut().insert(UploadUnwanted);
+        }
         // A switched connection is no longer the pool's.
         let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
-        Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout).boxed_unsync()))
+        let read_timeout = self.config.read_timeout;
+        Ok(response.map(|body| {
+            let told = (self.this.clone(), url);
+            ResponseBody::new(body, lease, read_timeout, told).boxed_unsync()
+        }))
     }
 }
 
-/// What one exchange teaches the breaker, also where its client leaves before the answer.
-struct Trial<'a> {
-    upstream: &'a Upstream,
-    asked: Instant,
-    is_judged: bool,
-}
-
-impl Trial<'_> {
-    fn judge(&mut self, result: &Result<Response<OriginBody>, Failure>) {
-        self.is_judged = true;
-        let Upstream {
-            breaker, metrics, ..
-        } = self.upstream;
-        match result {
-            Ok(_) => {
-                if breaker.succeeded() {
-                    info!("the upstream answers again: the breaker is closed");
-                }
-                metrics.upstream_answered(self.asked.elapsed());
-            }
-            Err(failure) => {
-                metrics.upstream_failed(failure.kind);
-                match failure.kind {
-                    // Nothing was learned of the upstream: the queue was full, or the client's own
-                    // body failed.
-                    FailureKind::QueueFull
-                    | FailureKind::BodyTooLarge
-                    | FailureKind::RequestTimeout
-                    | FailureKind::BadRequest => breaker.untried(),
-                    _ => self.count_failure(failure),
-                }
-            }
-        }
-    }
-
-    fn count_failure(&self, failure: &Failure) {
-        if self.upstream.breaker.failed(Instant::now()) {
-            let pause = self.upstream.config.breaker_open;
-            warn!(%failure, ?pause, "the upstream failed too often: the breaker is open");
-        }
-    }
-}
-
-impl Drop for Trial<'_> {
-    fn drop(&mut self) {
-        if !self.is_judged {
-            self.upstream.breaker.untried();
-        }
-    }
-}
-
-/// Tells `sent` when the body has been sent, or never will be.
-fn watched(body: OriginBody, sent: &Arc<Notify>) -> OriginBody {
-    if body.is_end_stream() {
-        sent.notify_one();
-        return body;
-    }
-    let tell = Tell(Arc::clone(sent));
-    let body = body.map_frame(move |frame| {
-        let _lives_as_long_as_the_body = &tell;
-        frame
-    });
-    body.boxed_unsync()
-}
-
-struct Tell(Arc<Notify>);
-
-impl Drop for Tell {
-    fn drop(&mut self) {
-        self.0.notify_one();
-    }
-}
+/// In the extensions of a response: the upstream answered before it had the whole request, and wants
+/// no more of it.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadUnwanted;
 
 /// A failed attempt, and the request if not a byte of it was sent.
 struct Attempt {
@@ -205,18 +183,11 @@ struct Attempt {
     unsent: Option<Box<Request<OriginBody>>>,
 }
 
-/// A copy of a request that may be sent twice: idempotent (RFC 9110 §9.2.2) and without a body.
-fn repeatable(request: &Request<OriginBody>) -> Option<Request<OriginBody>> {
-    let method = request.method();
-    let is_idempotent = method.is_idempotent() || *method == Method::TRACE;
-    if !is_idempotent || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(empty());
-    *copy.method_mut() = method.clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+/// By what the breaker tells URLs apart.
+fn hash_of(uri: &Uri) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uri.path_and_query().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A body without bytes.
@@ -224,7 +195,7 @@ pub fn empty() -> OriginBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-fn describe(error: &hyper::Error) -> Failure {
+fn describe(error: &hyper::Error, sending: &Sending) -> Failure {
     // A body of ours that failed carries its own failure.
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -233,12 +204,16 @@ fn describe(error: &hyper::Error) -> Failure {
         }
         source = cause.source();
     }
-    let kind = if error.is_parse() {
-        FailureKind::ProtocolError
-    } else {
-        FailureKind::ConnectionClosed
-    };
-    Failure::new(kind, format!("the upstream did not answer: {error}"))
+    if error.is_parse() {
+        let message = format!("the upstream did not answer in HTTP: {error}");
+        return Failure::new(FailureKind::ProtocolError, message);
+    }
+    if !sending.is_whole() {
+        let message = "the upstream hung up while the request was being sent, and answered nothing";
+        return Failure::new(FailureKind::UploadBroken, message);
+    }
+    let message = format!("the upstream did not answer: {error}");
+    Failure::new(FailureKind::ConnectionClosed, message)
 }
 
 /// The body of a response, which gives its connection back when it has come whole.
@@ -246,22 +221,40 @@ struct ResponseBody {
     body: Incoming,
     lease: Option<Lease>,
     read_timeout: Duration,
+    /// Who hears of its failure, and as whose.
+    told: (Weak<Upstream>, u64),
     /// Made when a piece lets itself be waited for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
-    fn new(body: Incoming, lease: Option<Lease>, read_timeout: Duration) -> Self {
+    fn new(
+        body: Incoming,
+        lease: Option<Lease>,
+        read_timeout: Duration,
+        told: (Weak<Upstream>, u64),
+    ) -> Self {
         let mut this = Self {
             body,
             lease,
             read_timeout,
+            told,
             deadline: None,
         };
         if this.body.is_end_stream() {
             this.give_back();
         }
         this
+    }
+
+    fn failed(&mut self, kind: FailureKind, message: impl Display) -> Failure {
+        self.lease = None;
+        let failure = Failure::new(kind, message);
+        let (upstream, url) = &self.told;
+        if let Some(upstream) = upstream.upgrade() {
+            upstream.count_failure(&failure, *url);
+        }
+        failure
     }
 
     fn give_back(&mut self) {
@@ -291,12 +284,9 @@ impl Body for ResponseBody {
                         Poll::Ready(Some(Ok(frame)))
                     }
                     Some(Err(error)) => {
-                        this.lease = None;
                         let message = format!("the upstream's response broke off: {error}");
-                        Poll::Ready(Some(Err(Failure::new(
-                            FailureKind::ResponseIncomplete,
-                            message,
-                        ))))
+                        let failure = this.failed(FailureKind::ResponseIncomplete, message);
+                        Poll::Ready(Some(Err(failure)))
                     }
                     None => {
                         this.give_back();
@@ -310,11 +300,11 @@ impl Body for ResponseBody {
                     .deadline
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(read_timeout)));
                 ready!(deadline.as_mut().poll(context));
-                this.lease = None;
                 let message = format!(
                     "nothing came from the upstream for {read_timeout:?} in the middle of a body"
                 );
-                Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))))
+                let failure = this.failed(FailureKind::BodyTimeout, message);
+                Poll::Ready(Some(Err(failure)))
             }
         }
     }

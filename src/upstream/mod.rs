@@ -3,13 +3,17 @@
 //! [`Origin`] is the seam: whatever answers a request behind the cache. The pool here is one, the
 //! built-in origin another, and tests bring their own.
 
-pub mod breaker;
+mod breaker;
 mod connect;
 mod exchange;
 mod pool;
+mod sending;
+mod stream;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,8 +21,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::error::Failure;
 
-pub use exchange::empty;
+pub use exchange::{UploadUnwanted, empty};
 pub use pool::Upstream;
+pub use sending::begun;
 
 /// A body on its way to or from an origin.
 pub type OriginBody = UnsyncBoxBody<Bytes, Failure>;
@@ -26,6 +31,21 @@ pub type OriginBody = UnsyncBoxBody<Bytes, Failure>;
 /// An answer that is being made.
 pub type Answer<'a> =
     Pin<Box<dyn Future<Output = Result<Response<OriginBody>, Failure>> + Send + 'a>>;
+
+/// In the extensions of a request: told when work on it has begun. Until then it can be taken back,
+/// and nothing is lost.
+#[derive(Clone, Debug, Default)]
+pub struct Started(Arc<AtomicBool>);
+
+impl Started {
+    pub fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// Whatever answers requests behind the cache.
 ///

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -16,6 +17,7 @@ use crate::metrics::Metrics;
 
 use super::breaker::Breaker;
 use super::connect::Connector;
+use super::stream::WriteFailed;
 use super::{Answer, Origin, OriginBody};
 
 /// The upstream of this process. All workers share it; a connection's own work is done by the
@@ -31,18 +33,28 @@ pub struct Upstream {
     /// Connections that exist, in use or idle.
     open: Arc<AtomicUsize>,
     idle: Mutex<Vec<Idle>>,
-    this: Weak<Self>,
+    pub(super) this: Weak<Self>,
 }
 
 struct Idle {
     sender: SendRequest<OriginBody>,
+    task: Task,
     since: Instant,
     opened_by: std::thread::ThreadId,
+}
+
+/// The task that does the work of a connection.
+struct Task {
+    handle: AbortHandle,
+    write_failed: WriteFailed,
 }
 
 /// A connection in use.
 pub(super) struct Lease {
     pub sender: SendRequest<OriginBody>,
+    task: Task,
+    /// The upstream wants nothing more over it.
+    pub is_over: bool,
     /// It has carried a request before, so it may be dead without anybody having noticed.
     pub is_reused: bool,
     /// Its user was authenticated by it, or may be: nobody else gets it.
@@ -76,6 +88,8 @@ impl Upstream {
                 if idle.sender.is_ready() {
                     return Ok(Lease {
                         sender: idle.sender,
+                        task: idle.task,
+                        is_over: false,
                         is_reused: true,
                         is_bound: false,
                         permit,
@@ -86,9 +100,11 @@ impl Upstream {
             }
         }
         self.make_room();
-        let sender = self.open().await?;
+        let (sender, task) = self.open().await?;
         Ok(Lease {
             sender,
+            task,
+            is_over: false,
             is_reused: false,
             is_bound: false,
             permit,
@@ -151,9 +167,10 @@ impl Upstream {
         }
     }
 
-    async fn open(&self) -> Result<SendRequest<OriginBody>, Failure> {
+    async fn open(&self) -> Result<(SendRequest<OriginBody>, Task), Failure> {
         let counted = Counted::new(&self.open);
-        let stream = self.connector.connect().await?;
+        let write_failed = WriteFailed::default();
+        let stream = self.connector.connect(&write_failed).await?;
         let handshake = http1::Builder::new()
             .max_buf_size(self.config.header_bytes)
             .max_headers(512)
@@ -165,13 +182,18 @@ impl Upstream {
                 format!("the upstream hung up: {error}"),
             )
         })?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let _counted = counted;
             if let Err(error) = connection.with_upgrades().await {
                 debug!(%error, "a connection to the upstream ended");
             }
         });
-        Ok(sender)
+        let handle = task.abort_handle();
+        let task = Task {
+            handle,
+            write_failed,
+        };
+        Ok((sender, task))
     }
 
     /// Closes connections that nobody used for `idle_timeout`. Runs until the pool is gone.
@@ -198,6 +220,10 @@ impl Lease {
         if self.is_bound {
             return;
         }
+        if self.is_over || self.task.write_failed.is_set() {
+            // The rest of a request may still wait to be written, in vain.
+            return self.task.handle.abort();
+        }
         if self.sender.is_ready() {
             self.shelve();
         } else if !self.sender.is_closed() {
@@ -215,6 +241,7 @@ impl Lease {
         };
         let idle = Idle {
             sender: self.sender,
+            task: self.task,
             since: Instant::now(),
             opened_by: self.opened_by,
         };

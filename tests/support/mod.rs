@@ -151,14 +151,18 @@ impl Fixture {
 
     /// Waits until a sample has reached a value: for what happens behind an answer.
     pub async fn metric_reaches(&self, sample: &str, value: f64) {
+        self.metric_is(sample, |now| now >= value).await;
+    }
+
+    pub async fn metric_is(&self, sample: &str, is_right: impl Fn(f64) -> bool) {
         let reached = async {
-            while self.metric(sample).await < value {
+            while !is_right(self.metric(sample).await) {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(PATIENCE, reached)
             .await
-            .unwrap_or_else(|_| panic!("{sample} never reached {value}"));
+            .unwrap_or_else(|_| panic!("{sample} never came to its value"));
     }
 
     /// Takes the sidecar out, to be drained by the test itself.

@@ -130,26 +130,33 @@ impl Origin {
 
     /// An origin that answers 401 to each head and never looks at a body.
     pub async fn answering_early() -> Self {
+        Self::connections_of(|mut stream| async move {
+            let mut buffer = Vec::new();
+            while stream
+                .read_buf(&mut buffer)
+                .await
+                .is_ok_and(|read| read > 0)
+            {
+                if find(&buffer, b"\r\n\r\n").is_some() {
+                    buffer.clear();
+                    let refusal = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno";
+                    let _ = stream.write_all(refusal).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// An origin that does this with each connection; what it is asked is not recorded.
+    pub async fn connections_of<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let listening = tokio::spawn(async move {
             loop {
-                let (mut stream, _) = listener.accept().await.expect("accept");
-                tokio::spawn(async move {
-                    let mut buffer = Vec::new();
-                    while stream
-                        .read_buf(&mut buffer)
-                        .await
-                        .is_ok_and(|read| read > 0)
-                    {
-                        if find(&buffer, b"\r\n\r\n").is_some() {
-                            buffer.clear();
-                            let refusal =
-                                b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno";
-                            let _ = stream.write_all(refusal).await;
-                        }
-                    }
-                });
+                let (stream, _) = listener.accept().await.expect("accept");
+                tokio::spawn(serve(stream));
             }
         });
         Self {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, DATE, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, MAX_FORWARDS, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 
 use crate::error::Failure;
 use crate::guard::{Ruling, source_is_ill};
@@ -21,7 +21,7 @@ use crate::proxy::wire::conditions::CONDITIONS;
 use crate::proxy::wire::hops::{self, Hops};
 use crate::proxy::wire::response_head::clean_response;
 use crate::proxy::wire::{Body, Conditions, Form, InterimListener, InterimQueue, forward, tunnel};
-use crate::upstream::{OriginBody, empty};
+use crate::upstream::{OriginBody, UploadUnwanted, empty};
 
 use super::handled::{Awaited, Delivered, Handled};
 use super::note::Note;
@@ -113,11 +113,17 @@ impl Bypassed {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(&plan, response, upgrade);
         }
+        let is_last = response.extensions().get::<UploadUnwanted>().is_some();
         // What the client sent beside its key may be what was answered.
         let proof = Proof::ProvesNothing;
         match judged(&plan, self.let_in, proof, probe, &mut response).await {
             Ok(_) => {
                 self.note.write(response.headers_mut());
+                if is_last && self.request.parts.version <= Version::HTTP_11 {
+                    // Nobody reads what the client still has to send (RFC 9112 §9.6).
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 Delivered {
                     response: response.map(Body::Origin),
                     note: self.note,

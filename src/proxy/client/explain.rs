@@ -27,6 +27,7 @@ use super::course::Miss;
 use super::look_up::LookedUp;
 use super::received::receive;
 use super::routed::{NOTHING_STORED, Routed};
+use crate::proxy::wire::upload::client_body;
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.
@@ -41,7 +42,8 @@ where
         Ok(received) => received,
         Err(refusal) => return told_refusal(json!({}), &refusal),
     };
-    let mut routed = Routed::of(plan, parts, received, body, client, Instant::now());
+    let upload = client_body(body, &plan.config.limits);
+    let mut routed = Routed::of(plan, parts, received, upload, client, Instant::now());
     let mut told = match routed.route() {
         None => json!({
             "route": null,

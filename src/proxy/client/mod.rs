@@ -34,10 +34,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Request;
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{Method, Request, request};
 
+use crate::policy::Reason;
+
+use super::admission::Refusal;
 use super::plan::Plan;
 use super::wire::InterimQueue;
+use super::wire::upload::client_body;
+use super::wire::whole_body::unless_empty;
 
 pub use explain::explain;
 pub use handled::Handled;
@@ -68,7 +74,39 @@ where
             return Handled::now(refuse(plan, None, &parts.method, started, &refusal));
         }
     };
-    let routed = Routed::of(plan, parts, received, body, client, started);
+    let upload = client_body(body, &plan.config.limits);
+    match upload {
+        Some(upload) if may_be_empty(&parts) => {
+            let (plan, interim) = (Arc::clone(plan), interim.cloned());
+            Handled::later(async move {
+                let upload = match unless_empty(upload).await {
+                    Ok(upload) => upload,
+                    Err(failure) => {
+                        let reason = Reason::RequestBody;
+                        let refusal = Refusal { failure, reason };
+                        return refuse(&plan, None, &parts.method, started, &refusal);
+                    }
+                };
+                let routed = Routed::of(&plan, parts, received, upload, client, started);
+                go_on(&plan, routed, interim.as_ref()).response().await
+            })
+        }
+        upload => {
+            let routed = Routed::of(plan, parts, received, upload, client, started);
+            go_on(plan, routed, interim)
+        }
+    }
+}
+
+/// Whether the frames of a request have to show whether it has a body at all: a GET that says neither
+/// that it has one nor that it has none. A client that waits to be told to go on has one.
+fn may_be_empty(parts: &request::Parts) -> bool {
+    let says = [CONTENT_LENGTH, EXPECT];
+    matches!(parts.method, Method::GET | Method::HEAD)
+        && !says.iter().any(|name| parts.headers.contains_key(name))
+}
+
+fn go_on(plan: &Arc<Plan>, routed: Routed<'_>, interim: Option<&Arc<InterimQueue>>) -> Handled {
     if plan.limits.concern(&routed.request().parts.method) {
         routed.count(plan, interim)
     } else {

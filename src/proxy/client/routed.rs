@@ -5,7 +5,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, request};
 
@@ -20,7 +19,6 @@ use crate::proxy::client_request::ClientRequest;
 use crate::proxy::keyed_request::{KeyedRequest, LetIn};
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::RequestKey;
-use crate::proxy::wire::upload::client_body;
 use crate::proxy::wire::{Client, Host, InterimQueue};
 
 use crate::upstream::OriginBody;
@@ -70,18 +68,14 @@ pub struct Routed<'p> {
 
 impl<'p> Routed<'p> {
     /// Finds the route of a request.
-    pub fn of<B>(
+    pub fn of(
         plan: &'p Plan,
         mut parts: request::Parts,
         received: Received,
-        body: B,
+        upload: Option<OriginBody>,
         client: Client,
         started: Instant,
-    ) -> Self
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: std::fmt::Display,
-    {
+    ) -> Self {
         let Received { host, spelling } = received;
         let named = host.as_ref().map_or("", Host::as_str);
         let path = match &spelling {
@@ -94,9 +88,6 @@ impl<'p> Routed<'p> {
         if let (Spelling::Other(target), false) = (spelling, is_raw) {
             parts.uri = respelled(&parts.uri, target);
         }
-        let limits = &plan.config.limits;
-        let upload = (!body.is_end_stream())
-            .then(|| client_body(body, limits.request_body, limits.body_timeout));
         Self {
             request: ClientRequest {
                 has_body: upload.is_some() && parts.method != Method::TRACE,

@@ -43,7 +43,7 @@ impl Answered {
     pub async fn head(mut self, mut response: Response<OriginBody>) {
         let received = self.fetch.exchange.received;
         if let Err(failure) = clean_response(&mut response, received) {
-            return self.broken(failure);
+            return self.broken(failure).await;
         }
         let forwarding = &self.fetch.plan.forwarding;
         forwarding.name_no_upstream(response.headers_mut());
@@ -76,10 +76,10 @@ impl Answered {
                 let stale = stored.map(|stored| Validation::only_stale(stored.entry));
                 self.ask_again(stale).await;
             }
-            Headed::Malformed(failure) => self.broken(failure),
+            Headed::Malformed(failure) => self.broken(failure).await,
             Headed::StaleStandsIn => {
                 let failure = origin_failure(&response);
-                self.fetch.failed(failure, self.validation.as_ref());
+                self.fetch.failed(failure, self.validation.as_ref()).await;
             }
             Headed::LookInside => self.look_inside(response).await,
             headed @ (Headed::Storable(_) | Headed::NotShared(_)) => {
@@ -142,9 +142,9 @@ impl Answered {
     }
 
     /// What came cannot be used: the upstream's fault.
-    fn broken(self, failure: Failure) {
+    async fn broken(self, failure: Failure) {
         self.fetch.state().metrics.upstream_failed(failure.kind);
-        self.fetch.failed(failure, self.validation.as_ref());
+        self.fetch.failed(failure, self.validation.as_ref()).await;
     }
 
     /// A response whose body may mean failure (`error_when`): it is looked into before anybody gets
@@ -160,18 +160,20 @@ impl Answered {
                 let headed = judge_storing(request, options, view(&response), received);
                 self.settle(headed, response).await;
             }
-            Ok((true, response)) => self.false_success(response),
-            Err(failure) => self.broken(failure),
+            Ok((true, response)) => self.false_success(response).await,
+            Err(failure) => self.broken(failure).await,
         }
     }
 
     /// A 2xx whose body means failure: stale in its place where there is some, else the client gets
     /// it as it came. It is stored in no case.
-    fn false_success(self, response: Response<OriginBody>) {
+    async fn false_success(self, response: Response<OriginBody>) {
         let validation = self.validation.as_ref();
         if validation.is_some_and(|stored| self.may_stand_in(stored)) {
             let message = "the body of the origin's answer means failure (error_when)";
-            return self.broken(Failure::new(FailureKind::OriginFailed, message));
+            return self
+                .broken(Failure::new(FailureKind::OriginFailed, message))
+                .await;
         }
         self.fetch
             .not_shared(response, Reason::OriginFailed, validation);
@@ -212,7 +214,7 @@ impl Answered {
         let Some(again) = self.repeats.unconditional.take() else {
             let message = "the origin answered a condition that nobody had set";
             let failure = Failure::new(FailureKind::ProtocolError, message);
-            return self.fetch.failed(failure, stale.as_ref());
+            return self.fetch.failed(failure, stale.as_ref()).await;
         };
         let state = Arc::clone(self.fetch.state());
         self.fetch.exchange.requested = state.clock.now();
@@ -227,7 +229,7 @@ impl Answered {
                 };
                 Box::pin(again.head(response)).await;
             }
-            Err(failure) => self.fetch.failed(failure, stale.as_ref()),
+            Err(failure) => self.fetch.failed(failure, stale.as_ref()).await,
         }
     }
 }

@@ -14,6 +14,7 @@
 pub mod boarding;
 mod compare_keys;
 mod control;
+mod for_others;
 mod headed;
 mod judge_head;
 pub mod key_ruling;
@@ -26,7 +27,7 @@ mod validation;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::flight::Ticket;
@@ -59,6 +60,8 @@ pub struct Fetch {
     /// What its answer may prove, on a route where keys are verified, until it is stored.
     proving: Option<Proving>,
     ticket: Ticket,
+    /// What the origin was sent, where others may wait for the answer.
+    sent: Option<Request<()>>,
     /// The request that waits for it; `None` once that has been told.
     leader: Option<oneshot::Sender<Led>>,
     /// A refresh behind a stale answer: nobody waits for it.

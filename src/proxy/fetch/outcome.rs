@@ -114,7 +114,11 @@ impl Fetch {
     }
 
     /// Failed: stale stands in where it may, and is left alone for a moment.
-    pub(super) fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
+    pub(super) async fn failed(mut self, failure: Failure, validation: Option<&Validation>) {
+        if let Some(sent) = self.sent_for_others(&failure) {
+            let failed = Led::Failed(failure);
+            return Box::pin(self.ask_for_others(sent, failed, validation.cloned())).await;
+        }
         if let (Some(guard), Some(let_in)) = (&self.plan.guard, self.let_in)
             && failure.kind.is_origins()
             // A status was heard already, when it came.
@@ -235,7 +239,7 @@ impl Fetch {
 }
 
 /// How long a failed origin is left alone about one stored response.
-fn pause(failure: &Failure) -> Duration {
+pub(super) fn pause(failure: &Failure) -> Duration {
     let asked_for = failure.retry_after.unwrap_or(Duration::from_secs(1));
     asked_for.clamp(Duration::from_secs(1), Duration::from_secs(60))
 }

@@ -16,8 +16,9 @@ use crate::proxy::plan::Plan;
 use crate::proxy::wire::Conditions;
 use crate::proxy::wire::conditions::unconditional;
 use crate::store::Entry;
-use crate::upstream::OriginBody;
+use crate::upstream::{OriginBody, Started};
 
+use super::compare_keys::copied;
 use super::headed::{Answered, Repeats};
 use super::key_ruling::probe_of;
 use super::prove::Proving;
@@ -51,8 +52,9 @@ impl Requested {
         };
         let conditions = conditions(validation.as_ref(), begun.as_ref());
         let request = keyed.to_origin(plan, conditions)?;
+        let is_shared = ticket.is_listed();
         Ok(Self {
-            is_shared: ticket.is_listed(),
+            is_shared,
             fetch: Fetch {
                 plan: Arc::clone(plan),
                 route: Arc::clone(&keyed.route),
@@ -63,6 +65,7 @@ impl Requested {
                 is_background: leader.is_none(),
                 exchange: Exchange::begin(&plan.state).at(ticket.stamp()),
                 lease: None,
+                sent: is_shared.then(|| copied(&request)),
                 ticket,
                 leader,
             },
@@ -143,7 +146,7 @@ impl Requested {
     async fn send(self) {
         let Self {
             mut fetch,
-            request,
+            mut request,
             validation,
             begun,
             ..
@@ -155,7 +158,13 @@ impl Requested {
         };
         let state = Arc::clone(fetch.state());
         fetch.exchange.requested = state.clock.now();
-        let answer = state.origin.answer(request).await;
+        let started = Started::default();
+        request.extensions_mut().insert(started.clone());
+        let answer = tokio::select! {
+            biased;
+            answer = state.origin.answer(request) => answer,
+            () = fetch.taken_back(&started) => return,
+        };
         fetch.exchange.received = state.clock.now();
         match answer {
             Ok(response) => {
@@ -167,7 +176,7 @@ impl Requested {
                 };
                 answered.head(response).await;
             }
-            Err(failure) => fetch.failed(failure, validation.as_ref()),
+            Err(failure) => fetch.failed(failure, validation.as_ref()).await,
         }
     }
 }
@@ -184,11 +193,8 @@ fn conditions<'a>(
     }
 }
 
-fn without_conditions<B>(request: &Request<B>) -> Request<()> {
-    let mut again = Request::new(());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
+pub(super) fn without_conditions<B>(request: &Request<B>) -> Request<()> {
+    let mut again = copied(request);
     unconditional(again.headers_mut());
     again
 }

@@ -16,13 +16,14 @@ use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Reason};
 use crate::proxy::parts::Beginning;
 use crate::proxy::parts::store::store_beginning;
-use crate::proxy::wire::whole_body::collect;
+use crate::proxy::wire::whole_body::{collect, look_ahead};
 use crate::store::second::LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
 
 use super::headed::Answered;
-use super::{Fetch, Led, Validation};
+use super::outcome::pause;
+use super::{Fetch, Led, Validation, may_stand_in};
 
 impl Fetch {
     /// Streaming; or, for a small body that gets an entity tag of ours, awaited whole.
@@ -43,7 +44,7 @@ impl Fetch {
         if !charge.grow(length.unwrap_or(0)) {
             return self.not_shared(response, Reason::Budget, validation.as_ref());
         }
-        let (parts, body) = response.into_parts();
+        let (parts, mut body) = response.into_parts();
         let head = Arc::new(self.head(parts.status, &parts.headers, lifetimes));
         let tagged = length.filter(|length| {
             let is_plain = parts.status == StatusCode::OK && !head.record.has_validator;
@@ -51,10 +52,35 @@ impl Fetch {
         });
         if let Some(length) = tagged {
             let whole = collect(body, length).await;
-            return self.store_whole(&parts.headers, &head, whole, charge, validation.as_ref());
+            return self
+                .store_whole(&parts.headers, &head, whole, charge, validation.as_ref())
+                .await;
         }
+        let limit = self.plan.config.cache.await_up_to;
+        let mut ahead = self.state().memory.charge();
+        let is_awaited = length.map_or_else(|| ahead.grow(limit), |length| length <= limit)
+            && self.is_covered(validation.as_ref());
+        if is_awaited {
+            // What stands in for a failed origin stands in for a body that breaks off too.
+            match look_ahead(body, limit).await {
+                Ok(ahead) => body = ahead,
+                Err(failure) => {
+                    self.state().metrics.upstream_failed(failure.kind);
+                    return self.failed(failure, validation.as_ref()).await;
+                }
+            }
+        }
+        drop(ahead);
         self.begin(&head);
-        self.stream(&head, body, length, charge).await;
+        self.stream(&head, body, length, charge, validation.as_ref())
+            .await;
+    }
+
+    /// Whether something stored may stand in for what comes now (RFC 5861 §4).
+    fn is_covered(&self, validation: Option<&Validation>) -> bool {
+        let now = self.exchange.received;
+        validation
+            .is_some_and(|stored| may_stand_in(self.state(), self.primary(), &stored.entry, now))
     }
 
     /// Hands the head to the leader, and to the waiters where they may use it as it stands.
@@ -74,6 +100,7 @@ impl Fetch {
         mut body: OriginBody,
         length: Option<u64>,
         mut charge: Charge,
+        validation: Option<&Validation>,
     ) {
         let limit = self.plan.config.cache.max_object;
         let (mut received, mut storing, mut trailers) = (0, true, None);
@@ -83,6 +110,7 @@ impl Fetch {
                 Some(Err(failure)) => {
                     self.state().metrics.upstream_failed(failure.kind);
                     self.refreshed(Refresh::Failed);
+                    self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
                     if let (true, Some(length)) = (storing, length) {
                         let pieces = self.ticket.pieces();
                         store_beginning(self.state(), self.primary(), head, length, &pieces);
@@ -138,7 +166,7 @@ impl Fetch {
     }
 
     /// The hash of a small body without validator becomes its entity tag.
-    fn store_whole(
+    async fn store_whole(
         mut self,
         headers: &HeaderMap,
         head: &Arc<Head>,
@@ -150,7 +178,7 @@ impl Fetch {
             Ok(pieces) => pieces,
             Err(failure) => {
                 self.state().metrics.upstream_failed(failure.kind);
-                return self.failed(failure, validation);
+                return self.failed(failure, validation).await;
             }
         };
         let etag = entity_tag(headers, &pieces);
@@ -168,10 +196,8 @@ impl Fetch {
             }
             Err(NotAssembled::WrongLength) => {
                 let message = "the response is not as long as its Content-Length says";
-                return self.failed(
-                    Failure::new(FailureKind::ResponseIncomplete, message),
-                    validation,
-                );
+                let failure = Failure::new(FailureKind::ResponseIncomplete, message);
+                return self.failed(failure, validation).await;
             }
             // It is whole, and good; there is only no room to keep it.
             Err(NotAssembled::NoRoom) => {

@@ -13,6 +13,7 @@ use crate::proxy::wire::Conditions;
 use crate::store::Entry;
 
 /// A stored response, and the conditions by which the origin is asked to confirm it.
+#[derive(Clone)]
 pub struct Validation {
     pub entry: Arc<Entry>,
     etag: Option<HeaderValue>,

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    self, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED,
-    HOST, HeaderName, ORIGIN, TE, UPGRADE,
+    self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
+    TE, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
@@ -23,6 +23,7 @@ use super::claims::{
     self, Client, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, client_scheme,
     forwarded_host,
 };
+use super::composed::composed;
 use super::conditions::Conditions;
 use super::hops;
 use super::host::without_default_port;
@@ -50,19 +51,6 @@ pub enum Form {
     /// those alone of which that may be.
     Composed,
 }
-
-/// Fields that say nothing of what is asked for, or by whom: they trace a request, and say which
-/// content codings are understood. `baggage` and `tracestate` are not among them: there are origins
-/// that are chosen by those.
-const INERT: [HeaderName; 7] = [
-    header::ACCEPT_ENCODING,
-    header::VIA,
-    CONNECTION,
-    X_FORWARDED_FOR,
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("x-correlation-id"),
-    HeaderName::from_static("x-request-id"),
-];
 
 /// What of the configuration every forwarded request needs.
 #[derive(Debug)]
@@ -200,7 +188,7 @@ impl Forwarding {
         let mut headers = match (listed, route) {
             (listed, Some(route)) if form == Form::Composed => {
                 let listed = listed.unwrap_or_default();
-                Self::composed(&parts.headers, listed, route, conditions)
+                composed(&parts.headers, listed, route, conditions)
             }
             (None, _) => parts.headers.clone(),
             (Some(allowed), _) => only(&parts.headers, allowed),
@@ -242,58 +230,6 @@ impl Forwarding {
             headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         conditions.apply(&mut headers);
-        headers
-    }
-
-    /// The fields by which a route lets the origin choose its answer to a composed request, as they
-    /// are sent; `None` where it lists none.
-    pub fn selecting(theirs: &HeaderMap, route: &Route) -> Option<HeaderMap> {
-        let listed = route.forward_headers.as_deref().unwrap_or_default();
-        let normalise = &route.normalise;
-        if listed.is_empty() && normalise.is_idle() {
-            return None;
-        }
-        let is_selecting = |name: &HeaderName| {
-            let is_own = route.options.credential_fields.contains(name) || INERT.contains(name);
-            !is_own && (listed.contains(name) || is_normalised(route, name))
-        };
-        let selecting = theirs.iter().filter(|(name, _)| is_selecting(name));
-        let mut fields: HeaderMap = selecting
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        normalise.apply(&mut fields);
-        Some(fields)
-    }
-
-    /// The fields of a request whose answer proves a key and is shared: the credential, what the
-    /// route lists, what is inert, and nothing else of the client's.
-    fn composed(
-        theirs: &HeaderMap,
-        listed: &[HeaderName],
-        route: &Route,
-        conditions: Conditions<'_>,
-    ) -> HeaderMap {
-        let stays = |name: &HeaderName| {
-            is_normalised(route, name)
-                || listed.contains(name)
-                || route.options.credential_fields.contains(name)
-                || INERT.contains(name)
-                || claims::is_told(name)
-                || conditions.leaves(name)
-        };
-        let kept = theirs.iter().filter(|(name, _)| stays(name));
-        let mut headers: HeaderMap = kept
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        if !listed.contains(&COOKIE) {
-            let own = route.options.credential_cookies.iter().flat_map(|name| {
-                fields::cookies(theirs, name)
-                    .map(move |value| [name.as_bytes(), b"=", value].concat())
-            });
-            let own = own.collect::<Vec<_>>().join(&b"; "[..]);
-            let own = HeaderValue::from_maybe_shared(bytes::Bytes::from(own));
-            set(&mut headers, COOKIE, own.ok().filter(|own| !own.is_empty()));
-        }
         headers
     }
 
@@ -339,15 +275,6 @@ impl Forwarding {
     }
 }
 
-/// Whether a route makes one of a few values of this field.
-fn is_normalised(route: &Route, name: &HeaderName) -> bool {
-    match *name {
-        ORIGIN => route.normalise.origins.is_some(),
-        ACCEPT_LANGUAGE => !route.normalise.languages.is_empty(),
-        _ => false,
-    }
-}
-
 /// HTTP/2 lets a client split its cookies over several lines; HTTP/1.1 does not
 /// (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
@@ -382,12 +309,7 @@ fn forwarded_element(address: IpAddr) -> HeaderValue {
 
 /// The protocol that a request asks to switch to (RFC 9110 §7.8); HTTP/1.1 only.
 pub fn upgrade_of(parts: &request::Parts) -> Option<&HeaderValue> {
-    // HTTP/2 inside a tunnel would pass every rule of this proxy by.
-    let asked = parts.version == Version::HTTP_11
-        && fields::has_member(&parts.headers, CONNECTION, "upgrade")
-        && !fields::members(&parts.headers, UPGRADE)
-            .any(|member| member.eq_ignore_ascii_case(b"h2c"));
-    parts.headers.get(UPGRADE).filter(|_| asked)
+    fields::asks_for_tunnel(&parts.headers).filter(|_| parts.version == Version::HTTP_11)
 }
 
 /// The fields that a route lets through, and those without which the message has no meaning.

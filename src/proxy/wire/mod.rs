@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod claims;
+pub mod composed;
 pub mod conditions;
 pub mod forward;
 pub mod framing;

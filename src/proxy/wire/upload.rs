@@ -10,8 +10,9 @@ use http_body_util::BodyExt;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::config::Limits;
 use crate::error::{Failure, FailureKind};
-use crate::upstream::{OriginBody, empty};
+use crate::upstream::OriginBody;
 
 use super::framing::body_too_large;
 
@@ -28,24 +29,25 @@ pin_project! {
     }
 }
 
-/// The body to send to the origin: nothing of it is asked for before the origin's connection wants
-/// it, so that `Expect: 100-continue` is answered only then.
-pub fn client_body<B>(body: B, limit: u64, between: Duration) -> OriginBody
+/// The body to send to the origin, where there is one: nothing of it is asked for before the origin's
+/// connection wants it, so that `Expect: 100-continue` is answered only then.
+pub fn client_body<B>(body: B, limits: &Limits) -> Option<OriginBody>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
     if body.is_end_stream() {
-        return empty();
+        return None;
     }
-    ClientBody {
+    let (limit, between) = (limits.request_body, limits.body_timeout);
+    let body = ClientBody {
         body,
         left: limit,
         limit,
         between,
         deadline: sleep(between),
-    }
-    .boxed_unsync()
+    };
+    Some(body.boxed_unsync())
 }
 
 impl<B> http_body::Body for ClientBody<B>

@@ -1,17 +1,15 @@
 //! Looking into a body before anybody gets it, and putting it together again.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::Response;
-use http_body::{Body, Frame, SizeHint};
+use http_body::Frame;
 use http_body_util::BodyExt;
 
 use crate::error::{Failure, FailureKind};
 use crate::policy::ErrorWhen;
-use crate::upstream::OriginBody;
+use crate::upstream::{OriginBody, begun};
 
 /// Whether a response means failure by `rule`. The response that comes back is as good as new; a
 /// body too large to look into is only begun.
@@ -19,24 +17,48 @@ pub async fn means_failure(
     response: Response<OriginBody>,
     rule: &ErrorWhen,
 ) -> Result<(bool, Response<OriginBody>), Failure> {
-    let (parts, mut body) = response.into_parts();
-    let (mut frames, mut text) = (VecDeque::new(), Vec::new());
-    let mut is_whole = true;
+    let (parts, body) = response.into_parts();
+    let (frames, rest) = first_frames(body, ErrorWhen::LIMIT).await?;
+    let found = rest.is_none() && {
+        let pieces = frames.iter().filter_map(Frame::data_ref);
+        rule.matches(&pieces.flatten().copied().collect::<Vec<u8>>())
+    };
+    Ok((found, Response::from_parts(parts, begun(frames, rest))))
+}
+
+/// A body whose beginning has come: all of it, where it has at most `limit` bytes. An error says that
+/// it broke off there.
+pub async fn look_ahead(body: OriginBody, limit: u64) -> Result<OriginBody, Failure> {
+    let (frames, rest) = first_frames(body, limit).await?;
+    Ok(begun(frames, rest))
+}
+
+/// The body of a request, or nothing where it ends without a byte.
+pub async fn unless_empty(mut body: OriginBody) -> Result<Option<OriginBody>, Failure> {
     while let Some(frame) = body.frame().await {
         let frame = frame?;
-        text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        frames.push_back(frame);
-        if text.len() as u64 > ErrorWhen::LIMIT {
-            is_whole = false;
-            break;
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            return Ok(Some(begun(VecDeque::from([frame]), Some(body))));
         }
     }
-    let found = is_whole && rule.matches(&text);
-    let begun = Begun {
-        frames,
-        rest: (!is_whole).then_some(body),
-    };
-    Ok((found, Response::from_parts(parts, begun.boxed_unsync())))
+    Ok(None)
+}
+
+/// The frames of at most a little more than `limit` bytes, and the rest, where there is one.
+async fn first_frames(
+    mut body: OriginBody,
+    limit: u64,
+) -> Result<(VecDeque<Frame<Bytes>>, Option<OriginBody>), Failure> {
+    let (mut frames, mut size) = (VecDeque::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame?;
+        size += frame.data_ref().map_or(0, Bytes::len) as u64;
+        frames.push_back(frame);
+        if size > limit {
+            return Ok((frames, Some(body)));
+        }
+    }
+    Ok((frames, None))
 }
 
 /// A body of `length` bytes; more or fewer are a failure.
@@ -57,36 +79,4 @@ pub async fn collect(mut body: OriginBody, length: u64) -> Result<Vec<Bytes>, Fa
         return Err(Failure::new(FailureKind::ResponseIncomplete, message));
     }
     Ok(pieces)
-}
-
-/// A body of which the first frames were taken already.
-struct Begun {
-    frames: VecDeque<Frame<Bytes>>,
-    rest: Option<OriginBody>,
-}
-
-impl Body for Begun {
-    type Data = Bytes;
-    type Error = Failure;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if let Some(frame) = self.frames.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        match &mut self.rest {
-            Some(rest) => Pin::new(rest).poll_frame(context),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
-    }
 }

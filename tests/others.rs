@@ -1,0 +1,283 @@
+//! What one client does, or its part of the origin, is not the others' misfortune.
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Client, Fixture, Gate, Origin, Received, Step, after, all, ok, route};
+
+/// An origin that answers 413 to each head, and closes with the rest unread; or only closes.
+async fn refusing(answer: &'static str) -> Origin {
+    Origin::connections_of(move |mut stream| async move {
+        let mut buffer = Vec::new();
+        while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
+            if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let _ = stream.write_all(answer.as_bytes()).await;
+    })
+    .await
+}
+
+const TOO_LARGE: &str =
+    "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 6\r\n\r\ntoo b!";
+
+/// Sends all of a large upload before it reads a byte; what it reads then.
+async fn uploads(address: std::net::SocketAddr, target: String) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let size = 12 << 20;
+    let head = format!("POST {target} HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Who is answered early may find nobody to read the rest.
+    let _ = stream.write_all(&vec![b'x'; size]).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_answer_to_an_upload_reaches_every_client() {
+    let fixture = Fixture::in_front_of(refusing(TOO_LARGE).await, "");
+    let address = fixture.sidecar().address;
+    let answers = all((0..20).map(move |at| uploads(address, format!("/{at}")))).await;
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer:?}");
+        assert!(answer.contains("connection: close"), "{answer:?}");
+        assert!(answer.ends_with("too b!"), "{answer:?}");
+    }
+    assert_eq!(fixture.metric("upstream_breaker_open").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_at_which_the_origin_hangs_up_do_not_open_the_breaker() {
+    let fixture = Fixture::in_front_of(refusing("").await, "");
+    let address = fixture.sidecar().address;
+    let answers = all((0..8).map(move |at| uploads(address, format!("/{at}")))).await;
+    for answer in answers {
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer:?}");
+    }
+    assert_eq!(fixture.metric("upstream_breaker_open").await, 0.0);
+}
+
+#[tokio::test]
+async fn an_idempotent_request_on_a_kept_connection_that_died_is_sent_again_with_its_body() {
+    let fixture = Fixture::start("[listen]\nworkers = 1\n", |seen| {
+        if seen.on_connection == 1 {
+            ok(&seen.body, &[])
+        } else {
+            vec![Step::Reset]
+        }
+    })
+    .await;
+    let body = "x".repeat(10_000);
+    for method in ["PUT", "DELETE"] {
+        fixture.get("/first").await;
+        let mut client = fixture.connect().await;
+        let length = body.len();
+        client
+            .send(format!(
+                "{method} /a HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}"
+            ))
+            .await;
+        let answer = client.response().await;
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, body.clone()),
+            "{method}"
+        );
+    }
+    fixture.get("/first").await;
+    let mut client = fixture.connect().await;
+    client
+        .send("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx")
+        .await;
+    assert_eq!(client.response().await.status, 502, "once, and no more");
+}
+
+async fn crowd(fixture: &Fixture, count: usize) -> tokio::task::JoinHandle<Vec<Received>> {
+    let address = fixture.sidecar().address;
+    let clients = (0..count)
+        .map(move |_| async move { Client::connect(address).await.ask("GET", "/a", &[]).await });
+    let asking = tokio::spawn(all(clients));
+    fixture
+        .metric_reaches("server_connections", count as f64 + 1.0)
+        .await;
+    asking
+}
+
+#[tokio::test]
+async fn a_field_at_which_the_origin_hangs_up_harms_nobody_who_waits() {
+    for broken in [
+        "",
+        "SMTP ready\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",
+    ] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let fixture = Fixture::start(&route("ttl = \"60s\""), move |seen| {
+            if seen.header("x-odd").is_some() {
+                let steps = vec![Step::Send(broken.into()), Step::Close];
+                after(&held, steps)
+            } else {
+                ok("good", &[])
+            }
+        })
+        .await;
+        let mut leader = fixture.connect().await;
+        leader.request("GET", "/a", &[("x-odd", "1")]).await;
+        fixture.origin.asked(1).await;
+        let asking = crowd(&fixture, 20).await;
+        gate.open();
+        assert_eq!(leader.response().await.status, 502, "{broken}");
+        for received in asking.await.unwrap() {
+            assert_eq!((received.status, received.text().as_str()), (200, "good"));
+        }
+        assert_eq!(fixture.origin.count(), 2, "one more for all of them");
+        assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_second_try_and_a_timeout_of_the_first_are_shared() {
+    for (times_out, status, count) in [(false, 502, 2), (true, 504, 1)] {
+        let (gate, never) = (Gate::new(), Gate::new());
+        let (held, hangs) = (gate.clone(), never.clone());
+        let text = format!(
+            "[upstream]\nresponse_timeout = \"400ms\"\n{}",
+            route("ttl = \"60s\"")
+        );
+        let fixture = Fixture::start(&text, move |_| {
+            let wait = if times_out { &hangs } else { &held };
+            after(wait, vec![Step::Close])
+        })
+        .await;
+        let mut leader = fixture.connect().await;
+        leader.request("GET", "/a", &[]).await;
+        fixture.origin.asked(1).await;
+        let asking = crowd(&fixture, 10).await;
+        gate.open();
+        assert_eq!(leader.response().await.status, status);
+        let answers = asking.await.unwrap();
+        assert!(answers.iter().all(|received| received.status == status));
+        assert_eq!(fixture.origin.count(), count);
+        never.open();
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_left_does_not_take_a_connection_to_the_origin() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let text = format!(
+        "[upstream]\nmax_connections = 1\nqueue_timeout = \"1m\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, move |seen| match seen.target.as_str() {
+        "/held" => after(&held, ok("x", &[])),
+        _ => ok("x", &[]),
+    })
+    .await;
+    let mut first = fixture.connect().await;
+    first.request("GET", "/held", &[]).await;
+    fixture.origin.asked(1).await;
+    let mut left = Vec::new();
+    for at in 0..5 {
+        let mut stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
+        let request = format!("GET /{at} HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        left.push(stream);
+    }
+    fixture.metric_reaches("cache_flights", 6.0).await;
+    for stream in left {
+        SockRef::from(&stream)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+    }
+    fixture
+        .metric_is("cache_flights", |count| count == 1.0)
+        .await;
+    gate.open();
+    assert_eq!(first.response().await.status, 200);
+    assert_eq!(fixture.get("/last").await.status, 200);
+    assert_eq!(fixture.origin.count(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_still_reads_its_answer() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture =
+        Fixture::start(&route("ttl = \"60s\""), move |_| after(&held, ok("x", &[]))).await;
+    let mut stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
+    let request = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    stream.shutdown().await.unwrap();
+    fixture.origin.asked(1).await;
+    gate.open();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.ends_with('x'), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_answered_from_what_is_stored() {
+    let windows = "ttl = \"10s\"\nstale_if_error = \"1h\"";
+    for (framing, end) in [
+        ("content-length: 50\r\n\r\nhello", Step::Close),
+        ("content-length: 50\r\n\r\nhello", Step::Reset),
+        (
+            "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            Step::Close,
+        ),
+        ("transfer-encoding: chunked\r\n\r\nZZ\r\n", Step::Close),
+    ] {
+        let text = format!("[cache]\netag_up_to = \"0B\"\n{}", route(windows));
+        let fixture = Fixture::start(&text, move |seen| {
+            if seen.number == 1 {
+                return ok("good", &[]);
+            }
+            let broken = format!("HTTP/1.1 200 OK\r\n{framing}").into_bytes();
+            vec![Step::Send(broken), end.clone()]
+        })
+        .await;
+        fixture.get("/a").await;
+        fixture.advance(20);
+        for _ in 0..20 {
+            let stale = fixture.get("/a").await;
+            assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
+        }
+        // It is given a pause, as after any other failure.
+        assert_eq!(fixture.origin.count(), 2, "{framing}");
+    }
+}
+
+#[tokio::test]
+async fn an_offer_of_another_http_and_an_empty_body_are_ordinary_requests() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |_| ok("x", &[])).await;
+    for protocol in ["h2c", "TLS/1.2", "HTTP/2.0"] {
+        let target = format!("/{protocol}");
+        for expected in ["MISS", "HIT"] {
+            let fields = [("connection", "Upgrade"), ("upgrade", protocol)];
+            let received = fixture.get_with(&target, &fields).await;
+            assert_eq!(received.cache(), expected, "{protocol}");
+        }
+        assert_eq!(fixture.origin.last().header("upgrade"), None);
+    }
+    let mut client = fixture.connect().await;
+    for (body, expected) in [
+        ("0\r\n\r\n", "MISS"),
+        ("0\r\n\r\n", "HIT"),
+        ("1\r\nx\r\n0\r\n\r\n", "BYPASS"),
+    ] {
+        client
+            .send(format!(
+                "GET /a HTTP/1.1\r\nhost: api.example\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            ))
+            .await;
+        assert_eq!(client.response().await.cache(), expected, "{body}");
+    }
+    assert_eq!(fixture.origin.last().body, b"x");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT");
+}
