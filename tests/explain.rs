@@ -333,7 +333,12 @@ fn fields() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         2 => Just(("cache-control", "max-stale=1000")),
         1 => Just(("host", "a/b")),
     ];
-    prop::collection::vec(field, 0..3)
+    prop::collection::vec(field, 0..3).prop_map(|mut fields| {
+        if fields.iter().any(|(name, _)| *name == "upgrade") {
+            fields.push(("connection", "upgrade"));
+        }
+        fields
+    })
 }
 
 fn script() -> impl Strategy<Value = Script> {

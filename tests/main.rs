@@ -47,6 +47,7 @@ mod restart;
 mod rules;
 mod stale;
 mod topologies;
+mod tunnels;
 mod units;
 mod validation;
 mod verdicts;

@@ -135,3 +135,126 @@ async fn languages_and_origins_make_as_many_variants_as_the_operator_names() {
     assert_eq!(ask("fr", "null").await, "none none");
     assert_eq!(fixture.origin.count(), 3);
 }
+
+/// An origin that compresses what it tagged: the tag of the 200 is weak, that of the 304 is not.
+async fn compressing(extra: &str) -> Fixture {
+    Fixture::start(&route(extra), |seen| {
+        let short = ("cache-control", "max-age=1");
+        match seen.header("if-none-match") {
+            Some(_) => reply(304, "", &[short, TAG]),
+            None => ok("body", &[short, ("etag", "W/\"v1\"")]),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_origin_that_confirms_by_other_tags_than_it_sends_is_asked_once_each_time() {
+    let fixture = compressing("").await;
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        let before = fixture.origin.count();
+        assert_eq!(fixture.get("/a").await.text(), "body");
+        asked.push(fixture.origin.count() - before);
+        fixture.advance(5);
+    }
+    // The second time it is found out.
+    assert_eq!(asked, [1, 2, 1, 1, 1, 1]);
+    // Clients are still answered by the tag.
+    let fields = [("if-none-match", "W/\"v1\"")];
+    assert_eq!(fixture.get_with("/a", &fields).await.status, 304);
+}
+
+#[tokio::test]
+async fn an_operator_may_take_a_strong_tag_for_the_weak_one() {
+    let fixture = compressing("weak_revalidation = true").await;
+    for expected in ["MISS", "REVALIDATED", "REVALIDATED"] {
+        assert_eq!(fixture.get("/a").await.cache(), expected);
+        fixture.advance(5);
+    }
+    assert_eq!(fixture.origin.count(), 3);
+}
+
+#[tokio::test]
+async fn a_head_that_names_nothing_freshens_nothing() {
+    let fixture = Fixture::start(&route(""), |seen| {
+        let short = ("cache-control", "max-age=2");
+        match seen.method.as_str() {
+            "HEAD" => vec![crate::support::Step::Send(
+                b"HTTP/1.1 200 OK\r\ncache-control: max-age=2\r\n\r\n".to_vec(),
+            )],
+            _ => ok("body", &[short]),
+        }
+    })
+    .await;
+    fixture.get("/a").await;
+    let mut client = fixture.connect().await;
+    for _ in 0..10 {
+        client.ask("HEAD", "/a", &[]).await;
+        fixture.advance(1);
+    }
+    assert_eq!(fixture.get("/a").await.cache(), "MISS");
+}
+
+#[tokio::test]
+async fn a_head_may_be_fetched_as_a_get_and_warms_the_cache() {
+    let config = route("ttl = \"60s\"\nhead = \"get\"");
+    let fixture = Fixture::start(&config, |seen| match seen.target.as_str() {
+        "/private" => ok("body", &[("cache-control", "no-store")]),
+        _ => ok("body", &[]),
+    })
+    .await;
+    let mut client = fixture.connect().await;
+    for (target, results) in [("/a", ["MISS", "HIT"]), ("/private", ["MISS", "MISS"])] {
+        for expected in results {
+            let head = client.ask("HEAD", target, &[]).await;
+            assert_eq!((head.status, head.cache()), (200, expected), "{target}");
+            assert_eq!(head.header("content-length"), Some("4"), "{target}");
+        }
+    }
+    assert_eq!(client.ask("GET", "/a", &[]).await.text(), "body");
+    assert_eq!(fixture.origin.seen()[0].method, "GET");
+    // What is known as not storable goes by as it is.
+    assert_eq!(fixture.origin.last().method, "HEAD");
+}
+
+#[tokio::test]
+async fn the_statuses_of_a_lifetime_and_of_stale_are_the_operators() {
+    let config = route(
+        "ttl = \"10s\"\nstale_if_error = \"1h\"\nttl_statuses = [200, 404]\nerror_statuses = [404, 500]",
+    );
+    let fixture = Fixture::start(&config, |seen| match seen.number {
+        1 => reply(404, "first", &[]),
+        2 => reply(500, "", &[]),
+        3 => reply(503, "", &[]),
+        _ => reply(203, "last", &[]),
+    })
+    .await;
+    assert_eq!(fixture.get("/a").await.cache(), "MISS");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    fixture.advance(20);
+    let stale = fixture.get("/a").await;
+    assert_eq!((stale.status, stale.cache()), (404, "STALE"));
+    fixture.advance(20);
+    assert_eq!(fixture.get("/a").await.status, 503);
+    for _ in 0..2 {
+        assert_eq!(fixture.get("/b").await.cache(), "MISS");
+    }
+}
+
+#[tokio::test]
+async fn via_may_be_off_and_loops_are_found_all_the_same() {
+    let fixture = Fixture::start("[upstream]\nvia = \"off\"\n", |seen| {
+        ok(
+            format!("{:?} {:?}", seen.header("via"), seen.header("cdn-loop")),
+            &[],
+        )
+    })
+    .await;
+    let answer = fixture.get("/a").await;
+    assert_eq!(answer.text(), "None Some(\"iris-sidecar\")");
+    assert_eq!(answer.header("via"), None);
+    let circling = ["iris-sidecar"; 10].join(", ");
+    let answer = fixture.get_with("/a", &[("cdn-loop", &circling)]).await;
+    assert_eq!(answer.status, 508);
+}

@@ -17,7 +17,7 @@ pub mod units;
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use read::DEFAULT;
 pub use routes::{Route, Routes};
-pub use sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Redis, Upstream};
+pub use sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Redis, Upstream, Via};
 pub use source::{Environment, Mistake};
 
 #[cfg(test)]

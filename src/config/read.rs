@@ -11,7 +11,7 @@ use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_value::{count, readable, set};
-use super::sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream};
+use super::sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream, Via};
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 
 /// The configuration that runs when no file is given.
@@ -204,6 +204,13 @@ fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
     );
     set(&mut upstream.breaker_open, section.duration("breaker_open"));
     set(&mut upstream.header_bytes, header_bytes(&mut section));
+    let via = |text: &str| match text {
+        "full" => Some(Via::Full),
+        "off" => Some(Via::Off),
+        _ => None,
+    };
+    let given = section.parsed("via", "\"full\" or \"off\"", via);
+    set(&mut upstream.via, given.map(|at| at.value));
     section.finish();
     present.then_some(upstream)
 }
@@ -358,6 +365,11 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
     );
     set(&mut limits.body_timeout, section.duration("body_timeout"));
     set(&mut limits.mib_timeout, section.duration("mib_timeout"));
+    set(
+        &mut limits.tunnel_timeout,
+        section.duration("tunnel_timeout"),
+    );
+    set(&mut limits.body_rate, section.size("body_rate"));
     section.finish();
     limits
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, COOKIE, HOST};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde::Deserialize;
 
 use crate::http::fields::is_hop_by_hop;
@@ -159,6 +159,10 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         ignore: ignore(&mut section),
         obey: obey(&mut section),
         heuristic_max_ttl: section.duration("heuristic_max_ttl"),
+        ttl_statuses: statuses(&mut section, "ttl_statuses"),
+        error_statuses: statuses(&mut section, "error_statuses"),
+        weak_revalidation: section.boolean("weak_revalidation").unwrap_or(false),
+        head_as_get: head_as_get(&mut section),
         error_when: error_when(&mut section),
         targeted_fields: Arc::clone(&shared.targeted_fields),
         hides_targeted: shared.hides_targeted,
@@ -222,6 +226,26 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     section.finish();
     // A host that could not be read is not "any": what comes of it would only mislead.
     (!has_host || route.host.is_some()).then_some(route)
+}
+
+/// A list of statuses, in the place of the default one.
+fn statuses(section: &mut Section<'_, '_>, key: &'static str) -> Option<Arc<[StatusCode]>> {
+    let numbers = section.integers(key, 200..600)?;
+    let statuses = numbers.into_iter().filter_map(|number| {
+        let number = u16::try_from(number).ok()?;
+        StatusCode::from_u16(number).ok()
+    });
+    Some(statuses.collect())
+}
+
+fn head_as_get(section: &mut Section<'_, '_>) -> bool {
+    let words = |text: &str| match text {
+        "pass" => Some(false),
+        "get" => Some(true),
+        _ => None,
+    };
+    let given = section.parsed("head", "\"pass\" or \"get\"", words);
+    given.is_some_and(|at| at.value)
 }
 
 fn share(section: &mut Section<'_, '_>) -> Share {

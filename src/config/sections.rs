@@ -110,6 +110,17 @@ pub struct Upstream {
     pub breaker_failures: u32,
     pub breaker_open: Duration,
     pub header_bytes: usize,
+    pub via: Via,
+}
+
+/// How the origin and clients are told of us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// By `Via` (RFC 9110 §7.6.3).
+    #[default]
+    Full,
+    /// Not by `Via`; the origin is told by `CDN-Loop` (RFC 8586).
+    Off,
 }
 
 impl Upstream {
@@ -133,6 +144,7 @@ impl Upstream {
             breaker_failures: 5,
             breaker_open: Duration::from_secs(10),
             header_bytes: 32 << 10,
+            via: Via::Full,
         }
     }
 
@@ -293,6 +305,10 @@ pub struct Limits {
     /// While others wait for the slowest reader of a shared body that is too large to keep: for each
     /// MiB of its reading.
     pub mib_timeout: Duration,
+    /// A tunnel through which nothing goes.
+    pub tunnel_timeout: Duration,
+    /// Bytes a second that a client has to read, and to send, of a body.
+    pub body_rate: u64,
 }
 
 impl Default for Limits {
@@ -307,6 +323,8 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
             mib_timeout: Duration::from_secs(10),
+            tunnel_timeout: Duration::from_secs(3600),
+            body_rate: 512,
         }
     }
 }

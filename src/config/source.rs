@@ -328,13 +328,7 @@ impl<'s, 'a> Section<'s, 'a> {
 
     pub fn integer(&mut self, key: &'static str, range: Range<u64>) -> Option<u64> {
         let value = self.value(key)?;
-        let number = match value.get_ref() {
-            DeValue::Integer(integer) => {
-                u64::from_str_radix(integer.as_str(), integer.radix()).ok()
-            }
-            _ => None,
-        };
-        let found = number.filter(|number| range.contains(number));
+        let found = whole_number(value).filter(|number| range.contains(number));
         if found.is_none() {
             let expected = format!("a whole number from {} to {}", range.start, range.end - 1);
             self.wrong(key, value, &expected);
@@ -391,6 +385,24 @@ impl<'s, 'a> Section<'s, 'a> {
             parsed
         });
         Some(items.collect())
+    }
+
+    /// An array of whole numbers in `range`.
+    pub fn integers(&mut self, key: &'static str, range: Range<u64>) -> Option<Vec<u64>> {
+        let expected = format!("a whole number from {} to {}", range.start, range.end - 1);
+        let value = self.value(key)?;
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong(key, value, &format!("an array of numbers, each {expected}"));
+            return None;
+        };
+        let numbers = array.iter().filter_map(|item| {
+            let number = whole_number(item).filter(|number| range.contains(number));
+            if number.is_none() {
+                self.wrong(key, item, &expected);
+            }
+            number
+        });
+        Some(numbers.collect())
     }
 
     /// As [`Section::list`], but an empty array is a mistake.
@@ -459,6 +471,13 @@ impl<'s, 'a> Section<'s, 'a> {
 }
 
 /// The known key that a misspelt one most likely meant.
+fn whole_number(value: Value<'_, '_>) -> Option<u64> {
+    match value.get_ref() {
+        DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        _ => None,
+    }
+}
+
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     // clap's suggestions use the same measure.
     let score = |candidate: &&'static str| (strsim::jaro_winkler(key, candidate) * 1000.0) as u32;

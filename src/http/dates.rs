@@ -10,10 +10,41 @@ use crate::clock::Timestamp;
 /// but the zone is GMT and nothing else (RFC 9111 §4.2).
 pub fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?.trim();
-    let read = |text: &str| httpdate::parse_http_date(text).ok().map(Timestamp::from);
     read(text).or_else(|| {
         let text = in_usual_case(text);
-        read(&text).or_else(|| rfc850_dates(&text).iter().find_map(|text| read(text)))
+        let full = || rfc850_dates(&text).iter().find_map(|text| read(text));
+        read(&text).or_else(full).or_else(|| by_another_day(&text))
+    })
+}
+
+fn read(text: &str) -> Option<Timestamp> {
+    httpdate::parse_http_date(text).ok().map(Timestamp::from)
+}
+
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+
+/// A date of which all but the day of the week is right: that says nothing which the rest does not
+/// say. Of the two centuries of an rfc850-date the one about now is meant.
+fn by_another_day(text: &str) -> Option<Timestamp> {
+    let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
+    let (day, rest) = text.split_at(letters);
+    let is_named = day.len() == 3 || day.ends_with("day");
+    if !is_named || !DAYS.iter().any(|known| day.starts_with(known)) {
+        return None;
+    }
+    let on_another_day = |rest: &str| {
+        let mut dates = DAYS.iter().map(|day| format!("{day}{rest}"));
+        dates.find_map(|text| read(&text))
+    };
+    on_another_day(rest).or_else(|| {
+        let rest = rest.strip_prefix(", ")?;
+        let mut parts = rest.splitn(3, '-');
+        let (day, month, rest) = (parts.next()?, parts.next()?, parts.next()?);
+        let (year, time) = rest.split_once(' ')?;
+        let is_short = year.len() == 2 && year.bytes().all(|byte| byte.is_ascii_digit());
+        let century = if year < "70" { "20" } else { "19" };
+        let full = format!(", {day} {month} {century}{year} {time}");
+        is_short.then(|| on_another_day(&full)).flatten()
     })
 }
 
@@ -89,6 +120,17 @@ mod tests {
             assert_eq!(read(text), usual, "{text}");
         }
         for text in [
+            "Mon, 06 Nov 1994 08:49:37 GMT",
+            "Wednesday, 06-Nov-94 08:49:37 GMT",
+            "Tue Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(read(text), usual, "but for the day: {text}");
+        }
+        for text in [
+            "Mon, 31 Feb 1994 08:49:37 GMT",
+            "Xyz, 06 Nov 1994 08:49:37 GMT",
+            "Monaday, 06 Nov 1994 08:49:37 GMT",
+            ", 06 Nov 1994 08:49:37 GMT",
             "Sun, 06 Nov 1994 08:49:37 CET",
             "Sun, 06 Nov 1994 08:49:37 UTC",
             "Sun, 06 Nov 1994 08:49:37 +0000",

@@ -162,6 +162,11 @@ impl Metrics {
             "Stored responses dropped to stay within the budget",
             self.gauges.evictions.clone(),
         );
+        registry.register(
+            "cache_variants_dropped",
+            "Variants by Vary dropped to make room for others of their URL",
+            self.gauges.variants_dropped.clone(),
+        );
     }
 
     pub(super) fn register_upstream(&mut self, registry: &mut Registry) {

@@ -74,6 +74,7 @@ pub struct Readings {
     pub in_flight_bytes: u64,
     pub flights: u64,
     pub evictions: u64,
+    pub variants_dropped: u64,
     pub upstream_connections: u64,
     pub breaker_is_open: bool,
     /// Of the built-in origin's database: all, and those that nobody uses.
@@ -117,6 +118,7 @@ struct Gauges {
     in_flight_bytes: Gauge,
     flights: Gauge,
     evictions: Counter,
+    variants_dropped: Counter,
     upstream_connections: Gauge,
     breaker_open: Gauge,
     database_connections: Gauge,
@@ -247,10 +249,14 @@ impl Metrics {
             readings.database_connections.0,
         );
         set(&gauges.database_idle, readings.database_connections.1);
-        gauges
-            .evictions
-            .inner()
-            .store(readings.evictions, std::sync::atomic::Ordering::Relaxed);
+        let counters = [
+            (&gauges.evictions, readings.evictions),
+            (&gauges.variants_dropped, readings.variants_dropped),
+        ];
+        for (counter, count) in counters {
+            let order = std::sync::atomic::Ordering::Relaxed;
+            counter.inner().store(count, order);
+        }
         let (virtual_size, resident) = process_memory();
         set(&gauges.virtual_size, virtual_size);
         set(&gauges.resident, resident);

@@ -117,13 +117,10 @@ pub fn lifetimes(
     } else {
         explicit_lifetime(&control, headers, received)
     };
-    let grants = takes_operator_lifetime(status, headers);
+    let grants = takes_operator_lifetime(options, status, headers);
     let forced = options.force_ttl.filter(|_| grants);
-    let fallback = if status.as_u16() >= 400 {
-        options.error_ttl
-    } else {
-        options.ttl.filter(|_| grants)
-    };
+    let of_errors = options.error_ttl.filter(|_| status.as_u16() >= 400);
+    let fallback = of_errors.or(options.ttl.filter(|_| grants));
 
     let stated = forced.or(explicit).or(fallback);
     let guessed = || heuristic_lifetime(status, &control, headers, options, received);
@@ -177,10 +174,10 @@ pub fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
 }
 
-/// Whether an operator's `ttl` or `force_ttl` applies: the plain successes and the permanent
-/// redirects, and never a stream of events, whose body does not end.
-fn takes_operator_lifetime(status: StatusCode, headers: &HeaderMap) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 301 | 308) && !is_event_stream(headers)
+/// Whether an operator's `ttl` or `force_ttl` applies: by its status, and never to a stream of events,
+/// whose body does not end.
+fn takes_operator_lifetime(options: &Options, status: StatusCode, headers: &HeaderMap) -> bool {
+    options.grants_to(status) && !is_event_stream(headers)
 }
 
 pub fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::http::{CacheControl, fields};
 
@@ -89,6 +89,20 @@ pub struct Ignore {
     pub set_cookie: bool,
 }
 
+/// To what an operator's `ttl` or `force_ttl` applies by default: the plain successes and the
+/// permanent redirects.
+pub const TTL_STATUSES: [u16; 5] = [200, 203, 204, 301, 308];
+
+/// For what stale may stand in by default: what RFC 5861 §4 names, and the one that asks for a pause.
+pub const ERROR_STATUSES: [u16; 5] = [429, 500, 502, 503, 504];
+
+fn is_among(status: StatusCode, listed: Option<&[StatusCode]>, default: &[u16]) -> bool {
+    match listed {
+        Some(listed) => listed.contains(&status),
+        None => default.contains(&status.as_u16()),
+    }
+}
+
 /// The part of a route that caching policy needs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -109,6 +123,14 @@ pub struct Options {
     pub obey: Obey,
     /// Cap of a lifetime guessed from `Last-Modified` where nobody states one; `None`: no guessing.
     pub heuristic_max_ttl: Option<Duration>,
+    /// Statuses to which an operator's lifetime applies; `None`: [`TTL_STATUSES`].
+    pub ttl_statuses: Option<Arc<[StatusCode]>>,
+    /// Statuses for which stale may stand in; `None`: [`ERROR_STATUSES`].
+    pub error_statuses: Option<Arc<[StatusCode]>>,
+    /// Whether a 304 with a strong tag confirms what is stored with a weak one, and the other way round.
+    pub weak_revalidation: bool,
+    /// Whether a HEAD that nothing stored answers is fetched as a GET.
+    pub head_as_get: bool,
     /// Bodies that mean a failure whatever their status says.
     pub error_when: Option<ErrorWhen>,
     /// Fields that speak to this cache in the place of `Cache-Control` and `Expires`, the first
@@ -130,6 +152,16 @@ impl Options {
     /// Whether a lifetime can come from the operator rather than from the origin.
     pub fn grants_lifetime(&self) -> bool {
         self.ttl.is_some() || self.force_ttl.is_some()
+    }
+
+    /// Whether an operator's lifetime applies to a status.
+    pub fn grants_to(&self, status: StatusCode) -> bool {
+        is_among(status, self.ttl_statuses.as_deref(), &TTL_STATUSES)
+    }
+
+    /// Whether stale may stand in for a response with this status (RFC 5861 §4).
+    pub fn counts_as_failure(&self, status: StatusCode) -> bool {
+        is_among(status, self.error_statuses.as_deref(), &ERROR_STATUSES)
     }
 
     /// What a response says to this cache, and whether it says so in a field of its own: then

@@ -9,11 +9,13 @@ use crate::http::{EntityTag, dates, fields};
 
 /// Whether a 304 is about the response that we asked to have confirmed (§4.3.4): by the validator
 /// that it brings, the strongest it has. One that brings none can only mean that one.
-pub fn selects(stored: &HeaderMap, update: &HeaderMap) -> bool {
+/// With `is_weak_enough` tags that differ in strength alone are the same: against the RFC, by the word
+/// of an operator whose origin compresses what it tagged.
+pub fn selects(stored: &HeaderMap, update: &HeaderMap, is_weak_enough: bool) -> bool {
     let tag = |headers: &HeaderMap| headers.get(ETAG).map(|value| value.as_bytes().to_owned());
     match (tag(update), tag(stored)) {
         (Some(new), Some(old)) => match (EntityTag::parse(&new), EntityTag::parse(&old)) {
-            (Some(new), Some(old)) if new.is_weak() => new.weak_eq(old),
+            (Some(new), Some(old)) if new.is_weak() || is_weak_enough => new.weak_eq(old),
             (Some(new), Some(old)) => new.strong_eq(old),
             _ => new == old,
         },
@@ -23,6 +25,21 @@ pub fn selects(stored: &HeaderMap, update: &HeaderMap) -> bool {
             (Some(_), None) => false,
             (None, _) => true,
         },
+    }
+}
+
+/// Whether a 304 about `stored` will name it by a tag of another strength, so that it cannot be used
+/// (§4.3.4): `answer` did.
+pub fn differs_in_strength(stored: &HeaderMap, answer: &HeaderMap) -> bool {
+    let (Some(old), Some(new)) = (stored.get(ETAG), answer.get(ETAG)) else {
+        return false;
+    };
+    match (
+        EntityTag::parse(old.as_bytes()),
+        EntityTag::parse(new.as_bytes()),
+    ) {
+        (Some(old), Some(new)) => old.is_weak() && !new.is_weak() && new.weak_eq(old),
+        _ => false,
     }
 }
 
@@ -80,7 +97,7 @@ mod tests {
         let dated = [("last-modified", ONE)];
         let is = |stored: &[(&'static str, &'static str)],
                   update: &[(&'static str, &'static str)]| {
-            selects(&map(stored), &map(update))
+            selects(&map(stored), &map(update), false)
         };
         assert!(is(&strong, &[("etag", "\"a\"")]));
         assert!(!is(&strong, &[("etag", "\"b\"")]));
@@ -91,6 +108,9 @@ mod tests {
         assert!(is(&dated, &dated));
         assert!(!is(&dated, &[("last-modified", OTHER)]));
         assert!(is(&strong, &[]));
+        let tagged = map(&[("etag", "\"a\"")]);
+        assert!(selects(&map(&weak), &tagged, true));
+        assert!(!selects(&map(&weak), &map(&[("etag", "\"b\"")]), true));
     }
 
     #[test]

@@ -149,6 +149,8 @@ pub struct Entry {
     pub head: Head,
     /// Unix milliseconds before which a failed background refresh is not tried again.
     pub refresh_after: AtomicU64,
+    /// The count of stored variants when it was last used, where it is one itself.
+    used: AtomicU64,
     /// Purges up to this position have been taken into account.
     judged: AtomicU64,
     /// Unix milliseconds at which a purge made it stale; 0 for never.
@@ -225,6 +227,7 @@ impl Entry {
                 ..head.clone()
             },
             refresh_after: AtomicU64::new(0),
+            used: AtomicU64::new(0),
             judged: AtomicU64::new(head.stamp),
             stale_since: AtomicU64::new(0),
         })
@@ -233,6 +236,17 @@ impl Entry {
     /// The body; shares the entry's allocation.
     pub fn body(&self) -> Bytes {
         self.head.fields.block.slice(self.head.fields.len()..)
+    }
+
+    /// Notes a use; written only where it is news, as many threads may read it.
+    pub fn use_at(&self, time: u64) {
+        if self.used.load(Ordering::Relaxed) != time {
+            self.used.store(time, Ordering::Relaxed);
+        }
+    }
+
+    pub fn used_at(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// As policy sees it now.

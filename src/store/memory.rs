@@ -25,7 +25,7 @@ use super::purge::{Judgement, Purge, PurgeLog, Seen};
 /// the allocator's rounding, and its place in the table. Measured by `tests/memory.rs`.
 const ENTRY_OVERHEAD: u64 = 480;
 
-/// Variants under one primary key; the oldest makes room.
+/// Variants under one primary key; the one that was not used for the longest time makes room.
 const MAX_VARIANTS: usize = 64;
 
 type Key = Box<[u8]>;
@@ -107,6 +107,9 @@ pub struct Memory {
     purges: Arc<PurgeLog>,
     /// Held while a list of variants is read, changed and put back.
     variants: Mutex<()>,
+    /// Counts variants that were stored: the time by which the use of each is told.
+    variant_time: AtomicU64,
+    variants_dropped: AtomicU64,
 }
 
 impl Memory {
@@ -146,6 +149,8 @@ impl Memory {
             ledger: Ledger::new(budget),
             purges,
             variants: Mutex::new(()),
+            variant_time: AtomicU64::new(0),
+            variants_dropped: AtomicU64::new(0),
         }
     }
 
@@ -256,6 +261,7 @@ impl Memory {
                 Some(Slot::Entry(entry)) => {
                     let found = self.get_entry(key, entry, now);
                     if let (Some(found), true) = (&found, variants.is_uniform) {
+                        found.use_at(self.variant_time.load(Ordering::Relaxed));
                         return Found::Entry(Arc::clone(found));
                     }
                     // Of several that match, the most recent by its Date (§4).
@@ -272,6 +278,7 @@ impl Memory {
             }
         }
         if let Some((entry, its_key)) = best {
+            entry.use_at(self.variant_time.load(Ordering::Relaxed));
             *key = its_key;
             return Found::Entry(entry);
         }
@@ -299,6 +306,7 @@ impl Memory {
         let mut key = KeyBytes::from_slice(primary);
         key.extend_from_slice(&selecting.values);
         let key: Key = key[..].into();
+        entry.use_at(self.variant_time.fetch_add(1, Ordering::Relaxed));
         self.cache.insert(key.clone(), Slot::Entry(entry));
 
         let guard = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,14 +318,35 @@ impl Memory {
         variants.list.push(Variant { names, key });
         let newest = &variants.list[variants.list.len() - 1].names;
         variants.is_uniform = variants.list.iter().all(|variant| variant.names == *newest);
-        let dropped = (variants.list.len() > MAX_VARIANTS).then(|| variants.list.remove(0));
+        let dropped = if variants.list.len() > MAX_VARIANTS {
+            self.variants_dropped.fetch_add(1, Ordering::Relaxed);
+            Some(variants.list.remove(self.least_used(&variants.list)))
+        } else {
+            None
+        };
         self.cache
             .insert(primary.into(), Slot::Variants(Arc::new(variants)));
         drop(guard);
-        if let Some(oldest) = dropped {
-            self.cache.remove(&oldest.key);
+        if let Some(dropped) = dropped {
+            self.cache.remove(&dropped.key);
         }
         true
+    }
+
+    /// Which of the variants was not used for the longest time; one that is no longer stored before
+    /// all others.
+    fn least_used(&self, list: &[Variant]) -> usize {
+        let used = |variant: &Variant| match self.cache.peek(&variant.key) {
+            Some(Slot::Entry(entry)) => Some(entry.used_at()),
+            _ => None,
+        };
+        let uses = list.iter().map(used).enumerate();
+        uses.min_by_key(|(_, used)| *used).map_or(0, |(at, _)| at)
+    }
+
+    /// Variants that made room for others under their key.
+    pub fn variants_dropped(&self) -> u64 {
+        self.variants_dropped.load(Ordering::Relaxed)
     }
 
     /// Removes whatever is stored under `key`, all variants of it.

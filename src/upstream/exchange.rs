@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tracing::{info, warn};
@@ -162,8 +162,14 @@ impl Upstream {
             lease.is_over = true;
             response.extensions_mut().insert(UploadUnwanted);
         }
-        // A switched connection is no longer the pool's.
-        let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(lease);
+        let lease = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if let Some(seat) = lease.into_seat() {
+                response.extensions_mut().insert(seat);
+            }
+            None
+        } else {
+            Some(lease)
+        };
         let read_timeout = self.config.read_timeout;
         Ok(response.map(|body| {
             let told = (self.this.clone(), url);
@@ -188,11 +194,6 @@ fn hash_of(uri: &Uri) -> u64 {
     let mut hasher = DefaultHasher::new();
     uri.path_and_query().hash(&mut hasher);
     hasher.finish()
-}
-
-/// A body without bytes.
-pub fn empty() -> OriginBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 fn describe(error: &hyper::Error, sending: &Sending) -> Failure {

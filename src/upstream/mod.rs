@@ -21,9 +21,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::error::Failure;
 
-pub use exchange::{UploadUnwanted, empty};
-pub use pool::Upstream;
-pub use sending::begun;
+pub use exchange::UploadUnwanted;
+pub use pool::{TunnelSeat, Upstream};
+pub use sending::{begun, empty};
 
 /// A body on its way to or from an origin.
 pub type OriginBody = UnsyncBoxBody<Bytes, Failure>;

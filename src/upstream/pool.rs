@@ -49,6 +49,13 @@ struct Task {
     write_failed: WriteFailed,
 }
 
+/// In the extensions of a response that switches protocols: the tunnel takes one of the connections
+/// to the upstream until this is dropped.
+#[derive(Clone)]
+pub struct TunnelSeat(
+    #[expect(dead_code, reason = "held, and never looked at")] Arc<(OwnedSemaphorePermit, Counted)>,
+);
+
 /// A connection in use.
 pub(super) struct Lease {
     pub sender: SendRequest<OriginBody>,
@@ -233,6 +240,13 @@ impl Lease {
                 }
             });
         }
+    }
+
+    /// Its connection is no longer the pool's, and counts for it as long as the seat lives.
+    pub fn into_seat(self) -> Option<TunnelSeat> {
+        let pool = self.pool.upgrade()?;
+        let seat = (self.permit, Counted::new(&pool.open));
+        Some(TunnelSeat(Arc::new(seat)))
     }
 
     fn shelve(self) {

@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
 
-use super::{OriginBody, empty};
+use super::OriginBody;
 
 /// Bytes of a body that are kept, so that it can be sent once more.
 const KEPT: usize = 64 << 10;
@@ -221,6 +221,11 @@ impl Drop for WatchedBody {
             self.sending.tell();
         }
     }
+}
+
+/// A body without bytes.
+pub fn empty() -> OriginBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body of which the first frames were taken already, put together again.

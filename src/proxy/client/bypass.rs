@@ -140,7 +140,8 @@ impl Bypassed {
         mut response: Response<OriginBody>,
         upgrade: Option<HeaderValue>,
     ) -> Delivered {
-        match tunnel::switch(&mut self.request.parts, &mut response, upgrade) {
+        let idle_limit = plan.config.limits.tunnel_timeout;
+        match tunnel::switch(&mut self.request.parts, &mut response, upgrade, idle_limit) {
             Ok(response) => Delivered {
                 response,
                 note: self.note,
@@ -200,7 +201,7 @@ async fn judged(
     response: &mut Response<OriginBody>,
 ) -> Result<(), NoResponse> {
     let state = &plan.state;
-    clean_response(response, state.clock.now()).map_err(|failure| {
+    clean_response(response, state.clock.now(), plan.forwarding.via).map_err(|failure| {
         state.metrics.upstream_failed(failure.kind);
         NoResponse {
             failure,

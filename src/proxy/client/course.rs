@@ -96,7 +96,7 @@ impl Course {
         reason: Reason,
         now: Timestamp,
     ) -> Self {
-        if keyed.request.parts.method == Method::HEAD {
+        if keyed.request.parts.method == Method::HEAD && !keyed.options().head_as_get {
             return Self::Pass(reason);
         }
         let alone = alone(plan, keyed, reason, now);
@@ -107,9 +107,13 @@ impl Course {
         {
             return Self::range(plan, keyed);
         }
+        let is_head = keyed.request.parts.method == Method::HEAD;
         match alone {
-            // Known as not storable: the origin may answer the client's conditions by itself.
-            Some(reason @ Reason::HitForMiss) if conditional::is_conditional(keyed.headers()) => {
+            // Known as not storable: the origin may answer the client's conditions, or its HEAD, by
+            // itself.
+            Some(reason @ Reason::HitForMiss)
+                if is_head || conditional::is_conditional(keyed.headers()) =>
+            {
                 Self::Pass(reason)
             }
             Some(reason) => Self::Alone(reason),

@@ -9,8 +9,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use crate::error::{Failure, FailureKind};
 use crate::guard::Ruling;
 use crate::metrics::Refresh;
-use crate::policy::Reason;
 use crate::policy::storable::ResponseView;
+use crate::policy::{Reason, update};
 use crate::proxy::parts::Beginning;
 use crate::proxy::wire::response_head::clean_response;
 use crate::proxy::wire::whole_body;
@@ -42,7 +42,9 @@ impl Answered {
     /// Judges a response head and does what the judgement says.
     pub async fn head(mut self, mut response: Response<OriginBody>) {
         let received = self.fetch.exchange.received;
-        if let Err(failure) = clean_response(&mut response, received) {
+        if let Err(failure) =
+            clean_response(&mut response, received, self.fetch.plan.forwarding.via)
+        {
             return self.broken(failure).await;
         }
         let forwarding = &self.fetch.plan.forwarding;
@@ -73,6 +75,10 @@ impl Answered {
             }
             Headed::ConfirmsAnother => {
                 let stored = self.validation.take();
+                self.fetch.is_never_confirmed = stored.as_ref().is_some_and(|stored| {
+                    let fields = stored.entry.head.fields.unpack(0);
+                    update::differs_in_strength(&fields, response.headers())
+                });
                 let stale = stored.map(|stored| Validation::only_stale(stored.entry));
                 self.ask_again(stale).await;
             }

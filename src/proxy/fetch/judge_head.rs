@@ -91,7 +91,15 @@ pub fn judge_head(asked: &SentRequest<'_>, response: ResponseView<'_>, now: Time
     }
     if status == StatusCode::NOT_MODIFIED {
         return match asked.stored.filter(|stored| stored.is_validated) {
-            Some(stored) if update::selects(stored.headers, response.headers) => Headed::Confirmed,
+            Some(stored)
+                if update::selects(
+                    stored.headers,
+                    response.headers,
+                    asked.options.weak_revalidation,
+                ) =>
+            {
+                Headed::Confirmed
+            }
             Some(_) => Headed::ConfirmsAnother,
             None => {
                 let message = "the upstream answered 304 although nobody had set a condition";
@@ -100,7 +108,7 @@ pub fn judge_head(asked: &SentRequest<'_>, response: ResponseView<'_>, now: Time
         };
     }
     let may_stand_in = asked.stored.is_some_and(|stored| stored.may_stand_in);
-    if may_stand_in && counts_as_failure(status) {
+    if may_stand_in && asked.options.counts_as_failure(status) {
         return Headed::StaleStandsIn;
     }
     let rule = asked.options.error_when.as_ref();
@@ -137,11 +145,6 @@ fn judge_key(asked: &SentRequest<'_>, status: StatusCode) -> Option<Headed> {
         Ruling::Passes if caller.verifies || is_refusal(status) => Some(Headed::KeyRefused),
         Ruling::Passes => None,
     }
-}
-
-/// Statuses for which stale may stand in (RFC 5861 §4), and the one that asks for a pause.
-fn counts_as_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 
 #[cfg(test)]

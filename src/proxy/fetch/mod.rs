@@ -64,6 +64,8 @@ pub struct Fetch {
     sent: Option<Request<()>>,
     /// The request that waits for it; `None` once that has been told.
     leader: Option<oneshot::Sender<Led>>,
+    /// The origin confirms by tags of another strength than it sends: it is not asked to confirm.
+    is_never_confirmed: bool,
     /// A refresh behind a stale answer: nobody waits for it.
     is_background: bool,
     exchange: Exchange,

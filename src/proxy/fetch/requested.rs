@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{Method, Request};
 use tokio::sync::oneshot;
 
 use crate::error::Failure;
@@ -51,7 +51,9 @@ impl Requested {
             Beginning::known(plan, keyed)
         };
         let conditions = conditions(validation.as_ref(), begun.as_ref());
-        let request = keyed.to_origin(plan, conditions)?;
+        let mut request = keyed.to_origin(plan, conditions)?;
+        // A HEAD is fetched as a GET, where it is fetched at all.
+        *request.method_mut() = Method::GET;
         let is_shared = ticket.is_listed();
         Ok(Self {
             is_shared,
@@ -62,6 +64,9 @@ impl Requested {
                 key: keyed.key.clone(),
                 let_in: keyed.let_in,
                 proving: Proving::of(plan, keyed, &request),
+                is_never_confirmed: validation
+                    .as_ref()
+                    .is_some_and(Validation::is_never_confirmed),
                 is_background: leader.is_none(),
                 exchange: Exchange::begin(&plan.state).at(ticket.stamp()),
                 lease: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
@@ -45,9 +45,12 @@ impl Fetch {
             return self.not_shared(response, Reason::Budget, validation.as_ref());
         }
         let (parts, mut body) = response.into_parts();
-        let head = Arc::new(self.head(parts.status, &parts.headers, lifetimes));
+        let mut head = self.head(parts.status, &parts.headers, lifetimes);
+        let has_validator = head.record.has_validator;
+        head.record.has_validator &= !(self.is_never_confirmed && has_weak_tag(&parts.headers));
+        let head = Arc::new(head);
         let tagged = length.filter(|length| {
-            let is_plain = parts.status == StatusCode::OK && !head.record.has_validator;
+            let is_plain = parts.status == StatusCode::OK && !has_validator;
             is_plain && *length <= self.plan.config.cache.etag_up_to
         });
         if let Some(length) = tagged {
@@ -265,6 +268,11 @@ impl Answered {
             }
         }
     }
+}
+
+fn has_weak_tag(headers: &HeaderMap) -> bool {
+    let tag = headers.get(ETAG);
+    tag.is_some_and(|tag| tag.as_bytes().starts_with(b"W/"))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -82,14 +82,12 @@ pub fn update_by_head<B>(
             stored.make_stale(now);
             return state.forget_shared(primary);
         }
-        // One that names nothing does not undo a purge.
-        StatusCode::OK => {
-            stored.view().stale_since.is_none() || update::has_validator(response.headers())
-        }
+        // One that names nothing may be about anything: the GET would be asked for long ago.
+        StatusCode::OK => update::has_validator(response.headers()),
         // To a condition of the client's own: about this one only if it says so.
         StatusCode::NOT_MODIFIED => {
             update::has_validator(response.headers())
-                && update::selects(&fields, response.headers())
+                && update::selects(&fields, response.headers(), options.weak_revalidation)
         }
         _ => false,
     };

@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
 use http_body::Body as _;
 
-use crate::config::{Config, HostRule, Route};
+use crate::config::{Config, HostRule, Route, Via};
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 use crate::http::fields::set;
@@ -59,6 +59,8 @@ pub struct Forwarding {
     own_host: Option<HeaderValue>,
     forwarded_host: Option<HeaderValue>,
     forwarded_proto: Option<HeaderValue>,
+    /// How we are named to the origin and to clients.
+    pub via: Via,
     /// The upstream's host, for an HTTP/1.0 client that named none.
     fallback_host: Option<HeaderValue>,
     /// All fields that carry a key on any route.
@@ -85,6 +87,10 @@ impl Forwarding {
             .map(|upstream| upstream.authority());
         Self {
             credential_fields,
+            via: config
+                .upstream
+                .as_ref()
+                .map_or(Via::Full, |upstream| upstream.via),
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
@@ -220,7 +226,7 @@ impl Forwarding {
         }
         join_cookies(&mut headers);
         self.say_who_forwards(&mut headers, parts, host, client);
-        hops::append_via(&mut headers, parts.version);
+        hops::name_us(&mut headers, parts.version, self.via);
         if wants_trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
             headers.append(CONNECTION, HeaderValue::from_static("te"));

@@ -7,6 +7,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 
+use crate::config::Via;
 use crate::http::fields;
 
 /// Our name in `Via`.
@@ -64,6 +65,18 @@ pub fn answer(parts: &request::Parts) -> Response<Bytes> {
     response
 }
 
+/// In which cache or proxy networks a request has been (RFC 8586).
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
+/// Names us to the origin: in `Via`, or where that is off in `CDN-Loop`, so that loops are found all
+/// the same. nginx does not compress what is asked for with `Via`.
+pub fn name_us(headers: &mut HeaderMap, version: Version, via: Via) {
+    match via {
+        Via::Full => append_via(headers, version),
+        Via::Off => drop(headers.append(CDN_LOOP, HeaderValue::from_static(VIA_US))),
+    }
+}
+
 /// Names us in `Via` (RFC 9110 §7.6.3).
 pub fn append_via(headers: &mut HeaderMap, version: Version) {
     let received = match version {
@@ -83,7 +96,15 @@ pub fn is_circling(headers: &HeaderMap) -> bool {
             .split(|byte| *byte == b' ')
             .any(|word| word == VIA_US.as_bytes())
     };
-    fields::members(headers, VIA).filter(us).count() >= MOST_ROUNDS
+    let by_via = fields::members(headers, VIA).filter(us).count();
+    // Parameters may follow the name (RFC 8586 §2).
+    let named = |member: &[u8]| {
+        let name = member.split(|byte| *byte == b';').next();
+        name.is_some_and(|name| name.trim_ascii() == VIA_US.as_bytes())
+    };
+    let loops = fields::members(headers, CDN_LOOP);
+    let by_loop = loops.filter(|member| named(member)).count();
+    by_via.max(by_loop) >= MOST_ROUNDS
 }
 
 #[cfg(test)]
@@ -132,5 +153,11 @@ mod tests {
         };
         assert!(!via(9));
         assert!(via(10));
+        let named = |count: usize| {
+            let list = vec!["other, iris-sidecar; x=1"; count].join(", ");
+            is_circling(&parts(Method::GET, &[("cdn-loop", &list)]).headers)
+        };
+        assert!(!named(9));
+        assert!(named(10));
     }
 }

@@ -4,6 +4,7 @@ use http::header::{self, CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use crate::clock::Timestamp;
+use crate::config::Via;
 use crate::error::{Failure, FailureKind};
 use crate::http::{dates, fields};
 
@@ -14,7 +15,11 @@ pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// What every response from an origin goes through before anybody sees or stores it. An error says
 /// that its framing cannot be believed.
-pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Result<(), Failure> {
+pub fn clean_response<B>(
+    response: &mut Response<B>,
+    received: Timestamp,
+    via: Via,
+) -> Result<(), Failure> {
     if response.status().is_informational() {
         return Err(malformed("switched protocols although nobody asked it to"));
     }
@@ -52,7 +57,9 @@ pub fn clean_response<B>(response: &mut Response<B>, received: Timestamp) -> Res
     if !headers.contains_key(header::DATE) {
         headers.insert(header::DATE, dates::format(received));
     }
-    append_via(headers, version);
+    if via == Via::Full {
+        append_via(headers, version);
+    }
     headers.remove(X_CACHE);
     Ok(())
 }
@@ -84,10 +91,15 @@ mod tests {
     fn a_response_without_date_gets_the_time_at_which_it_came() {
         let now = Timestamp::from_millis(784_111_777_000);
         let mut response = Response::new(());
-        clean_response(&mut response, now).unwrap();
+        clean_response(&mut response, now, Via::Full).unwrap();
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(response.headers()[header::DATE], date);
-        clean_response(&mut response, now.plus(std::time::Duration::from_secs(9))).unwrap();
+        clean_response(
+            &mut response,
+            now.plus(std::time::Duration::from_secs(9)),
+            Via::Full,
+        )
+        .unwrap();
         assert_eq!(response.headers()[header::DATE], date);
     }
 }

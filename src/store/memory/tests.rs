@@ -99,20 +99,56 @@ fn a_miss_among_variants_leaves_the_variants_key() {
 }
 
 #[test]
-fn variants_are_bounded_and_the_oldest_makes_room() {
+fn variants_are_bounded_and_the_one_unused_for_longest_makes_room() {
     let memory = Memory::new(4 << 20, 1 << 19, Arc::default());
-    let languages: Vec<HeaderMap> = (0..=MAX_VARIANTS)
-        .map(|at| {
-            let value = HeaderValue::try_from(format!("l{at}")).unwrap();
-            HeaderMap::from_iter([(http::header::ACCEPT_LANGUAGE, value)])
-        })
-        .collect();
-    for language in &languages {
+    let language = |name: String| {
+        let value = HeaderValue::try_from(name).unwrap();
+        HeaderMap::from_iter([(http::header::ACCEPT_LANGUAGE, value)])
+    };
+    let insert = |language: &HeaderMap| {
         assert!(memory.insert(b"k", variant(&memory, b"x", language, &["accept-language"])));
+    };
+    let hottest = language("hottest".to_owned());
+    insert(&hottest);
+    for at in 0..1000 {
+        insert(&language(format!("l{at}")));
+        assert!(body(&get(&memory, &hottest)).is_some(), "after {at}");
     }
-    assert!(matches!(get(&memory, &languages[0]), Found::NoVariant));
-    assert!(body(&get(&memory, &languages[MAX_VARIANTS])).is_some());
+    let is_there = |at: usize| body(&get(&memory, &language(format!("l{at}")))).is_some();
+    assert!(is_there(999) && is_there(1000 - MAX_VARIANTS + 1));
+    assert!(!is_there(0) && !is_there(1000 - MAX_VARIANTS));
     assert_eq!(memory.stored_entries(), MAX_VARIANTS as u64 + 1);
+    assert_eq!(memory.variants_dropped(), 1001 - MAX_VARIANTS as u64);
+}
+
+#[test]
+fn a_flood_of_what_is_asked_once_does_not_push_out_what_is_used() {
+    let memory = Memory::new(8 << 20, 1 << 16, Arc::default());
+    let (none, body_of) = (HeaderMap::new(), vec![b'x'; 2000]);
+    let ask = |key: &str| {
+        let mut at = KeyBytes::from_slice(key.as_bytes());
+        let is_hit = matches!(memory.get(&mut at, &none, NOW), Found::Entry(_));
+        if !is_hit {
+            assert!(memory.insert(key.as_bytes(), entry(&memory, &body_of)));
+        }
+        is_hit
+    };
+    // A third of what fits is used all the time; between two of its rounds comes as much that is not.
+    let hot: Vec<String> = (0..800).map(|at| format!("hot{at}")).collect();
+    (0..3).for_each(|_| {
+        hot.iter()
+            .for_each(|key| assert!(ask(key) || !key.is_empty()))
+    });
+    let (mut hits, mut asked) = (0, 0);
+    for round in 0..20 {
+        for (at, key) in hot.iter().enumerate() {
+            hits += u32::from(ask(key));
+            asked += 1;
+            ask(&format!("random{round}-{at}"));
+            ask(&format!("another{round}-{at}"));
+        }
+    }
+    assert!(hits * 100 >= asked * 98, "{hits} of {asked}");
 }
 
 #[test]
