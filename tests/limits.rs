@@ -233,3 +233,32 @@ async fn a_response_head_has_a_deadline_but_its_body_does_not() {
     assert_eq!(stream.chunk().await.unwrap(), b"b");
     gate.open();
 }
+
+#[tokio::test]
+async fn a_head_of_exactly_the_limit_passes_and_one_byte_more_does_not() {
+    let fixture = Fixture::start("[limits]\nheader_bytes = \"16KiB\"\n", |_| ok("x", &[])).await;
+    let head = |size: usize| {
+        let rest = "GET /a HTTP/1.1\r\nhost: a\r\nx-long: \r\n\r\n";
+        let value = "y".repeat(size - rest.len());
+        format!("GET /a HTTP/1.1\r\nhost: a\r\nx-long: {value}\r\n\r\n")
+    };
+    // Also where the buffer has grown by what came before.
+    let mut used = fixture.connect().await;
+    for more in [0, 1, 2, 1000, 8000, 0, 1, 8000] {
+        let expected = if more == 0 { 200 } else { 431 };
+        let mut fresh = fixture.connect().await;
+        fresh.send(head((16 << 10) + more)).await;
+        assert_eq!(fresh.response().await.status, expected, "{more}");
+        used.send(format!(
+            "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n\r\n{}",
+            "z".repeat(60_000)
+        ))
+        .await;
+        assert_eq!(used.response().await.status, 200);
+        used.send(head((16 << 10) + more)).await;
+        assert_eq!(used.response().await.status, expected, "{more}, used");
+        if expected != 200 {
+            used = fixture.connect().await;
+        }
+    }
+}

@@ -117,6 +117,16 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// How many bytes the fields of a head take as HTTP/1.1 writes them, and the empty line after them
+/// (RFC 9112 §5).
+pub fn written_size(headers: &HeaderMap) -> usize {
+    let lines = headers.iter().map(|(name, value)| {
+        let separators = ": \r\n".len();
+        name.as_str().len() + value.len() + separators
+    });
+    lines.sum::<usize>() + "\r\n".len()
+}
+
 /// Removes what `Connection` names, but for the fixed fields of one hop, which say how this very
 /// message is to be read.
 pub fn strip_named(headers: &mut HeaderMap) {

@@ -63,8 +63,9 @@ impl Fields {
 
     /// The fields as a map with room for `spare` more.
     pub fn unpack(&self, spare: usize) -> HeaderMap {
-        // A field takes 30 bytes or more as good as always; a map that must grow still works.
-        let mut headers = HeaderMap::with_capacity(self.len() / 30 + spare);
+        // A field takes 30 bytes or more as good as always; a map that must grow still works, and one of
+        // more than 24,576 could not be made at once.
+        let mut headers = HeaderMap::with_capacity((self.len() / 30).min(512) + spare);
         for (name, value) in self.iter() {
             headers.append(name, value);
         }

@@ -201,6 +201,19 @@ impl Client {
         }
     }
 
+    /// What comes up to, and with, these bytes.
+    pub async fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut searched = 0;
+        loop {
+            let from = searched - end.len().min(searched);
+            if let Some(at) = find(&self.buffer[from..], end) {
+                return self.buffer.drain(..from + at + end.len()).collect();
+            }
+            searched = self.buffer.len();
+            assert!(self.more().await, "closed before {end:?}");
+        }
+    }
+
     /// Waits until the server closes; what it still sent.
     pub async fn closed(&mut self) -> Vec<u8> {
         while self.more().await {}

@@ -201,7 +201,7 @@ async fn judged(
     response: &mut Response<OriginBody>,
 ) -> Result<(), NoResponse> {
     let state = &plan.state;
-    clean_response(response, state.clock.now(), plan.forwarding.via).map_err(|failure| {
+    clean_response(response, state.clock.now(), &plan.forwarding).map_err(|failure| {
         state.metrics.upstream_failed(failure.kind);
         NoResponse {
             failure,

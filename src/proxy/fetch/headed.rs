@@ -42,9 +42,7 @@ impl Answered {
     /// Judges a response head and does what the judgement says.
     pub async fn head(mut self, mut response: Response<OriginBody>) {
         let received = self.fetch.exchange.received;
-        if let Err(failure) =
-            clean_response(&mut response, received, self.fetch.plan.forwarding.via)
-        {
+        if let Err(failure) = clean_response(&mut response, received, &self.fetch.plan.forwarding) {
             return self.broken(failure).await;
         }
         let forwarding = &self.fetch.plan.forwarding;

@@ -10,12 +10,12 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Failure, FailureKind};
 use crate::flight::Outcome;
-use crate::http::fields::strip_hop_by_hop;
 use crate::metrics::Refresh;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Reason};
 use crate::proxy::parts::Beginning;
 use crate::proxy::parts::store::store_beginning;
+use crate::proxy::wire::trailers::clean;
 use crate::proxy::wire::whole_body::{collect, look_ahead};
 use crate::store::second::LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
@@ -125,7 +125,9 @@ impl Fetch {
                     Ok(piece) => piece,
                     Err(frame) => {
                         trailers = frame.into_trailers().ok();
-                        trailers.iter_mut().for_each(strip_hop_by_hop);
+                        trailers
+                            .iter_mut()
+                            .for_each(|trailers| clean(trailers, &[]));
                         continue;
                     }
                 },

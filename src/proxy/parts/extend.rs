@@ -122,7 +122,7 @@ impl Extension {
         let request = keyed.to_origin(plan, conditions)?;
         let mut response = state.origin.answer(request).await?;
         exchange.received = state.clock.now();
-        clean_response(&mut response, exchange.received, plan.forwarding.via)?;
+        clean_response(&mut response, exchange.received, &plan.forwarding)?;
         plan.forwarding.name_no_upstream(response.headers_mut());
         if !self.fits(&response) {
             return Ok(self.not_fitting(state, keyed, response));

@@ -11,6 +11,8 @@ use crate::error::Failure;
 use crate::flight::Reader;
 use crate::upstream::OriginBody;
 
+use super::trailers;
+
 /// The body of a response on its way to the client.
 #[derive(Debug, Default)]
 pub enum Body {
@@ -47,7 +49,10 @@ impl http_body::Body for Body {
             Self::Pieces(pieces) => Poll::Ready(pieces.next().map(|piece| Ok(Frame::data(piece)))),
             Self::Flight(reader) => reader.poll_frame(context),
             Self::Slice(slice) => slice.poll_frame(context),
-            Self::Origin(body) => Pin::new(body).poll_frame(context),
+            Self::Origin(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                Poll::Ready(frame.map(|frame| frame.map(|frame| trailers::cleaned(frame, &[]))))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! hop go, fields that say who forwarded come (RFC 9110 §7.6).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{
     self, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
@@ -10,6 +11,7 @@ use http::header::{
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, Version, request};
 use http_body::Body as _;
+use http_body_util::BodyExt;
 
 use crate::config::{Config, HostRule, Route, Via};
 use crate::error::{Failure, FailureKind};
@@ -27,6 +29,7 @@ use super::composed::composed;
 use super::conditions::Conditions;
 use super::hops;
 use super::host::without_default_port;
+use super::trailers;
 
 /// What of a client's request is forwarded.
 #[derive(Clone, Copy)]
@@ -61,10 +64,12 @@ pub struct Forwarding {
     forwarded_proto: Option<HeaderValue>,
     /// How we are named to the origin and to clients.
     pub via: Via,
+    /// Bytes that the head of a response may have.
+    pub header_bytes: usize,
     /// The upstream's host, for an HTTP/1.0 client that named none.
     fallback_host: Option<HeaderValue>,
     /// All fields that carry a key on any route.
-    credential_fields: Vec<HeaderName>,
+    credential_fields: Arc<[HeaderName]>,
 }
 
 impl Forwarding {
@@ -86,11 +91,15 @@ impl Forwarding {
             .as_ref()
             .map(|upstream| upstream.authority());
         Self {
-            credential_fields,
+            credential_fields: credential_fields.into(),
             via: config
                 .upstream
                 .as_ref()
                 .map_or(Via::Full, |upstream| upstream.via),
+            header_bytes: config
+                .upstream
+                .as_ref()
+                .map_or(usize::MAX, |upstream| upstream.header_bytes),
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
@@ -163,6 +172,13 @@ impl Forwarding {
             let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
             return Err(Failure::new(FailureKind::Loop, message));
         }
+        let body = if body.is_end_stream() {
+            body
+        } else {
+            let credentials = Arc::clone(&self.credential_fields);
+            body.map_frame(move |frame| trailers::cleaned(frame, &credentials))
+                .boxed_unsync()
+        };
         let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = target(&parts.uri, query)?;

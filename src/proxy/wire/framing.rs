@@ -31,10 +31,19 @@ pub fn check(
         );
         return Err(Failure::new(FailureKind::HeadTooLarge, message));
     }
-    // How much of a head is read at once, and so refused as a whole, is not exact.
-    let target = parts.uri.path_and_query();
-    if target.is_some_and(|target| target.as_str().len() > limits.header_bytes) {
+    // hyper refuses a head that is larger than its buffer; how large that is depends on what came
+    // before.
+    let target = written_target_size(&parts.uri);
+    if target > limits.header_bytes {
         return Err(target_too_long(limits));
+    }
+    let line = parts.method.as_str().len() + target + "  HTTP/1.1\r\n".len();
+    if line + fields::written_size(&parts.headers) > limits.header_bytes {
+        let message = format!(
+            "the request head has more than {} bytes (limits.header_bytes)",
+            limits.header_bytes
+        );
+        return Err(Failure::new(FailureKind::HeadTooLarge, message));
     }
     transfer_coding(&parts.headers)?;
     let declared = content_length(&parts.headers)?;
@@ -43,6 +52,17 @@ pub fn check(
     }
     target_form(parts, client)?;
     host(parts)
+}
+
+fn written_target_size(uri: &Uri) -> usize {
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let scheme = uri
+        .scheme_str()
+        .map_or(0, |scheme| scheme.len() + "://".len());
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
+    scheme + authority + path
 }
 
 /// One number, or none: in HTTP/2 nobody has looked at it before (RFC 9110 §8.6, RFC 9113 §8.1.1).

@@ -13,6 +13,7 @@ pub mod hops;
 pub mod host;
 pub mod interim;
 pub mod response_head;
+pub mod trailers;
 pub mod tunnel;
 pub mod upload;
 pub mod whole_body;

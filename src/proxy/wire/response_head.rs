@@ -8,6 +8,7 @@ use crate::config::Via;
 use crate::error::{Failure, FailureKind};
 use crate::http::{dates, fields};
 
+use super::forward::Forwarding;
 use super::hops::append_via;
 
 /// How a request was answered, for people (see [`CacheResult`](crate::metrics::CacheResult)).
@@ -18,12 +19,19 @@ pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 pub fn clean_response<B>(
     response: &mut Response<B>,
     received: Timestamp,
-    via: Via,
+    forwarding: &Forwarding,
 ) -> Result<(), Failure> {
     if response.status().is_informational() {
         return Err(malformed("switched protocols although nobody asked it to"));
     }
     let version = std::mem::replace(response.version_mut(), Version::HTTP_11);
+    let line = "HTTP/1.1 200 \r\n".len() + response.status().canonical_reason().map_or(0, str::len);
+    if line + fields::written_size(response.headers()) > forwarding.header_bytes {
+        let limit = forwarding.header_bytes;
+        let message =
+            format!("sent a response head of more than {limit} bytes (upstream.header_bytes)");
+        return Err(malformed(&message));
+    }
     let is_204 = response.status() == StatusCode::NO_CONTENT;
     let wants_upgrade = response.status() == StatusCode::UPGRADE_REQUIRED;
     let headers = response.headers_mut();
@@ -57,7 +65,7 @@ pub fn clean_response<B>(
     if !headers.contains_key(header::DATE) {
         headers.insert(header::DATE, dates::format(received));
     }
-    if via == Via::Full {
+    if forwarding.via == Via::Full {
         append_via(headers, version);
     }
     headers.remove(X_CACHE);
@@ -86,18 +94,22 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_response_without_date_gets_the_time_at_which_it_came() {
         let now = Timestamp::from_millis(784_111_777_000);
+        let text = "[upstream]\nurl = \"http://a\"\n";
+        let config = Config::parse("test", text, &|_| None).unwrap();
+        let forwarding = Forwarding::new(&config);
         let mut response = Response::new(());
-        clean_response(&mut response, now, Via::Full).unwrap();
+        clean_response(&mut response, now, &forwarding).unwrap();
         let date = "Sun, 06 Nov 1994 08:49:37 GMT";
         assert_eq!(response.headers()[header::DATE], date);
         clean_response(
             &mut response,
             now.plus(std::time::Duration::from_secs(9)),
-            Via::Full,
+            &forwarding,
         )
         .unwrap();
         assert_eq!(response.headers()[header::DATE], date);
