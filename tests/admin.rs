@@ -112,7 +112,11 @@ async fn health_needs_no_token_and_everything_else_does() {
         let mut client = Client::connect(fixture.sidecar().admin_address).await;
         assert_eq!(
             client
-                .ask("GET", "/metrics", &[("authorization", token)])
+                .ask(
+                    "GET",
+                    "/metrics",
+                    &[("host", "localhost"), ("authorization", token)]
+                )
                 .await
                 .status,
             status,
@@ -132,4 +136,100 @@ async fn what_is_not_there_says_what_is() {
         client.ask("POST", "/metrics", &[]).await.header("allow"),
         Some("GET, HEAD")
     );
+}
+
+async fn ask(fixture: &Fixture, method: &str, target: &str, fields: &[(&str, &str)]) -> u16 {
+    let mut client = Client::connect(fixture.sidecar().admin_address).await;
+    client.ask(method, target, fields).await.status
+}
+
+#[tokio::test]
+async fn the_port_answers_to_addresses_to_localhost_and_to_listed_names_alone() {
+    let fixture = Fixture::start("[admin]\nhosts = [\"iris.default.svc\"]\n", |_| {
+        ok("x", &[])
+    })
+    .await;
+    for (host, status) in [
+        ("127.0.0.1:9180", 200),
+        ("10.1.2.3", 200),
+        ("[::1]:9180", 200),
+        ("localhost:1", 200),
+        ("Iris.default.svc:9180", 200),
+        ("evil.example", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example:9180", 421),
+    ] {
+        let asked = ask(&fixture, "GET", "/metrics", &[("host", host)]).await;
+        assert_eq!(asked, status, "{host}");
+        // Probes come by whatever name.
+        let asked = ask(&fixture, "GET", "/healthz", &[("host", host)]).await;
+        assert_eq!(asked, 200, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn orders_are_json_and_come_from_no_other_site() {
+    let fixture = Fixture::start("", |_| ok("x", &[])).await;
+    let json = ("content-type", "application/json; charset=utf-8");
+    let none = ("x-nothing", "1");
+    for (media_type, site, status) in [
+        (json, none, 200),
+        (json, ("sec-fetch-site", "none"), 200),
+        (json, ("sec-fetch-site", "same-origin"), 200),
+        (json, ("sec-fetch-site", "cross-site"), 403),
+        (json, ("sec-fetch-site", "same-site"), 403),
+        (json, ("origin", "http://localhost:3000"), 403),
+        (none, none, 415),
+        (("content-type", "text/plain"), none, 415),
+        (
+            ("content-type", "application/x-www-form-urlencoded"),
+            none,
+            415,
+        ),
+        (("content-type", "application/jsonp"), none, 415),
+    ] {
+        let order = r#"{"all": true}"#;
+        let length = order.len().to_string();
+        let mut client = Client::connect(fixture.sidecar().admin_address).await;
+        let fields = [
+            ("host", "127.0.0.1"),
+            ("content-length", &*length),
+            media_type,
+            site,
+        ];
+        client.request("POST", "/purge", &fields).await;
+        client.send(order).await;
+        assert_eq!(
+            client.response().await.status,
+            status,
+            "{media_type:?} {site:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metrics_may_be_public_and_health_may_not() {
+    let config = "[admin]\ntoken = \"secret\"\npublic = [\"metrics\"]\n";
+    let fixture = Fixture::start(config, |_| ok("x", &[])).await;
+    for (path, status) in [("/metrics", 200), ("/readyz", 401), ("/api/metrics", 401)] {
+        assert_eq!(fixture.admin(path).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_holds_admin_connections_keeps_nobody_out() {
+    let fixture = Fixture::start("[admin]\nconnections = 8\n", |_| ok("x", &[])).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut client = Client::connect(fixture.sidecar().admin_address).await;
+        client
+            .ask("GET", "/healthz", &[("host", "localhost")])
+            .await;
+        held.push(client);
+    }
+    // The oldest have made room.
+    for client in &mut held[..92] {
+        assert_eq!(client.closed().await, b"");
+    }
+    assert_eq!(fixture.admin("/healthz").await.status, 200);
 }

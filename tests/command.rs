@@ -277,14 +277,7 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
             (received.status, received.text().as_str()),
             (200, "through")
         );
-        assert_eq!(
-            Client::connect(running.admin)
-                .await
-                .ask("GET", "/readyz", &[])
-                .await
-                .status,
-            200
-        );
+        assert_eq!(Client::admin(running.admin, "/readyz").await.status, 200);
         running.signal(signal);
         assert_eq!(running.child.0.wait().unwrap().code(), Some(0));
         let rest: Vec<String> = running.lines.by_ref().collect();
@@ -362,11 +355,7 @@ async fn without_an_upstream_the_built_in_origin_is_answered_through_the_cache()
         }
         let stranger = client.ask("GET", "/api/iris/analytics", &[]).await;
         assert_eq!(stranger.status, 401);
-        let metrics = Client::connect(running.admin)
-            .await
-            .ask("GET", "/metrics", &[])
-            .await
-            .text();
+        let metrics = Client::admin(running.admin, "/metrics").await.text();
         assert!(
             metrics.contains("db_queries_total{table=\"model_run_log\",operation=\"select\"} 1"),
             "{metrics}"

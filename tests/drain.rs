@@ -19,22 +19,12 @@ async fn requests_in_flight_finish_and_nothing_new_is_accepted() {
     let sidecar = fixture.take();
     let (address, admin) = (sidecar.address, sidecar.admin_address);
     sidecar.drain();
-    let ready = Client::connect(admin)
-        .await
-        .ask("GET", "/readyz", &[])
-        .await;
+    let ready = Client::admin(admin, "/readyz").await;
     assert_eq!(
         (ready.status, ready.json()["draining"].as_bool()),
         (503, Some(true))
     );
-    assert_eq!(
-        Client::connect(admin)
-            .await
-            .ask("GET", "/healthz", &[])
-            .await
-            .status,
-        200
-    );
+    assert_eq!(Client::admin(admin, "/healthz").await.status, 200);
     idle.closed().await;
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     tokio::time::timeout(crate::support::PATIENCE, refused)

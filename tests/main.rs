@@ -41,6 +41,7 @@ mod proxying;
 mod purge;
 mod ranges;
 mod rate_limits;
+mod readers;
 mod redis;
 mod redis_log;
 mod restart;

@@ -281,3 +281,39 @@ async fn an_offer_of_another_http_and_an_empty_body_are_ordinary_requests() {
     assert_eq!(fixture.origin.last().body, b"x");
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
 }
+
+#[tokio::test]
+async fn a_body_that_stands_still_holds_nobody_who_has_nothing_of_it() {
+    for begun in ["", "5\r\nhello\r\n"] {
+        let never = Gate::new();
+        let held = never.clone();
+        let text = format!(
+            "[cache]\nwait_timeout = \"300ms\"\n{}",
+            route("ttl = \"60s\"")
+        );
+        let fixture = Fixture::start(&text, move |seen| {
+            if seen.number > 1 {
+                return ok("whole", &[]);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{begun}");
+            vec![Step::Send(head.into_bytes()), Step::Wait(held.clone())]
+        })
+        .await;
+        let mut leader = fixture.connect().await;
+        leader.request("GET", "/a", &[]).await;
+        assert_eq!(leader.head().await.status, 200);
+        let mut first = fixture.connect().await;
+        first.request("GET", "/a", &[]).await;
+        if begun.is_empty() {
+            assert_eq!(first.response().await.text(), "whole");
+        } else {
+            // It has some of it already, and is let go.
+            first.head().await;
+            assert_eq!(first.chunk().await.unwrap(), b"hello");
+            assert_eq!(first.chunk().await, None);
+        }
+        let late = fixture.get("/a").await;
+        assert_eq!((late.status, late.text().as_str()), (200, "whole"));
+        never.open();
+    }
+}

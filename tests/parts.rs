@@ -292,13 +292,8 @@ async fn what_ends_a_representation_ends_its_parts() {
             "write" => drop(client.ask("POST", "/a", &[("content-length", "0")]).await),
             "head" => drop(client.ask("HEAD", "/a", &[]).await),
             "purge" => {
-                let mut admin =
-                    crate::support::Client::connect(fixture.sidecar().admin_address).await;
-                admin
-                    .request("POST", "/purge", &[("content-length", "13")])
-                    .await;
-                admin.send("{\"all\": true}").await;
-                assert_eq!(admin.response().await.status, 200);
+                let all = serde_json::json!({"all": true});
+                assert_eq!(fixture.order("/purge", &all).await.status, 200);
             }
             _ => drop(fixture.get("/a").await),
         }

@@ -10,6 +10,7 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::config::Public;
 use crate::proxy::Proxy;
 
 use super::readings::Admin;
@@ -20,8 +21,8 @@ use super::{purge, revoke};
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Probes, which have no token.
-    Everybody,
+    /// Everybody, where the operator says so; else who has the token.
+    Unless(Public),
     /// Who has the token, where one is configured.
     Operators,
 }
@@ -56,7 +57,7 @@ pub const ENDPOINTS: [Endpoint; 7] = [
     Endpoint {
         path: "/metrics",
         usage: "",
-        access: Access::Operators,
+        access: Access::Unless(Public::Metrics),
         meaning: "all metrics, as OpenMetrics text",
         handler: Handler::Read(|admin, _| admin.metrics()),
     },
@@ -72,14 +73,14 @@ pub const ENDPOINTS: [Endpoint; 7] = [
     Endpoint {
         path: "/healthz",
         usage: "",
-        access: Access::Everybody,
+        access: Access::Unless(Public::Health),
         meaning: "200 while the process runs",
         handler: Handler::Read(|_, _| json_response(StatusCode::OK, &json!({"status": "ok"}))),
     },
     Endpoint {
         path: "/readyz",
         usage: "",
-        access: Access::Everybody,
+        access: Access::Unless(Public::Health),
         meaning: "200, or 503 while draining; the breakers and the purge log",
         handler: Handler::Read(|admin, _| admin.readiness()),
     },

@@ -1,12 +1,13 @@
 //! The port itself: connections, who is let in, and which endpoint answers.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -16,12 +17,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::config::Public;
+use crate::error::is_out_of_descriptors;
 use crate::http::fields::without_port;
 
-use super::endpoints::{self, Access, Handler, Order};
+use super::endpoints::{self, Access, Endpoint, Handler, Order};
 use super::purge;
 use super::readings::Admin;
 use super::request::AdminRequest;
@@ -33,14 +37,27 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 impl Admin {
     /// Serves until the task is dropped.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut serving: VecDeque<AbortHandle> = VecDeque::new();
+        let mut spare = Spare::default();
+        spare.fill();
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    drop(tokio::spawn(Arc::clone(&self).connection(stream, peer)))
+                    spare.fill();
+                    serving.retain(|task| !task.is_finished());
+                    if serving.len() >= self.config.connections {
+                        // A probe must not be kept out by who only holds connections.
+                        serving.drain(..1).for_each(|longest| longest.abort());
+                    }
+                    let task = tokio::spawn(Arc::clone(&self).connection(stream, peer));
+                    serving.push_back(task.abort_handle());
                 }
                 Err(error) => {
                     warn!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    let has_made_room = is_out_of_descriptors(&error) && spare.spend();
+                    if !has_made_room {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
                 }
             }
         }
@@ -72,9 +89,7 @@ impl Admin {
         if !endpoint.takes(&parts.method) {
             return endpoint.not_allowed();
         }
-        if endpoint.access == Access::Operators
-            && let Some(refusal) = self.refusal(&parts.headers)
-        {
+        if let Some(refusal) = self.refusal(&parts.headers, endpoint) {
             return refusal;
         }
         let asked = AdminRequest {
@@ -83,12 +98,18 @@ impl Admin {
         };
         match endpoint.handler {
             Handler::Read(read) => read(self, &asked),
+            // A form of another site's page cannot say that it is JSON.
+            Handler::Order(_) if !is_json(&parts.headers) => {
+                let body = json!({"error": "the body of a POST is JSON here: say so by Content-Type: application/json"});
+                json_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body)
+            }
             Handler::Order(order) => self.order(order, body).await,
         }
     }
 
     fn not_found(&self, headers: &HeaderMap) -> Response<Bytes> {
-        if let Some(refusal) = self.refusal(headers) {
+        let refusal = self.refusal_of_host(headers);
+        if let Some(refusal) = refusal.or_else(|| self.refusal_of_key(headers)) {
             return refusal;
         }
         let list: Vec<String> = endpoints::ENDPOINTS
@@ -99,8 +120,36 @@ impl Admin {
         json_response(StatusCode::NOT_FOUND, &body)
     }
 
+    /// The answer to who may not use an endpoint, where there is one.
+    fn refusal(&self, headers: &HeaderMap, endpoint: &Endpoint) -> Option<Response<Bytes>> {
+        let is_public = |what| self.config.public.contains(&what);
+        match endpoint.access {
+            // Probes come by whatever name, and health is no secret.
+            Access::Unless(what @ Public::Health) if is_public(what) => return None,
+            Access::Unless(what) if is_public(what) => return self.refusal_of_host(headers),
+            Access::Unless(_) | Access::Operators => {}
+        }
+        let refusal = self.refusal_of_host(headers);
+        refusal.or_else(|| self.refusal_of_key(headers))
+    }
+
+    /// The answer to who asks by a name that is not ours: any page that the operator looks at can
+    /// make a name of its own point here.
+    fn refusal_of_host(&self, headers: &HeaderMap) -> Option<Response<Bytes>> {
+        let host = headers.get(HOST)?;
+        let name = without_port(host.as_bytes());
+        if is_of_this_machine(name) || self.config.hosts.iter().any(|known| is_host(known, name)) {
+            return None;
+        }
+        let body = json!({"error": format!(
+            "this port is not known as {}: ask it by address, as localhost, or list the name in admin.hosts",
+            String::from_utf8_lossy(name)
+        )});
+        Some(json_response(StatusCode::MISDIRECTED_REQUEST, &body))
+    }
+
     /// The answer to who has not the token, where there is one, and to a page of another site.
-    fn refusal(&self, headers: &HeaderMap) -> Option<Response<Bytes>> {
+    fn refusal_of_key(&self, headers: &HeaderMap) -> Option<Response<Bytes>> {
         if !self.is_allowed(headers) {
             let body = json!({"error": "this endpoint needs the bearer token of admin.token"});
             let mut response = json_response(StatusCode::UNAUTHORIZED, &body);
@@ -109,8 +158,8 @@ impl Admin {
                 .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return Some(response);
         }
-        if is_of_another_site(headers, self.token.is_some()) {
-            let body = json!({"error": "a page of another site may not use this port (Origin)"});
+        if is_of_another_site(headers) {
+            let body = json!({"error": "a page of another site may not use this port (Origin, Sec-Fetch-Site)"});
             return Some(json_response(StatusCode::FORBIDDEN, &body));
         }
         None
@@ -151,19 +200,56 @@ impl Admin {
 
 /// Whether a browser sends this for a page that is not ours: without a token, any page that the
 /// operator looks at could purge otherwise.
-/// By a name that it makes point here, a page can be of the same site: so without a token the host
-/// must be an address.
-fn is_of_another_site(headers: &HeaderMap, has_token: bool) -> bool {
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    // "none" is what an operator typed (Fetch Metadata §2.3).
+    if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return true;
+    }
     let Some(origin) = headers.get(ORIGIN) else {
         return false;
     };
     let authority = origin.to_str().ok().and_then(|text| text.split_once("://"));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let bare = host.map(|host| without_port(host.as_bytes()));
-    let is_address = bare.is_some_and(|bare| {
-        let text = std::str::from_utf8(bare).unwrap_or_default();
-        let address = text.trim_start_matches('[').trim_end_matches(']');
-        text == "localhost" || address.parse::<IpAddr>().is_ok()
-    });
-    authority.map(|(_, authority)| authority) != host || !(has_token || is_address)
+    authority.map(|(_, authority)| authority) != host
+}
+
+/// Whether a host is an address, or `localhost`: no name server can make that another's.
+fn is_of_this_machine(host: &[u8]) -> bool {
+    let text = std::str::from_utf8(host).unwrap_or_default();
+    let address = text.trim_start_matches('[').trim_end_matches(']');
+    text.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
+}
+
+fn is_host(known: &str, host: &[u8]) -> bool {
+    known.as_bytes().eq_ignore_ascii_case(host)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let media_type = value.and_then(|value| value.split(|byte| *byte == b';').next());
+    media_type.is_some_and(|found| found.trim_ascii().eq_ignore_ascii_case(b"application/json"))
+}
+
+/// Descriptors held back, so that the operator can ask what is wrong when all others are taken.
+#[derive(Default)]
+struct Spare(Vec<std::fs::File>);
+
+impl Spare {
+    /// As many as a scrape, a probe and a person need at one time.
+    const COUNT: usize = 4;
+
+    fn fill(&mut self) {
+        while self.0.len() < Self::COUNT {
+            match std::fs::File::open("/dev/null") {
+                Ok(file) => self.0.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Lets one go; whether there was one.
+    fn spend(&mut self) -> bool {
+        self.0.pop().is_some()
+    }
 }

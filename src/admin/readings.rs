@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::config;
 use crate::proxy::Proxy;
 
 use super::explain;
@@ -23,21 +24,19 @@ pub struct Admin {
     draining: Arc<AtomicBool>,
     /// A digest, so that comparing takes the same time wherever two tokens differ.
     pub(super) token: Option<[u8; 32]>,
+    pub(super) config: config::Admin,
 }
 
 impl Admin {
     pub fn new(proxy: Arc<Proxy>, draining: Arc<AtomicBool>) -> Arc<Self> {
-        let token = proxy
-            .plan()
-            .config
-            .admin
-            .token
-            .as_ref()
-            .map(|token| Sha256::digest(token).into());
+        let config = proxy.plan().config.admin.clone();
+        let token = config.token.as_ref();
+        let token = token.map(|token| Sha256::digest(token).into());
         Arc::new(Self {
             proxy,
             draining,
             token,
+            config,
         })
     }
 

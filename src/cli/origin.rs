@@ -61,7 +61,7 @@ async fn revoked_where_it_runs(config: &Config, key: &str, digest: &str, now: Ti
         "an instance that has verified the key accepts it on routes with share = \"verified\" until {until} at the latest (auth.good_ttl, and auth.grace while its source fails), and on routes with share = \"per-key\" answers it from what is stored for it"
     );
     let by_hand =
-        format!("revoke it there:  curl -d '{{\"key\": \"sk_live_…\"}}' http://{admin}/revoke");
+        format!("revoke it there:  curl --json '{{\"key\": \"sk_live_…\"}}' http://{admin}/revoke");
     let Some(order) = order else {
         return format!(
             "auth.secret keys the digests, so that a sidecar must be told the key itself: {bound}; {by_hand}"

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use http::uri::Scheme;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
@@ -46,6 +46,8 @@ async fn answer(
     *request.uri_mut() = Uri::from_static(path);
     request.headers_mut().insert(HOST, host);
     request.headers_mut().insert(CONTENT_LENGTH, length.into());
+    let media_type = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(CONTENT_TYPE, media_type);
     if let Some(token) = &config.admin.token {
         let value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
         request.headers_mut().insert(AUTHORIZATION, value);

@@ -17,7 +17,9 @@ pub mod units;
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use read::DEFAULT;
 pub use routes::{Route, Routes};
-pub use sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Redis, Upstream, Via};
+pub use sections::{
+    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Redis, Upstream, Via,
+};
 pub use source::{Environment, Mistake};
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_value::{count, readable, set};
-use super::sections::{Admin, Cache, Config, HostRule, Limits, Listen, Origin, Upstream, Via};
+use super::sections::{
+    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Upstream, Via,
+};
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 
 /// The configuration that runs when no file is given.
@@ -134,6 +136,31 @@ fn admin(mut section: Section<'_, '_>) -> Admin {
     admin.token = section
         .parsed("token", "a non-empty ASCII string", token)
         .map(|at| at.value);
+    let public = |text: &str| match text {
+        "metrics" => Some(Public::Metrics),
+        "health" => Some(Public::Health),
+        _ => None,
+    };
+    set(
+        &mut admin.public,
+        section.list("public", "\"metrics\" or \"health\"", public),
+    );
+    let host = |text: &str| {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_host = !text.is_empty() && text.bytes().all(is_name);
+        is_host.then(|| text.to_ascii_lowercase())
+    };
+    let expected = "a host name without port, such as \"iris.default.svc\"";
+    set(&mut admin.hosts, section.list("hosts", expected, host));
+    count(&mut section, "connections", &mut admin.connections);
+    let is_meant = section.boolean("insecure").unwrap_or(false);
+    let is_open = !admin.address.ip().is_loopback() && admin.token.is_none();
+    if is_open && !is_meant && section.is_missing("token") {
+        section.source().mistake(
+            section.span(),
+            format!("[admin] listens on {}, where others can purge and revoke, without a token: expected token = \"...\", an address of this machine alone such as \"127.0.0.1:9180\", or insecure = true", admin.address),
+        );
+    }
     section.finish();
     admin
 }

@@ -56,8 +56,21 @@ impl Default for Listen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub address: SocketAddr,
-    /// When set, every admin request but the health checks needs it as a bearer token.
+    /// When set, admin requests need it as a bearer token, but for what is `public`.
     pub token: Option<String>,
+    /// What anybody may read without it.
+    pub public: Vec<Public>,
+    /// Names by which the port is asked, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
+    /// Connections at one time; the one that is there for the longest time makes room for the next.
+    pub connections: usize,
+}
+
+/// What of the admin port may be read without its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Public {
+    Metrics,
+    Health,
 }
 
 impl Default for Admin {
@@ -65,6 +78,9 @@ impl Default for Admin {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             token: None,
+            public: vec![Public::Health],
+            hosts: Vec::new(),
+            connections: 64,
         }
     }
 }

@@ -150,6 +150,7 @@ impl Ticket {
         let mut state = lock(&self.flight.state);
         if state.outcome.is_none() {
             state.outcome = Some(outcome);
+            state.note_word();
             state.wake_waiting();
         }
     }
@@ -179,13 +180,14 @@ impl Ticket {
 
     /// A reader from byte 0, for the request that leads.
     pub fn reader(&self) -> Reader {
-        Reader::new(Arc::clone(&self.flight))
+        Reader::new(Arc::clone(&self.flight), None)
     }
 
     /// Hands a piece of the body to the readers. The pieces are kept from byte 0 until
     /// [`Ticket::pass_through`].
     pub fn push(&self, piece: Bytes) {
         let mut state = lock(&self.flight.state);
+        state.note_word();
         state.buffered += piece.len();
         state.pieces.push_back(piece);
         state.wake_waiting();
@@ -220,8 +222,10 @@ impl Ticket {
                 if !state.has_readers() {
                     return Poll::Ready(false);
                 }
-                if state.buffered <= AHEAD {
+                state.is_held = state.buffered > AHEAD;
+                if !state.is_held {
                     state.looked = None;
+                    state.note_word();
                     return Poll::Ready(true);
                 }
                 state.producer = Some(context.waker().clone());

@@ -1,13 +1,14 @@
 //! Who waits for a flight, and who reads its body.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::error::{Failure, FailureKind};
 
@@ -37,11 +38,35 @@ impl Waiter {
         .await
     }
 
-    /// A reader from byte 0; `None` where its beginning is no longer there.
-    pub fn reader(&self) -> Option<Reader> {
-        self.flight
-            .is_open()
-            .then(|| Reader::new(Arc::clone(&self.flight)))
+    /// Whether the beginning of the body is still there.
+    pub fn is_open(&self) -> bool {
+        self.flight.is_open()
+    }
+
+    /// A reader from byte 0, once there is something to read; it has this `patience` between two
+    /// pieces. `None` where its beginning is no longer there, or nothing comes for so long.
+    pub async fn reader(&self, patience: Duration) -> Option<Reader> {
+        let mut timer = std::pin::pin!(sleep_until(Instant::now()));
+        let comes = poll_fn(|context| {
+            loop {
+                let mut state = lock(&self.flight.state);
+                if state.is_passing {
+                    return Poll::Ready(false);
+                }
+                let until = state.patient_until(patience);
+                let is_late = until <= Instant::now() && state.end.is_none();
+                if is_late || state.end.is_some() || !state.pieces.is_empty() {
+                    return Poll::Ready(!is_late);
+                }
+                state.wait(context);
+                drop(state);
+                timer.as_mut().reset(until);
+                ready!(timer.as_mut().poll(context));
+            }
+        })
+        .await;
+        let reader = comes.then(|| Reader::new(Arc::clone(&self.flight), Some(patience)));
+        reader.filter(|_| self.flight.is_open())
     }
 }
 
@@ -71,16 +96,26 @@ pub enum Whole {
 pub struct Reader {
     flight: Arc<Flight>,
     slot: usize,
+    /// How long it waits for the next piece; `None` for the request whose fetch it is: the upstream's
+    /// own deadline is its.
+    patience: Option<Duration>,
+    /// Made when it waits.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Reader {
-    pub(super) fn new(flight: Arc<Flight>) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, patience: Option<Duration>) -> Self {
         let mut state = lock(&flight.state);
         let first = state.dropped;
         state.readers.push(Some(Place::at(first)));
         let slot = state.readers.len() - 1;
         drop(state);
-        Self { flight, slot }
+        Self {
+            flight,
+            slot,
+            patience,
+            timer: None,
+        }
     }
 
     /// Waits for the end, but no longer than `patience`. A reader that has read nothing yet can be
@@ -108,20 +143,26 @@ impl Reader {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let mut state = lock(&self.flight.state);
+        let Self {
+            flight,
+            slot,
+            patience,
+            timer,
+        } = self;
+        let (mut state, slot) = (lock(&flight.state), *slot);
         state.count_waiting();
-        let Some(mut place) = state.readers[self.slot] else {
+        let Some(mut place) = state.readers[slot] else {
             return Poll::Ready(None);
         };
         if place.is_cut {
-            state.readers[self.slot] = None;
+            state.readers[slot] = None;
             let message = "the client reads too slowly for a body that others wait for";
             return Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))));
         }
         // No piece is dropped before every reader has had it.
         if let Some(piece) = state.pieces.get(place.next - state.dropped).cloned() {
             place.took(piece.len());
-            state.readers[self.slot] = Some(place);
+            state.readers[slot] = Some(place);
             if let Some(producer) = state.producer.take() {
                 producer.wake();
             }
@@ -129,9 +170,27 @@ impl Reader {
         }
         let Some(end) = state.end.clone() else {
             state.wait(context);
-            return Poll::Pending;
+            let Some(patience) = *patience else {
+                return Poll::Pending;
+            };
+            loop {
+                let until = state.patient_until(patience);
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if timer.deadline() != until {
+                    timer.as_mut().reset(until);
+                }
+                ready!(timer.as_mut().poll(context));
+                if state.patient_until(patience) <= Instant::now() {
+                    break;
+                }
+            }
+            state.readers[slot] = None;
+            let message = format!(
+                "nothing came for {patience:?} of a body that another request fetches (cache.wait_timeout)"
+            );
+            return Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))));
         };
-        state.readers[self.slot] = None;
+        state.readers[slot] = None;
         Poll::Ready(match end {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
             Err(failure) => Some(Err(failure)),

@@ -56,6 +56,10 @@ pub struct State {
     /// Bytes in `pieces`.
     pub buffered: usize,
     pub end: Option<Result<Option<HeaderMap>, Failure>>,
+    /// When the head or the last piece came.
+    last_word: Option<Instant>,
+    /// The origin is not asked for more: a reader has to catch up first.
+    pub is_held: bool,
     /// The body is only passing through: it is not kept from byte 0, and nobody joins.
     pub is_passing: bool,
     /// Where each reader is; `None` where one left.
@@ -106,6 +110,18 @@ impl Place {
 impl State {
     pub fn wake_waiting(&mut self) {
         self.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// The origin has said something.
+    pub fn note_word(&mut self) {
+        self.last_word = Some(Instant::now());
+    }
+
+    /// Until when those who wait for more of the body have patience.
+    pub fn patient_until(&self, patience: Duration) -> Instant {
+        let now = Instant::now();
+        let last = self.last_word.filter(|_| !self.is_held);
+        last.unwrap_or(now) + patience
     }
 
     pub fn wait(&mut self, context: &Context<'_>) {
@@ -181,8 +197,12 @@ impl State {
 
 impl Flight {
     pub fn at(stamp: u64) -> Arc<Self> {
+        let state = State {
+            last_word: Some(Instant::now()),
+            ..State::default()
+        };
         Arc::new(Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             stamp,
         })
     }

@@ -35,7 +35,7 @@ async fn waiters_read_from_byte_zero_while_the_body_comes_in() {
     let ticket = lead(&flights);
     let waiter = wait(&flights);
     ticket.push(Bytes::from_static(b"a"));
-    let mut reader = waiter.reader().unwrap();
+    let mut reader = waiter.reader(PATIENCE).await.unwrap();
     let reading = tokio::spawn(async move {
         let first = read(&mut reader).await;
         let second = read(&mut reader).await;
@@ -65,8 +65,9 @@ async fn a_dropped_ticket_abandons_its_flight_and_another_may_lead() {
 async fn a_failure_reaches_every_reader() {
     let flights = Flights::new(10);
     let ticket = lead(&flights);
-    let mut readers = [ticket.reader(), wait(&flights).reader().unwrap()];
+    let waiter = wait(&flights);
     ticket.push(Bytes::from_static(b"a"));
+    let mut readers = [ticket.reader(), waiter.reader(PATIENCE).await.unwrap()];
     ticket.finish(Err(Failure::new(FailureKind::ResponseIncomplete, "cut")));
     for reader in &mut readers {
         assert!(read(reader).await.unwrap().is_ok());
@@ -155,14 +156,15 @@ async fn a_reader_for_whom_nobody_waits_has_all_time() {
     assert!(producing.await.unwrap());
 }
 
-#[test]
-fn past_the_size_limit_nobody_joins() {
+#[tokio::test]
+async fn past_the_size_limit_nobody_joins() {
     let flights = Flights::new(10);
     let ticket = lead(&flights);
     let waiter = wait(&flights);
-    assert!(waiter.reader().is_some());
+    ticket.push(Bytes::from_static(b"a"));
+    assert!(waiter.reader(PATIENCE).await.is_some());
     ticket.pass_through();
-    assert!(waiter.reader().is_none());
+    assert!(waiter.reader(PATIENCE).await.is_none());
 }
 
 #[test]
@@ -178,4 +180,31 @@ fn what_was_stored_meanwhile_is_not_fetched_again() {
     let stored = flights.board(b"k", 0, |_| false, || Some("stored"));
     assert_eq!(stored.err(), Some("stored"));
     assert_eq!(flights.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_ones_body_does_so_for_a_time_after_its_last_byte() {
+    let flights = Flights::new(10);
+    let (ticket, waiter) = (lead(&flights), wait(&flights));
+    let begun = Instant::now();
+    assert!(waiter.reader(PATIENCE).await.is_none(), "nothing came");
+    assert_eq!(begun.elapsed(), PATIENCE);
+    let mut own = ticket.reader();
+    ticket.push(Bytes::from_static(b"a"));
+    let mut reader = waiter.reader(PATIENCE).await.unwrap();
+    read_all(&mut reader, 1).await;
+    tokio::time::advance(PATIENCE * 9 / 10).await;
+    ticket.push(Bytes::from_static(b"b"));
+    read_all(&mut reader, 1).await;
+    let begun = Instant::now();
+    assert_eq!(read(&mut reader).await, Some(Err(FailureKind::BodyTimeout)));
+    assert_eq!(begun.elapsed(), PATIENCE);
+    // Nobody joins what has stood still for so long; whose fetch it is waits on.
+    assert!(waiter.reader(PATIENCE).await.is_none());
+    read_all(&mut own, 2).await;
+    let reading = tokio::spawn(async move { read(&mut own).await });
+    tokio::time::advance(PATIENCE * 10).await;
+    assert!(!reading.is_finished());
+    ticket.finish(Ok(None));
+    assert!(reading.await.unwrap().is_none());
 }

@@ -18,6 +18,10 @@ pub struct Activity {
     last: AtomicU64,
     /// Since when a write waits for the client to read; `u64::MAX` when none does.
     blocked: AtomicU64,
+    /// In this span of counting: how long writes have waited for the client, in milliseconds, and how
+    /// many bytes it has taken.
+    waited: AtomicU64,
+    taken: AtomicU64,
     /// When each response body under way last gave a piece that nobody has come back from.
     handed: Mutex<Vec<Arc<Handed>>>,
     /// All of the request that is being answered has come (HTTP/1.1).
@@ -62,6 +66,8 @@ impl Activity {
             in_flight: AtomicU32::new(0),
             last: AtomicU64::new(0),
             blocked: AtomicU64::new(u64::MAX),
+            waited: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             handed: Mutex::default(),
             has_said_all: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
@@ -70,14 +76,43 @@ impl Activity {
         }
     }
 
-    /// Notes whether the client takes what is written to it.
-    pub fn wrote(&self, is_ready: bool) {
-        let was_blocked = self.blocked.load(Ordering::Relaxed) != u64::MAX;
-        if is_ready && was_blocked {
+    /// Notes whether the client takes what is written to it, and how many bytes it took.
+    pub fn wrote(&self, is_ready: bool, bytes: usize) {
+        // Only the connection's own task writes.
+        let add = |counter: &AtomicU64, more: u64| {
+            let sum = counter.load(Ordering::Relaxed).saturating_add(more);
+            counter.store(sum, Ordering::Relaxed);
+        };
+        add(&self.taken, bytes as u64);
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if is_ready && blocked != u64::MAX {
+            add(&self.waited, self.now().saturating_sub(blocked));
             self.blocked.store(u64::MAX, Ordering::Relaxed);
-        } else if !is_ready && !was_blocked {
+        } else if !is_ready && blocked == u64::MAX {
             self.blocked.store(self.now(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether the client takes less than it has to, of what waits for it. Counting begins anew where
+    /// it takes enough.
+    fn is_too_slow(&self, limits: &Limits) -> bool {
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        let so_far = self.now().saturating_sub(blocked);
+        let waited = self.waited.load(Ordering::Relaxed).saturating_add(so_far);
+        if u128::from(waited) < limits.body_timeout.as_millis() {
+            return false;
+        }
+        let least = limits.body_rate.saturating_mul(waited) / 1000;
+        let is_too_slow = self.taken.load(Ordering::Relaxed) < least;
+        if !is_too_slow {
+            self.taken.store(0, Ordering::Relaxed);
+            self.waited.store(0, Ordering::Relaxed);
+            if blocked != u64::MAX {
+                // What was waited so far counts no more than once.
+                self.blocked.store(self.now(), Ordering::Relaxed);
+            }
+        }
+        is_too_slow
     }
 
     pub fn now(&self) -> u64 {
@@ -156,6 +191,9 @@ impl Activity {
             .min(self.longest_handed());
         if blocked != u64::MAX {
             let until = at(blocked, limits.body_timeout);
+            if until > now && self.is_too_slow(limits) {
+                return Verdict::Cut("the client reads too slowly (limits.body_rate)");
+            }
             return if until <= now {
                 Verdict::Cut("the client does not read")
             } else {
@@ -193,6 +231,7 @@ mod tests {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
+            body_rate: 512,
             ..Limits::default()
         }
     }
@@ -240,10 +279,34 @@ mod tests {
         let activity = Activity::new();
         activity.begin();
         assert_eq!(after(&activity, 1000).await, Ok(1060));
-        activity.wrote(false);
+        activity.wrote(false, 0);
         assert_eq!(after(&activity, 30).await, Ok(1060));
-        activity.wrote(true);
-        activity.wrote(false);
+        activity.wrote(true, 1);
+        activity.wrote(false, 0);
         assert_eq!(after(&activity, 60).await, Err("the client does not read"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_by_drops_is_cut_and_a_slow_one_is_not() {
+        for (bytes, expected) in [(100, Err(())), (600, Ok(()))] {
+            let activity = Activity::new();
+            activity.begin();
+            let mut outcome = Ok(());
+            for _ in 0..600 {
+                activity.wrote(false, 0);
+                if after(&activity, 1).await.is_err() {
+                    outcome = Err(());
+                }
+                activity.wrote(true, bytes);
+            }
+            assert_eq!(outcome, expected, "{bytes} bytes a second");
+        }
+        // Who is not waited for reads as slowly as it likes.
+        let activity = Activity::new();
+        activity.begin();
+        for _ in 0..600 {
+            activity.wrote(true, 1);
+            assert!(after(&activity, 1).await.is_ok());
+        }
     }
 }

@@ -259,7 +259,12 @@ struct TrackedBody {
     guard: Option<InFlight>,
     /// `None` over a protocol whose streams have no windows of their own.
     handed: Option<Arc<Handed>>,
+    /// What is left of a piece that is given in parts.
+    rest: Bytes,
 }
+
+/// How much of a body a stream of HTTP/2 is given at once: so much has to be read in `body_timeout`.
+const PART: usize = 64 << 10;
 
 impl TrackedBody {
     fn new(body: Body, guard: Option<InFlight>, version: Version) -> Self {
@@ -270,6 +275,7 @@ impl TrackedBody {
             body,
             guard,
             handed,
+            rest: Bytes::new(),
         }
     }
 }
@@ -282,21 +288,39 @@ impl http_body::Body for TrackedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if let (Some(handed), Some(guard)) = (&self.handed, &self.guard) {
-            match frame {
-                Poll::Pending => handed.asked(),
-                Poll::Ready(_) => handed.gave(&guard.0),
-            }
+        let this = &mut *self;
+        let (Some(handed), Some(guard)) = (&this.handed, &this.guard) else {
+            return Pin::new(&mut this.body).poll_frame(context);
+        };
+        if !this.rest.is_empty() {
+            handed.gave(&guard.0);
+            let part = this.rest.split_to(this.rest.len().min(PART));
+            return Poll::Ready(Some(Ok(Frame::data(part))));
         }
-        frame
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        match frame {
+            Poll::Pending => handed.asked(),
+            Poll::Ready(_) => handed.gave(&guard.0),
+        }
+        frame.map_ok(|frame| {
+            frame.map_data(|mut piece| {
+                let part = piece.split_to(piece.len().min(PART));
+                this.rest = piece;
+                part
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }

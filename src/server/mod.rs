@@ -70,6 +70,9 @@ impl Server {
     }
 }
 
+/// Bytes that the kernel holds for a connection beyond what is on its way.
+const UNSENT: u32 = 128 << 10;
+
 /// Cores that this process may use: affinity and quota respected.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -105,6 +108,9 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    // Accepted connections have it too: what waits for a client that does not read waits here, once,
+    // and not in the kernel for each of them.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     Ok(socket)
 }
 

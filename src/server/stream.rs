@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -25,6 +26,9 @@ use super::seat::Seat;
 /// its request before it reads is answered too.
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
+
+/// Bytes that one connection may write before others of its worker have a turn.
+const TURN: usize = 512 << 10;
 
 /// What hyper writes by itself, without a body, for a head that it cannot parse.
 const CANNED: [(&[u8], FailureKind); 3] = [
@@ -106,6 +110,8 @@ pub struct Watched {
     interim: Bytes,
     /// The last write did not take all that it was offered: something of a response is left.
     is_behind: bool,
+    /// Bytes written in this turn.
+    in_turn: usize,
 }
 
 impl Watched {
@@ -122,6 +128,7 @@ impl Watched {
             refused: None,
             interim: Bytes::new(),
             is_behind: false,
+            in_turn: 0,
         }
     }
 
@@ -147,7 +154,7 @@ impl Watched {
             }
             let bytes = self.interim.clone();
             let written = self.with_stream(|stream| stream.poll_write(context, &bytes));
-            self.activity.wrote(written.is_ready());
+            self.activity.wrote(written.is_ready(), 0);
             self.interim.advance(ready!(written)?);
         }
     }
@@ -162,8 +169,23 @@ impl Watched {
     }
 
     fn wrote(&mut self, written: &Poll<io::Result<usize>>, offered: usize) {
-        self.activity.wrote(written.is_ready());
-        self.is_behind = !matches!(written, Poll::Ready(Ok(count)) if *count == offered);
+        let bytes = match written {
+            Poll::Ready(Ok(bytes)) => *bytes,
+            _ => 0,
+        };
+        self.activity.wrote(written.is_ready(), bytes);
+        self.in_turn += bytes;
+        self.is_behind = !matches!(written, Poll::Ready(Ok(_))) || bytes < offered;
+    }
+
+    /// Whether this connection has written enough for now: the worker's others come first then.
+    fn yields(&mut self, context: &Context<'_>) -> bool {
+        let yields = self.in_turn >= TURN;
+        if yields {
+            self.in_turn = 0;
+            context.waker().wake_by_ref();
+        }
+        yields
     }
 
     /// Whether `bytes` are hyper's own refusal, which is kept back for ours.
@@ -219,9 +241,14 @@ impl Write for Watched {
         if self.keeps_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         ready!(self.poll_before_write(context))?;
-        let written = self.with_stream(|stream| stream.poll_write(context, bytes));
-        self.wrote(&written, bytes.len());
+        let offered = bytes.len();
+        let piece = &bytes[..offered.min(TURN)];
+        let written = self.with_stream(|stream| stream.poll_write(context, piece));
+        self.wrote(&written, offered);
         written
     }
 
@@ -249,9 +276,18 @@ impl Write for Watched {
         if buffers.first().is_some_and(|first| self.keeps_back(first)) {
             return Poll::Ready(Ok(buffers.iter().map(|buffer| buffer.len()).sum()));
         }
+        if self.yields(context) {
+            return Poll::Pending;
+        }
         ready!(self.poll_before_write(context))?;
-        let written = self.with_stream(|stream| stream.poll_write_vectored(context, buffers));
-        self.wrote(&written, buffers.iter().map(|buffer| buffer.len()).sum());
+        let offered = buffers.iter().map(|buffer| buffer.len()).sum();
+        let written = if offered <= TURN {
+            self.with_stream(|stream| stream.poll_write_vectored(context, buffers))
+        } else {
+            let piece = first_bytes(buffers, TURN);
+            self.with_stream(|stream| stream.poll_write_vectored(context, &piece))
+        };
+        self.wrote(&written, offered);
         written
     }
 }
@@ -281,6 +317,17 @@ impl Drop for Watched {
             drop(seat);
         });
     }
+}
+
+/// The first `limit` bytes of some buffers.
+fn first_bytes<'b>(buffers: &'b [io::IoSlice<'_>], limit: usize) -> SmallVec<[io::IoSlice<'b>; 8]> {
+    let mut left = limit;
+    let pieces = buffers.iter().map(|buffer| {
+        let piece = &buffer[..buffer.len().min(left)];
+        left -= piece.len();
+        io::IoSlice::new(piece)
+    });
+    pieces.filter(|piece| !piece.is_empty()).collect()
 }
 
 async fn linger(mut stream: TcpStream, last: Vec<u8>) -> io::Result<()> {

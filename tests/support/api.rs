@@ -58,8 +58,7 @@ impl Api {
 
     pub async fn metrics(&self) -> String {
         let admin = self.sidecar.as_ref().unwrap().admin_address;
-        let mut client = Client::connect(admin).await;
-        client.ask("GET", "/metrics", &[]).await.text()
+        Client::admin(admin, "/metrics").await.text()
     }
 
     pub async fn send(

@@ -93,6 +93,26 @@ impl Client {
         self.send(format!("{head}\r\n")).await;
     }
 
+    /// Asks an admin port.
+    pub async fn admin(address: SocketAddr, target: &str) -> Received {
+        let mut client = Self::connect(address).await;
+        client.ask("GET", target, &[("host", "127.0.0.1")]).await
+    }
+
+    /// Gives an admin port an order.
+    pub async fn order(address: SocketAddr, path: &str, order: &str) -> Received {
+        let mut client = Self::connect(address).await;
+        let length = order.len().to_string();
+        let fields = [
+            ("host", "127.0.0.1"),
+            ("content-type", "application/json"),
+            ("content-length", &length),
+        ];
+        client.request("POST", path, &fields).await;
+        client.send(order).await;
+        client.response().await
+    }
+
     async fn more(&mut self) -> bool {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
             .await

@@ -90,8 +90,7 @@ impl Fleet {
     }
 
     pub async fn admin(&self, at: usize, target: &str) -> Received {
-        let address = self.instance(at).admin_address;
-        Client::connect(address).await.ask("GET", target, &[]).await
+        Client::admin(self.instance(at).admin_address, target).await
     }
 
     pub async fn get_as(&self, at: usize, key: &str, target: &str) -> Received {
@@ -109,14 +108,7 @@ impl Fleet {
 
     /// An order to the admin port of one instance.
     pub async fn order(&self, at: usize, path: &str, order: &str) -> Received {
-        let address = self.instance(at).admin_address;
-        let length = order.len();
-        let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {length}\r\n\r\n{order}"
-        );
-        let mut client = Client::connect(address).await;
-        client.send(request.as_bytes()).await;
-        client.response().await
+        Client::order(self.instance(at).admin_address, path, order).await
     }
 
     pub async fn metric(&self, at: usize, sample: &str) -> f64 {

@@ -109,13 +109,7 @@ impl Fixture {
 
     /// An order to the admin port.
     pub async fn order(&self, path: &str, order: &serde_json::Value) -> Received {
-        let body = order.to_string();
-        let length = body.len().to_string();
-        let mut admin = Client::connect(self.sidecar().admin_address).await;
-        let fields = [("content-length", length.as_str())];
-        admin.request("POST", path, &fields).await;
-        admin.send(&body).await;
-        admin.response().await
+        Client::order(self.sidecar().admin_address, path, &order.to_string()).await
     }
 
     /// What `explain` tells of a target.

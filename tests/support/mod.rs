@@ -132,10 +132,7 @@ impl Fixture {
     }
 
     pub async fn admin(&self, target: &str) -> Received {
-        Client::connect(self.sidecar().admin_address)
-            .await
-            .ask("GET", target, &[])
-            .await
+        Client::admin(self.sidecar().admin_address, target).await
     }
 
     /// The value of one sample on the admin port.

@@ -165,13 +165,17 @@ impl Missed {
                 return self.alone(Reason::WaitTimeout, validation).await;
             };
             let boarded = match outcome {
-                Outcome::Streaming(head) => match (self.fits(&head), waiter.reader()) {
-                    (Fits::Yes, Some(reader)) => {
-                        self.collapsed();
-                        return self.stream(&head, reader).await;
-                    }
-                    (Fits::Purged, _) => Boarded::AgainAfterPurge,
-                    _ => Boarded::Alone(self.note.reason),
+                Outcome::Streaming(head) => match self.fits(&head) {
+                    Fits::Yes => match waiter.reader(limit).await {
+                        Some(reader) => {
+                            self.collapsed();
+                            return self.stream(&head, reader).await;
+                        }
+                        None if waiter.is_open() => Boarded::Alone(Reason::WaitTimeout),
+                        None => Boarded::Alone(self.note.reason),
+                    },
+                    Fits::Purged => Boarded::AgainAfterPurge,
+                    Fits::No => Boarded::Alone(self.note.reason),
                 },
                 outcome => self.boarded(outcome),
             };

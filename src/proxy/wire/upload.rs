@@ -24,6 +24,12 @@ pin_project! {
         left: u64,
         limit: u64,
         between: Duration,
+        // Bytes a second that have to come while the client is waited for.
+        rate: u64,
+        // Since when it is, and for how long in this span of counting, and what came in it.
+        waits_since: Option<Instant>,
+        waited: Duration,
+        taken: u64,
         #[pin]
         deadline: Sleep,
     }
@@ -45,6 +51,10 @@ where
         left: limit,
         limit,
         between,
+        rate: limits.body_rate,
+        waits_since: None,
+        waited: Duration::ZERO,
+        taken: 0,
         deadline: sleep(between),
     };
     Some(body.boxed_unsync())
@@ -74,6 +84,19 @@ where
                         )
                     })?;
                     let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    *this.waited += this.waits_since.take().map_or(Duration::ZERO, |at| at.elapsed());
+                    *this.taken += size;
+                    if *this.waited >= *this.between {
+                        let least = this.rate.saturating_mul(this.waited.as_secs());
+                        if *this.taken < least {
+                            let message = format!(
+                                "the request body comes slower than {} bytes a second (limits.body_rate)",
+                                this.rate
+                            );
+                            return Err(Failure::new(FailureKind::RequestTimeout, message));
+                        }
+                        (*this.waited, *this.taken) = (Duration::ZERO, 0);
+                    }
                     *this.left = this
                         .left
                         .checked_sub(size)
@@ -82,6 +105,7 @@ where
                 }))
             }
             Poll::Pending => {
+                this.waits_since.get_or_insert_with(Instant::now);
                 ready!(this.deadline.poll(context));
                 let message = format!("nothing of the request body came for {:?}", this.between);
                 Poll::Ready(Some(Err(Failure::new(
