@@ -25,6 +25,7 @@ use crate::proxy::{Proxy, Shared};
 use crate::server::Server;
 use crate::store::PurgeLog;
 use crate::store::second::redis::Settings;
+use crate::store::second::seal::Seal;
 use crate::store::second::tier::Extent;
 use crate::store::second::{Patience, Redis, Second, SecondTier};
 use crate::tls;
@@ -230,6 +231,7 @@ async fn shared_with_fleet(
     let extent = Extent {
         prefix: redis.prefix.clone(),
         max_object: redis.max_object,
+        seal: Seal::new(config.auth.secret.as_deref()),
     };
     let background = Handle::current();
     let tier: Arc<dyn SecondTier> = Arc::new(tier);

@@ -401,3 +401,53 @@ async fn what_the_origin_no_longer_allows_does_not_come_back_from_redis() {
         .expect("it is gone");
     assert_ne!(fleet.get(0, "/a").await.text(), "1");
 }
+
+/// The names of values in Redis: those of one response each.
+async fn values(redis: &RedisServer) -> Vec<String> {
+    let listed = redis.ask("KEYS iris:{*}").await.unwrap();
+    let names = listed.lines().map(str::trim);
+    let values = names.filter(|name| name.starts_with("iris:{") && name.ends_with('}'));
+    values.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_value_copied_under_another_key_or_forged_is_a_miss() {
+    for auth in ["", "[auth]\nsecret = \"of the fleet\"\n"] {
+        let redis = RedisServer::start(&[]).await;
+        let url = redis.url();
+        let extra = format!("{auth}{}", route(KEPT));
+        let fleet = Fleet::start(&[&url, &url], &extra, |seen| ok(&seen.target, &[])).await;
+        for target in ["/a", "/b"] {
+            assert_eq!(fleet.get(0, target).await.text(), target);
+        }
+        fleet.written(0, 2.0).await;
+        let names = values(&redis).await;
+        assert_eq!(names.len(), 2, "{names:?}");
+        // Both ways: one of them is the other's now.
+        redis
+            .ask(&format!("COPY {} {} REPLACE", names[0], names[1]))
+            .await;
+        for target in ["/a", "/b"] {
+            assert_eq!(fleet.get(1, target).await.text(), target, "{auth}");
+        }
+        let invalid = "cache_l2_reads_total{result=\"invalid\"}";
+        assert_eq!(fleet.metric(1, invalid).await, 1.0, "{auth}");
+        assert_eq!(fleet.origin.count(), 3, "{auth}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_fleet_with_another_secret_has_stored_is_a_miss() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let with = |secret: &str| format!("{secret}{}", route(KEPT));
+    let first = with("[auth]\nsecret = \"one\"\n");
+    let mut fleet = Fleet::start(&[&url], &first, |seen| numbered(seen, &[])).await;
+    assert_eq!(fleet.get(0, "/a").await.text(), "1");
+    fleet.written(0, 1.0).await;
+    let strange = fleet
+        .join_with(&url, &with("[auth]\nsecret = \"another\"\n"))
+        .await;
+    let missed = fleet.get(strange, "/a").await;
+    assert_eq!((missed.text().as_str(), missed.cache()), ("2", "MISS"));
+}

@@ -511,3 +511,33 @@ async fn what_a_stopping_instance_purged_is_told_before_it_goes() {
         .await;
     assert_eq!(fleet.get(1, "/a").await.text(), "3");
 }
+
+#[tokio::test]
+async fn an_entry_that_no_instance_has_written_makes_nobody_deaf() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| numbered(seen, &[])).await;
+    fleet.get(0, "/a").await;
+    fleet.purge(0, r#"{"url": "/x"}"#).await;
+    for fields in ["token none kind all", "nothing x", "token -1", "token 1.5"] {
+        let said = redis.ask("HGET iris:{purges}meta position").await.unwrap();
+        let position: u64 = said.lines().nth(1).unwrap().parse().unwrap();
+        let next = position + 1;
+        redis
+            .ask(&format!("XADD iris:{{purges}}log {next}-0 {fields}"))
+            .await;
+        redis
+            .ask(&format!("HSET iris:{{purges}}meta position {next}"))
+            .await;
+        // It is passed over where it is the last, and where something follows.
+        let purged = fleet.purge(1, r#"{"url": "/a"}"#).await;
+        assert_eq!(purged["state"], "done", "{fields}: {purged}");
+    }
+    for at in [0, 1] {
+        fleet
+            .metric_reaches(at, "cache_purge_log_passed_over_total", 4.0)
+            .await;
+        assert_eq!(fleet.metric(at, "cache_l2_heard").await, 1.0);
+    }
+    assert_eq!(fleet.get(0, "/a").await.text(), "2");
+}

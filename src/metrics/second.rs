@@ -123,6 +123,7 @@ pub struct SecondMetrics {
     overhead_bytes: Counter,
     purged_elsewhere: Counter,
     warmed: Counter,
+    strange: Counter,
     duration: Latency,
     breaker_open: Gauge,
     heard: Gauge,
@@ -189,6 +190,11 @@ impl SecondMetrics {
                 "Responses taken from Redis before anybody asked",
                 &self.warmed,
             ),
+            (
+                "cache_purge_log_passed_over",
+                "Entries of the fleet's purge log that no instance has written",
+                &self.strange,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -234,6 +240,11 @@ impl SecondMetrics {
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
+    }
+
+    /// Entries of the purge log that nobody of the fleet has written were passed over.
+    pub fn passed_over(&self, count: usize) {
+        self.strange.inc_by(count as u64);
     }
 
     pub fn read(&self, how: Reading) {

@@ -59,6 +59,8 @@ pub enum Invalid {
     Checksum,
     #[error("an end before everything was said, or something after it")]
     Length,
+    #[error("a seal that is not this fleet's, or another key's")]
+    Seal,
     #[error("a status that no response has")]
     Status,
     #[error("a field that no stored response has")]

@@ -50,11 +50,12 @@ pub struct Outgoing {
     pub at: Timestamp,
 }
 
-/// A purge in the fleet's log.
+/// An entry of the fleet's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logged {
     pub position: u64,
-    pub entry: Outgoing,
+    /// `None` for one that no instance has written: it is passed over.
+    pub entry: Option<Outgoing>,
 }
 
 /// What a look at the fleet's log brought.
@@ -326,6 +327,13 @@ impl Fleet {
             if position <= self.cursor.stamp.position {
                 continue;
             }
+            let Some(entry) = entry else {
+                self.cursor.stamp.position = position;
+                self.cursor.token = 0;
+                let effective = apply(None);
+                self.note_stamp(position, effective);
+                continue;
+            };
             // They come back in the order in which they were sent.
             let is_it = |own: &Own| own.entry.token == entry.token;
             let own = self.own.iter().position(is_it);

@@ -297,9 +297,12 @@ impl PurgeLog {
         let keys: Vec<_> = synced
             .entries
             .iter()
-            .filter_map(|logged| match logged.entry.purge.target {
-                Target::Key(key) => Some((key, logged.entry.mode, logged.position)),
-                _ => None,
+            .filter_map(|logged| {
+                let entry = logged.entry.as_ref()?;
+                match entry.purge.target {
+                    Target::Key(key) => Some((key, entry.mode, logged.position)),
+                    _ => None,
+                }
             })
             .collect();
         // A word on a key changes nothing that is stored, and an old one nothing at all.

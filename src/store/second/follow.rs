@@ -93,6 +93,11 @@ impl Second {
             self.metrics.second.asked(Command::Sync);
             let asked = timeout(self.patience.write, self.tier.sync(before)).await;
             let synced = asked.unwrap_or(Err(TierError::Late))?;
+            let strange = synced
+                .entries
+                .iter()
+                .filter(|logged| logged.entry.is_none());
+            self.metrics.second.passed_over(strange.count());
             let applied = purges.apply(synced, heard);
             if applied.dropped && before.stamp.epoch != 0 {
                 self.begins_anew();

@@ -12,9 +12,10 @@ use tracing::debug;
 
 use crate::metrics::second::{Command, Reading};
 use crate::policy::vary::append_selecting;
-use crate::store::codec::{self, Decoded};
+use crate::store::codec::{self, Decoded, Invalid};
 
 use super::names::Names;
+use super::tier::Extent;
 use super::used::UsedKey;
 use super::{
     Answer, FINGERPRINT, Lease, Question, RECORD, Second, TierError, ValuePlace, Waiting, Wants,
@@ -156,7 +157,7 @@ impl Second {
     ) -> Result<Found, TierError> {
         let body = value.get(spot.generation.len()..).unwrap_or_default();
         let spot = spot.clone().holding(&value);
-        match codec::decode(body, self.extent.max_object) {
+        match self.opened(&spot, body) {
             Ok(value) => Ok(Found::Value(Box::new(Fresh { value, spot }))),
             Err(error) => {
                 let name = &spot.place.value;
@@ -167,6 +168,15 @@ impl Second {
                 self.ask(&spot, Wants::Lease, &wanted).await?.lease()
             }
         }
+    }
+
+    /// The response in a value that stands at a spot.
+    fn opened(&self, spot: &Spot, sealed: &[u8]) -> Result<Decoded, Invalid> {
+        let Extent {
+            max_object, seal, ..
+        } = &self.extent;
+        let value = seal.open(&spot.place.value, sealed).ok_or(Invalid::Seal)?;
+        codec::decode(value, *max_object)
     }
 
     /// One question, in a task of its own: a lease that comes after the deadline is given back.
@@ -252,7 +262,7 @@ impl Second {
                 }
                 None => {
                     let body = value.get(spot.generation.len()..).unwrap_or_default();
-                    return Ok(codec::decode(body, self.extent.max_object).ok());
+                    return Ok(self.opened(&spot, body).ok());
                 }
             }
         }

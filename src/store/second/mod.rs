@@ -21,6 +21,7 @@ pub mod look_up;
 pub mod names;
 mod notes;
 pub mod redis;
+pub mod seal;
 #[cfg(test)]
 mod tests;
 pub mod tier;

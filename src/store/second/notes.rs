@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::metrics::second::Command;
+use crate::metrics::second::{Command, Reading};
 
 use super::{Asking, Second, SecondTier, Taken, Taking, TierError};
 
@@ -20,14 +20,31 @@ impl Second {
     /// What another instance noted under a name.
     pub async fn noted(&self, name: &str) -> Result<Option<Bytes>, TierError> {
         let name = self.named(name);
-        self.asked(Command::Noted, move |tier| tier.noted(name))
-            .await
+        let asked = name.clone();
+        let found = self
+            .asked(Command::Noted, move |tier| tier.noted(asked))
+            .await?;
+        let seal = &self.extent.seal;
+        let opened =
+            found.map(|found| seal.open(&name, &found).map(|value| found.slice_ref(value)));
+        if matches!(opened, Some(None)) {
+            self.metrics.second.read(Reading::Invalid);
+        }
+        Ok(opened.flatten())
+    }
+
+    /// A value with its seal.
+    fn sealed(&self, name: &str, value: &[u8]) -> Bytes {
+        let mut value = value.to_vec();
+        self.extent.seal.put(name, &mut value);
+        value.into()
     }
 
     /// Notes a value behind the caller's back; drops it where Redis is ill or too many are under
     /// way.
     pub fn note(&self, name: &str, value: Bytes, ttl: Duration) {
         let name = self.named(name);
+        let value = self.sealed(&name, &value);
         let Ok(permit) = Arc::clone(&self.notes).try_acquire_owned() else {
             return;
         };
@@ -53,6 +70,7 @@ impl Second {
         ttl: Duration,
     ) -> Result<bool, TierError> {
         let name = self.named(name);
+        let value = self.sealed(&name, &value);
         self.asked(Command::Note, move |tier| tier.note_first(name, value, ttl))
             .await
     }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
 use super::lease::End;
+use super::seal::Seal;
 use super::tier::Extent;
 use super::*;
 use crate::clock::{Clock, Timestamp};
@@ -193,6 +194,7 @@ async fn start(patience: Patience) -> (Arc<Fake>, Arc<Second>) {
     let extent = Extent {
         prefix: String::new(),
         max_object: 1 << 20,
+        seal: Seal::default(),
     };
     let tier: Arc<dyn SecondTier> = fake.clone();
     let metrics = Arc::new(Metrics::new());

@@ -15,6 +15,7 @@ use crate::metrics::second::Command;
 
 use super::breaker::Breaker;
 use super::lease::Leases;
+use super::seal::Seal;
 use super::write::Write;
 use super::{Event, Patience, SecondTier, TierError};
 
@@ -34,6 +35,8 @@ pub struct Extent {
     pub prefix: String,
     /// Larger bodies stay out.
     pub max_object: u64,
+    /// With what values are sealed.
+    pub seal: Seal,
 }
 
 /// One look at the purge log.

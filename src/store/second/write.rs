@@ -155,6 +155,8 @@ impl Second {
                 Some((names.primary().to_owned(), field_names(&selecting.names))),
             ),
         };
+        let mut bytes = bytes;
+        self.extent.seal.put(&value, &mut bytes);
         let beside = bytes.len() - packed + value.len();
         let settlement = Settlement {
             lease: lease.map(Lease::into_parts),

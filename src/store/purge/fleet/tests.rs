@@ -55,7 +55,10 @@ fn look(from: u64, entries: Vec<Outgoing>) -> Synced {
         epoch: 1,
         latest,
         entries: logged
-            .map(|(entry, position)| Logged { position, entry })
+            .map(|(entry, position)| Logged {
+                position,
+                entry: Some(entry),
+            })
             .collect(),
         ..Synced::default()
     }

@@ -73,10 +73,7 @@ pub(super) fn read_synced(synced: Value) -> Option<Synced> {
         latest: to_number(latest)?,
         floor: to_number(floor)?,
         restarts: to_number(restarts)? != 0,
-        entries: entries
-            .into_iter()
-            .map(read_logged)
-            .collect::<Option<_>>()?,
+        entries: entries.into_iter().filter_map(read_logged).collect(),
         revoked: revoked
             .clone()
             .into_array()
@@ -120,7 +117,7 @@ fn kind(target: &Target) -> &'static str {
 }
 
 /// An entry of the stream: its id, then its fields. One that says what this version does not know
-/// purges everything: too much is safe.
+/// purges everything: too much is safe. One without a token was written by no instance.
 fn read_logged(entry: Value) -> Option<Logged> {
     let entry = entry.into_array();
     let [id, fields] = &entry[..] else {
@@ -135,7 +132,10 @@ fn read_logged(entry: Value) -> Option<Logged> {
         at.and_then(|pair| to_bytes(pair.get(1)?))
     };
     let text = |name| std::str::from_utf8(field(name)?).ok();
-    let token = text("token")?.parse().ok()?;
+    let Some(token) = text("token").and_then(|token| token.parse().ok()) else {
+        let entry = None;
+        return Some(Logged { position, entry });
+    };
     let known = || {
         let value = field("value")?;
         let word = || Some(Box::from(std::str::from_utf8(value).ok()?));
@@ -165,11 +165,11 @@ fn read_logged(entry: Value) -> Option<Logged> {
     let (purge, mode, at) = known().unwrap_or((everything, Mode::Hard, Timestamp::EPOCH));
     Some(Logged {
         position,
-        entry: Outgoing {
+        entry: Some(Outgoing {
             token,
             purge,
             mode,
             at,
-        },
+        }),
     })
 }
