@@ -225,6 +225,27 @@ impl Failure {
     }
 }
 
+/// A text in which no password stands any more that a URL in it had: neither before its host nor in its
+/// query.
+pub fn without_passwords(text: &str) -> String {
+    let mut shown = text.to_owned();
+    if let Some(start) = shown.find("://").map(|at| at + 3)
+        && let Some(end) = shown[start..].rfind('@').map(|at| start + at)
+        && let Some(colon) = shown[start..end].find(':').map(|at| start + at)
+    {
+        shown.replace_range(colon + 1..end, "…");
+    }
+    for name in ["password=", "pwd="] {
+        let lower = shown.to_ascii_lowercase();
+        if let Some(start) = lower.find(name).map(|at| at + name.len()) {
+            let end = shown[start..].find(['&', '#', '"', '\'']);
+            let end = end.map_or(shown.len(), |end| start + end);
+            shown.replace_range(start..end, "…");
+        }
+    }
+    shown
+}
+
 /// Whether the system or this process may open no more descriptors (`ENFILE`, `EMFILE`): a lack of
 /// ours, and nothing that the other side did.
 pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
@@ -318,6 +339,23 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["error"]["code"], "BREAKER_OPEN");
         assert_eq!(body["error"]["statusCode"], 503);
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("redis://:s3cret@host:6379/1", "redis://:…@host:6379/1"),
+            ("postgres://me:s3cret@host/db", "postgres://me:…@host/db"),
+            ("redis://me:s3/c@re:t@host", "redis://me:…@host"),
+            (
+                "postgres://me@host/db?password=s3cret&x=1",
+                "postgres://me@host/db?password=…&x=1",
+            ),
+            ("http://host:80/a", "http://host:80/a"),
+            ("sqlite:file.db", "sqlite:file.db"),
+        ] {
+            assert_eq!(without_passwords(url), shown);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{self, Config, VerdictSource};
 use crate::database::{self, Database};
+use crate::descriptors;
 use crate::guard::Source;
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
@@ -55,6 +56,8 @@ impl Sidecar {
         clock: Clock,
         origin: Option<Arc<dyn Origin>>,
     ) -> anyhow::Result<Self> {
+        let mut config = config;
+        descriptors::prepare(&mut config);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let background = Background::start()?;

@@ -138,6 +138,36 @@ async fn what_is_not_there_says_what_is() {
     );
 }
 
+#[tokio::test]
+async fn a_token_in_a_file_is_read_again_when_it_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, "first\n").unwrap();
+    let config = format!("[admin]\ntoken_file = \"{}\"\n", path.display());
+    let fixture = Fixture::start(&config, |_| ok("x", &[])).await;
+    let with = async |token: &str| {
+        let authorization = format!("Bearer {token}");
+        let fields = [("host", "localhost"), ("authorization", &*authorization)];
+        ask(&fixture, "GET", "/metrics", &fields).await
+    };
+    assert_eq!((with("first").await, with("second").await), (200, 401));
+    // As a Secret of Kubernetes is exchanged: another file in its place.
+    let next = folder.path().join("next");
+    std::fs::write(&next, "second\n").unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(10);
+    std::fs::File::open(&next)
+        .unwrap()
+        .set_modified(later)
+        .unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    assert_eq!((with("first").await, with("second").await), (401, 200));
+    // A file that is gone, or empty, leaves the last one in force.
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(with("second").await, 200);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(with("second").await, 200);
+}
+
 async fn ask(fixture: &Fixture, method: &str, target: &str, fields: &[(&str, &str)]) -> u16 {
     let mut client = Client::connect(fixture.sidecar().admin_address).await;
     client.ask(method, target, fields).await.status

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
     ("cli", 8),
     ("process", 8),
     ("server", 7),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 20] = [
     ("flight", 4),
     ("upstream", 4),
     ("database", 4),
+    ("descriptors", 4),
     ("config", 3),
     ("metrics", 3),
     ("policy", 2),

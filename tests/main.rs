@@ -14,6 +14,7 @@ mod claims;
 mod cluster;
 mod coalesce;
 mod command;
+mod descriptors;
 mod drain;
 mod explain;
 mod failure;

@@ -1,14 +1,16 @@
 //! What is read on the admin port: metrics, health, explanations.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::config;
+use crate::config::{self, Secret};
 use crate::proxy::Proxy;
 
 use super::explain;
@@ -22,16 +24,49 @@ pub struct Admin {
     pub(super) proxy: Arc<Proxy>,
     /// Set when the drain begins.
     draining: Arc<AtomicBool>,
-    /// A digest, so that comparing takes the same time wherever two tokens differ.
-    pub(super) token: Option<[u8; 32]>,
+    pub(super) token: Option<Token>,
     pub(super) config: config::Admin,
+}
+
+/// The token of the port: as it was given at the start, or as its file says now.
+pub(super) struct Token {
+    file: Option<PathBuf>,
+    /// When the file was changed last, and a digest of the token: comparing takes the same time wherever
+    /// two differ.
+    known: Mutex<(Option<SystemTime>, [u8; 32])>,
+}
+
+impl Token {
+    fn new(secret: Secret) -> Self {
+        let digest = Sha256::digest(secret.text).into();
+        Self {
+            file: secret.file,
+            known: Mutex::new((None, digest)),
+        }
+    }
+
+    /// Whether this is the token. A file that cannot be read, or is empty, leaves the old one.
+    pub(super) fn is(&self, given: &[u8]) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &self.file {
+            let changed = std::fs::metadata(file)
+                .and_then(|file| file.modified())
+                .ok();
+            if changed.is_some() && changed != known.0 {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                let token = text.lines().next().filter(|token| !token.is_empty());
+                known.1 = token.map_or(known.1, |token| Sha256::digest(token).into());
+                known.0 = changed;
+            }
+        }
+        <[u8; 32]>::from(Sha256::digest(given)) == known.1
+    }
 }
 
 impl Admin {
     pub fn new(proxy: Arc<Proxy>, draining: Arc<AtomicBool>) -> Arc<Self> {
         let config = proxy.plan().config.admin.clone();
-        let token = config.token.as_ref();
-        let token = token.map(|token| Sha256::digest(token).into());
+        let token = config.token.clone().map(Token::new);
         Arc::new(Self {
             proxy,
             draining,

@@ -282,7 +282,7 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
             .common
             .admin
             .get_or_insert(format!("http://{admin}"));
-        arguments.common.admin_token = config.admin.token;
+        arguments.common.admin_token = config.admin.token.map(|token| token.text);
     }
     let arguments = &arguments;
     let common = &arguments.common;

@@ -49,7 +49,7 @@ async fn answer(
     let media_type = HeaderValue::from_static("application/json");
     request.headers_mut().insert(CONTENT_TYPE, media_type);
     if let Some(token) = &config.admin.token {
-        let value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        let value = HeaderValue::try_from(format!("Bearer {}", token.text)).ok()?;
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     let response = instance.answer(request).await.ok()?;

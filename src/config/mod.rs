@@ -20,7 +20,7 @@ pub use routes::{Route, Routes};
 pub use sections::{
     Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Redis, Upstream, Via,
 };
-pub use source::{Environment, Mistake};
+pub use source::{Environment, Mistake, Secret};
 
 #[cfg(test)]
 mod tests;

@@ -132,10 +132,9 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
 fn admin(mut section: Section<'_, '_>) -> Admin {
     let mut admin = Admin::default();
     address(&mut section, &mut admin.address);
-    let token = |text: &str| (!text.is_empty() && text.is_ascii()).then(|| text.to_owned());
-    admin.token = section
-        .parsed("token", "a non-empty ASCII string", token)
-        .map(|at| at.value);
+    let is_token = |text: &str| !text.is_empty() && text.is_ascii();
+    let expected = "a non-empty ASCII string";
+    admin.token = section.secret("token", "token_file", expected, is_token);
     let public = |text: &str| match text {
         "metrics" => Some(Public::Metrics),
         "health" => Some(Public::Health),
@@ -155,7 +154,8 @@ fn admin(mut section: Section<'_, '_>) -> Admin {
     count(&mut section, "connections", &mut admin.connections);
     let is_meant = section.boolean("insecure").unwrap_or(false);
     let is_open = !admin.address.ip().is_loopback() && admin.token.is_none();
-    if is_open && !is_meant && section.is_missing("token") {
+    let is_missing = section.is_missing("token") && section.is_missing("token_file");
+    if is_open && !is_meant && is_missing {
         section.source().mistake(
             section.span(),
             format!("[admin] listens on {}, where others can purge and revoke, without a token: expected token = \"...\", an address of this machine alone such as \"127.0.0.1:9180\", or insecure = true", admin.address),
@@ -295,6 +295,8 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
         &mut origin.replicas,
         section.list("replicas", expected, replica),
     );
+    let urls = std::iter::once(&mut origin.database).chain(&mut origin.replicas);
+    section.put_password(urls);
     set(
         &mut origin.connections,
         section

@@ -19,24 +19,19 @@ pub fn auth(mut section: Section<'_, '_>) -> Auth {
         units::duration(text).filter(|grace| *grace <= Duration::from_secs(60))
     });
     set(&mut auth.grace, grace.map(|at| at.value));
-    let secret = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let key = |text: &str| {
-        let is_token = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        is_token.then(|| text.to_owned())
-    };
+    let is_key = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     let expected = "an API key such as \"${PROBE_KEY}\"";
-    auth.probe_key = section
-        .parsed("probe_key", expected, key)
-        .map(|at| at.value);
+    let key = section.secret("probe_key", "probe_key_file", expected, is_key);
+    auth.probe_key = key.map(|key| key.text);
     let lone = section.parsed("lone_key", "\"revoke\" or \"grace\"", |text| match text {
         "revoke" => Some(false),
         "grace" => Some(true),
         _ => None,
     });
     set(&mut auth.lone_key_has_grace, lone.map(|at| at.value));
-    auth.secret = section
-        .parsed("secret", "a text such as \"${KEY_SECRET}\"", secret)
-        .map(|at| at.value);
+    let expected = "a text such as \"${KEY_SECRET}\"";
+    let secret = section.secret("secret", "secret_file", expected, |text| !text.is_empty());
+    auth.secret = secret.map(|secret| secret.text);
     let per_second = section.integer("unknown_per_second", 1..1_000_001);
     set(&mut auth.unknown_per_second, per_second);
     let verdicts = section.integer("verdicts", 100..10_000_001);

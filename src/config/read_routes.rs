@@ -159,8 +159,8 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         ignore: ignore(&mut section),
         obey: obey(&mut section),
         heuristic_max_ttl: section.duration("heuristic_max_ttl"),
-        ttl_statuses: statuses(&mut section, "ttl_statuses"),
-        error_statuses: statuses(&mut section, "error_statuses"),
+        ttl_statuses: statuses(&mut section, "ttl_statuses", &policy::TTL_STATUSES),
+        error_statuses: statuses(&mut section, "error_statuses", &policy::ERROR_STATUSES),
         weak_revalidation: section.boolean("weak_revalidation").unwrap_or(false),
         head_as_get: head_as_get(&mut section),
         error_when: error_when(&mut section),
@@ -228,9 +228,14 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     (!has_host || route.host.is_some()).then_some(route)
 }
 
-/// A list of statuses, in the place of the default one.
-fn statuses(section: &mut Section<'_, '_>, key: &'static str) -> Option<Arc<[StatusCode]>> {
-    let numbers = section.integers(key, 200..600)?;
+/// A list of statuses.
+fn statuses(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    default: &[u16],
+) -> Option<Arc<[StatusCode]>> {
+    let default = || default.iter().map(|status| u64::from(*status)).collect();
+    let numbers = section.integers(key, 200..600).unwrap_or_else(default);
     let statuses = numbers.into_iter().filter_map(|number| {
         let number = u16::try_from(number).ok()?;
         StatusCode::from_u16(number).ok()

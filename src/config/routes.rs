@@ -111,6 +111,9 @@ pub enum RouteError {
     Pattern(String),
 }
 
+/// Parameters of one path.
+const MOST_PARAMETERS: usize = 32;
+
 impl Routes {
     pub fn list(&self) -> &[Arc<Route>] {
         &self.list
@@ -118,6 +121,13 @@ impl Routes {
 
     /// Adds a route, unless it matches the same requests as one before it.
     pub fn add(&mut self, route: Route) -> Result<(), RouteError> {
+        // The router keeps a number of few bits for each.
+        let parameters = route.path.matches('{').count();
+        if parameters > MOST_PARAMETERS {
+            let why =
+                format!("has {parameters} parameters, and at most {MOST_PARAMETERS} are possible");
+            return Err(RouteError::Pattern(why));
+        }
         let place = self.list.len();
         let host = route.host.as_deref();
         for method in &route.methods {

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use super::auth::{Auth, RateLimit};
 use super::routes::Routes;
+use super::source::Secret;
 
 /// Everything the process needs to know, checked.
 #[derive(Clone, Debug)]
@@ -57,7 +58,7 @@ impl Default for Listen {
 pub struct Admin {
     pub address: SocketAddr,
     /// When set, admin requests need it as a bearer token, but for what is `public`.
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// What anybody may read without it.
     pub public: Vec<Public>,
     /// Names by which the port is asked, beside addresses and `localhost`.

@@ -5,12 +5,16 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 use serde::de::IntoDeserializer as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use crate::error::without_passwords;
+use crate::http::fields::is_hop_by_hop;
 
 use super::units;
 
@@ -105,8 +109,9 @@ impl<'a> Source<'a> {
     fn shown(&self, span: &Range<usize>) -> String {
         let text = self.text.get(span.clone()).unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
+        let line = without_passwords(line);
         let mut shown: String = line.chars().take(60).collect();
-        if shown.len() < text.len() {
+        if shown.len() < line.len() || text.lines().count() > 1 {
             shown.push('…');
         }
         shown
@@ -211,11 +216,12 @@ impl<'s, 'a> Section<'s, 'a> {
         if span.is_empty() {
             return; // What the parser put where it found no value, and said so.
         }
-        let message = format!(
-            "{} = {}: expected {expected}",
-            self.path(key),
+        let shown = if SECRETS.contains(&key) {
+            "…".to_owned()
+        } else {
             self.source.shown(&span)
-        );
+        };
+        let message = format!("{} = {shown}: expected {expected}", self.path(key));
         self.source.mistake(span, message);
     }
 
@@ -334,6 +340,89 @@ impl<'s, 'a> Section<'s, 'a> {
             self.wrong(key, value, &expected);
         }
         found
+    }
+
+    /// Puts the first line of the file that `password_file` names, where it is given, into these URLs of
+    /// servers.
+    pub fn put_password<'u>(&mut self, urls: impl Iterator<Item = &'u mut String>) {
+        let readable = "the path of a readable file";
+        let first_line = |path: &str| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Some(text.lines().next().unwrap_or_default().to_owned())
+        };
+        let Some(password) = self.parsed("password_file", readable, first_line) else {
+            return;
+        };
+        for text in urls {
+            let url = url::Url::parse(text).ok();
+            let url = url.filter(|url| url.has_host() && url.password().is_none());
+            let with_it = url.and_then(|mut url| {
+                url.set_password(Some(&password.value)).ok()?;
+                Some(url.to_string())
+            });
+            match with_it {
+                Some(url) => *text = url,
+                None => {
+                    let key = self.path("password_file");
+                    let message = format!(
+                        "{key}: expected the URL of a server beside it, without a password of its own"
+                    );
+                    self.source.mistake(password.span.clone(), message);
+                }
+            }
+        }
+    }
+
+    /// A secret, given in the file itself or as the first line of a file of its own, and where that is.
+    pub fn secret(
+        &mut self,
+        key: &'static str,
+        file_key: &'static str,
+        expected: &str,
+        is_one: impl Fn(&str) -> bool,
+    ) -> Option<Secret> {
+        let here = self.parsed(key, expected, |text| is_one(text).then(|| text.to_owned()));
+        let readable = "the path of a readable file";
+        let file = self.parsed(file_key, readable, |path| {
+            let text = std::fs::read_to_string(path).ok()?;
+            Some((
+                path.to_owned(),
+                text.lines().next().unwrap_or_default().to_owned(),
+            ))
+        });
+        match (here, file) {
+            (Some(_), Some(file)) => {
+                let (one, other) = (self.path(key), self.path(file_key));
+                let message = format!("{other}: {one} is given too: expected one of them");
+                self.source.mistake(file.span, message);
+                None
+            }
+            (Some(here), None) => Some(Secret {
+                text: here.value,
+                file: None,
+            }),
+            (
+                None,
+                Some(At {
+                    value: (path, text),
+                    span,
+                }),
+            ) => {
+                if !is_one(&text) {
+                    let message = format!(
+                        "{}: the first line of {path:?} is not {expected}",
+                        self.path(file_key)
+                    );
+                    self.source.mistake(span, message);
+                    return None;
+                }
+                Some(Secret {
+                    text,
+                    file: Some(path.into()),
+                })
+            }
+            (None, None) => None,
+        }
     }
 
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
@@ -470,7 +559,6 @@ impl<'s, 'a> Section<'s, 'a> {
     }
 }
 
-/// The known key that a misspelt one most likely meant.
 fn whole_number(value: Value<'_, '_>) -> Option<u64> {
     match value.get_ref() {
         DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
@@ -478,6 +566,7 @@ fn whole_number(value: Value<'_, '_>) -> Option<u64> {
     }
 }
 
+/// The known key that a misspelt one most likely meant.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     // clap's suggestions use the same measure.
     let score = |candidate: &&'static str| (strsim::jaro_winkler(key, candidate) * 1000.0) as u32;
@@ -492,7 +581,27 @@ pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     T::deserialize(deserializer).ok()
 }
 
-/// Reads a header field name.
+/// A secret of the operator's.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    pub text: String,
+    /// Where it was read from, where it has a file of its own.
+    pub file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Secret(…, from {:?})", self.file)
+    }
+}
+
+/// Keys whose values are never shown.
+const SECRETS: [&str; 3] = ["token", "secret", "probe_key"];
+
+/// Reads a header field name, but not of one that frames a message or is of one hop: those are not the
+/// operator's to set or to read.
 pub fn field_name(text: &str) -> Option<HeaderName> {
-    HeaderName::from_bytes(text.as_bytes()).ok()
+    let name = HeaderName::from_bytes(text.as_bytes()).ok()?;
+    let frames = [header::CONTENT_LENGTH, header::TRAILER].contains(&name);
+    (!frames && !is_hop_by_hop(&name)).then_some(name)
 }

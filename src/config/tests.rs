@@ -359,3 +359,128 @@ fn what_a_route_says_of_groups_and_variants_is_checked() {
         );
     }
 }
+
+/// Each key of the reference given each of these values: what is wrong is a mistake with its place,
+/// nothing panics, and no secret is shown.
+#[test]
+fn every_key_takes_or_refuses_whatever_is_written_there_and_shows_no_secret() {
+    const SECRET: &str = "s3cret-pa55";
+    let urls = ["redis", "rediss", "postgres", "http", "sqlite", "x"]
+        .map(|scheme| format!("\"{scheme}://user:{SECRET}@host:1/1?password={SECRET}\""));
+    let mut values = vec![
+        "\"\"".to_owned(),
+        "\"content-length\"".to_owned(),
+        "\"transfer-encoding\"".to_owned(),
+        "\"connection\"".to_owned(),
+        "\"\\u0000\\n\"".to_owned(),
+        format!("\"{}\"", "9".repeat(400)),
+        format!("\"{}s\"", "9".repeat(30)),
+        format!("\"{}GiB\"", "9".repeat(30)),
+        format!("\"/{}\"", "{a}/".repeat(2000)),
+        "99999999999999999999".to_owned(),
+        "18446744073709551615".to_owned(),
+        "-1".to_owned(),
+        "1e400".to_owned(),
+        "true".to_owned(),
+        "{}".to_owned(),
+        "{ \"content-length\" = \"1\" }".to_owned(),
+        format!("\"{SECRET} \\u00e4\""),
+    ];
+    values.extend(urls);
+    let arrays: Vec<String> = values.iter().map(|value| format!("[{value}]")).collect();
+    values.extend(arrays);
+    let reference = include_str!("../../config/reference.toml");
+    let lines: Vec<&str> = reference.lines().collect();
+    let mut keys = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let given = line.strip_prefix("# ").unwrap_or(line);
+        let Some((key, _)) = given.split_once(" = ") else {
+            continue;
+        };
+        if !key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+        {
+            continue;
+        }
+        keys += 1;
+        for value in &values {
+            let written = format!("{key} = {value}");
+            let mut text = lines.clone();
+            text[at] = &written;
+            let parsed = Config::parse("it.toml", &text.join("\n"), NO_ENVIRONMENT);
+            let is_secret =
+                value.contains("://") || ["token", "secret", "probe_key"].contains(&key);
+            for mistake in parsed.err().into_iter().flatten().filter(|_| is_secret) {
+                assert!(
+                    !mistake.to_string().contains(SECRET),
+                    "{written}: {mistake}"
+                );
+            }
+        }
+    }
+    assert!(keys > 100, "{keys}");
+}
+
+#[test]
+fn what_frames_a_message_is_nobodys_to_set() {
+    for name in [
+        "Content-Length",
+        "transfer-encoding",
+        "Connection",
+        "Upgrade",
+        "TE",
+        "Trailer",
+        "Keep-Alive",
+    ] {
+        let found = mistakes(&format!("[errors]\nheaders = {{ \"{name}\" = \"1\" }}\n"));
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert!(found[0].starts_with("iris.toml:2:"), "{found:?}");
+        let found = mistakes(&format!("[cache]\ncredential_fields = [\"{name}\"]\n"));
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn an_open_admin_port_without_a_token_is_a_mistake_unless_it_is_meant() {
+    let open = "[admin]\naddress = \"0.0.0.0:9180\"\n";
+    assert!(mistakes(open)[0].contains("insecure = true"));
+    for rest in ["insecure = true\n", "token = \"x\"\n"] {
+        parse(&format!("{open}{rest}")).unwrap();
+    }
+    parse("[admin]\naddress = \"[::1]:9180\"\n").unwrap();
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (token, empty) = (write("token", "s3cret\nmore\n"), write("empty", ""));
+    let config = parse(&format!("[admin]\ntoken_file = \"{token}\"\n")).unwrap();
+    assert_eq!(config.admin.token.unwrap().text, "s3cret");
+    let config = parse(&format!(
+        "[auth]\nsecret_file = \"{token}\"\n[origin]\ndatabase = \"postgres://me@host/db\"\npassword_file = \"{token}\"\n[cache.redis]\nurl = \"redis://host\"\npassword_file = \"{token}\"\n"
+    ))
+    .unwrap();
+    assert_eq!(config.auth.secret.as_deref(), Some("s3cret"));
+    assert_eq!(config.origin.database, "postgres://me:s3cret@host/db");
+    assert_eq!(config.cache.redis.unwrap().url, "redis://:s3cret@host");
+    for wrong in [
+        format!("[admin]\ntoken_file = \"{empty}\"\n"),
+        "[admin]\ntoken_file = \"/no/such/file\"\n".to_owned(),
+        format!("[admin]\ntoken = \"x\"\ntoken_file = \"{token}\"\n"),
+        format!("[cache.redis]\nurl = \"redis://:pw@host\"\npassword_file = \"{token}\"\n"),
+        format!("[origin]\npassword_file = \"{token}\"\n"),
+    ] {
+        let found = mistakes(&wrong);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(
+            !found[0].contains("s3cret") && !found[0].contains("pw@"),
+            "{found:?}"
+        );
+    }
+}

@@ -11,6 +11,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, Sqlite, SqlitePool};
 use uuid::Uuid;
 
+use crate::error::without_passwords;
+
 use super::{DatabaseError, Param, Settings, Statement};
 
 /// How long a connection is waited for: a database that is down must not hold requests up.
@@ -42,7 +44,7 @@ impl Pools {
     pub async fn open(settings: &Settings) -> Result<Self, DatabaseError> {
         let url = &settings.url;
         let failed = |url: &str| {
-            let url = shown(url);
+            let url = without_passwords(url);
             move |source| DatabaseError::Open { url, source }
         };
         if url.starts_with("postgres") {
@@ -227,17 +229,6 @@ impl Pools {
             }
         }
         Ok(())
-    }
-}
-
-/// Without what nobody but the database should see.
-fn shown(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut url) if url.password().is_some() => {
-            let _ = url.set_password(Some("…"));
-            url.to_string()
-        }
-        _ => url.to_owned(),
     }
 }
 

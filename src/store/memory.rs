@@ -123,7 +123,8 @@ impl Memory {
         let shards = 1 << most_shards.ilog2();
         let options = OptionsBuilder::new()
             .weight_capacity(capacity)
-            .estimated_items_capacity(usize::try_from(capacity / 1024).unwrap_or(usize::MAX))
+            // A guess, which it grows beyond; as large as a machine would never give at once it is none.
+            .estimated_items_capacity((capacity / 1024).min(1 << 20) as usize)
             .shards(shards)
             .build();
         let evictions = CountEvictions::default();

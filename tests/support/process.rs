@@ -43,7 +43,20 @@ pub fn file(folder: &Path, text: &str) -> String {
 impl Running {
     /// Serves by the configuration at `path`, and returns when it says so.
     pub fn start(path: &str) -> Self {
-        let mut command = binary();
+        Self::launch(binary(), path)
+    }
+
+    /// The same with so many descriptors and no more.
+    pub fn start_with_descriptors(count: u32, path: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.env_remove("RUST_LOG");
+        let program = env!("CARGO_BIN_EXE_iris-sidecar");
+        let script = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, program]);
+        Self::launch(command, path)
+    }
+
+    fn launch(mut command: Command, path: &str) -> Self {
         command
             .args(["serve", "--log-format", "json", "--config", path])
             .stderr(Stdio::piped());
