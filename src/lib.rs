@@ -89,6 +89,8 @@ pub mod database;
 pub mod descriptors;
 pub mod error;
 pub mod flight;
+#[cfg(test)]
+mod fuzz;
 pub mod guard;
 #[doc = include_str!("guide.md")]
 pub mod guide {}

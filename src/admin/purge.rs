@@ -33,10 +33,7 @@ struct Order {
 /// only this one, and the others when Redis is back), and how many responses in this instance's
 /// memory it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
-    // By way of an object: serde would take an array for the fields in their order.
-    let order: Order = serde_json::from_slice(body)
-        .and_then(|object: serde_json::Map<String, Value>| serde_json::from_value(object.into()))
-        .map_err(|error| format!("{error}; {EXPECTED}"))?;
+    let order = Order::parse(body)?;
     let purges = order.purges(proxy)?;
     let mode = if order.soft { Mode::Soft } else { Mode::Hard };
     let mut position = proxy.purge_position();
@@ -67,6 +64,15 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
 }
 
 impl Order {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        // By way of an object: serde would take an array for the fields in their order.
+        serde_json::from_slice(body)
+            .and_then(|object: serde_json::Map<String, Value>| {
+                serde_json::from_value(object.into())
+            })
+            .map_err(|error| format!("{error}; {EXPECTED}"))
+    }
+
     fn purges(&self, proxy: &Proxy) -> Result<Vec<Purge>, String> {
         let any = |target| {
             let reach = Reach::Any;
@@ -176,5 +182,19 @@ mod tests {
         for broken in ["", "a", "/a#b", "ftp://h/a", "http://"] {
             assert_eq!(read(broken), None, "{broken}");
         }
+    }
+
+    #[test]
+    fn fuzz_purges() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/purges.txt"), |input| {
+            if let Ok(order) = Order::parse(input) {
+                let is_object = input.trim_ascii_start().first() == Some(&b'{');
+                assert!(is_object);
+                for text in [order.url, order.prefix].into_iter().flatten() {
+                    canonical::targets(&text);
+                    canonical::prefixes(&text);
+                }
+            }
+        });
     }
 }

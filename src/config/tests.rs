@@ -484,3 +484,18 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
         );
     }
 }
+
+#[test]
+fn fuzz_config() {
+    crate::fuzz::run(include_str!("../../tests/fuzz/config.txt"), |input| {
+        let text = String::from_utf8_lossy(input);
+        if let Err(mistakes) = Config::parse("it.toml", &text, NO_ENVIRONMENT) {
+            assert!(!mistakes.is_empty());
+            assert!(
+                mistakes
+                    .iter()
+                    .all(|mistake| mistake.line > 0 && mistake.column > 0)
+            );
+        }
+    });
+}

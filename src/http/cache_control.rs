@@ -297,4 +297,41 @@ mod tests {
             parse(&[&line]);
         }
     }
+
+    #[test]
+    fn fuzz_cache_control() {
+        let names = ["cdn-cache-control", "iris-cache-control"].map(HeaderName::from_static);
+        crate::fuzz::run(
+            include_str!("../../tests/fuzz/cache_control.txt"),
+            |input| {
+                let headers = crate::fuzz::fields(input);
+                let control = CacheControl::parse(&headers, CACHE_CONTROL);
+                let most = Duration::from_secs(1 << 31);
+                let stated = [
+                    control.max_age,
+                    control.s_maxage,
+                    control.stale_while_revalidate,
+                    control.stale_if_error,
+                    control.min_fresh,
+                ];
+                assert!(stated.into_iter().flatten().all(|age| age <= most));
+                // Said once more, nothing is allowed that was not.
+                let mut twice = headers.clone();
+                for value in headers.get_all(CACHE_CONTROL) {
+                    let _ = twice.try_append(CACHE_CONTROL, value.clone());
+                }
+                let without_names = |mut control: CacheControl| {
+                    for scope in [&mut control.no_cache, &mut control.private] {
+                        if let Scope::Fields(names) = scope {
+                            names.clear();
+                        }
+                    }
+                    control
+                };
+                let twice = CacheControl::parse(&twice, CACHE_CONTROL);
+                assert_eq!(without_names(twice), without_names(control));
+                CacheControl::targeted(&headers, &names);
+            },
+        );
+    }
 }

@@ -157,4 +157,19 @@ mod tests {
             assert_eq!(parse(&format(time)), Some(time));
         }
     }
+
+    #[test]
+    fn fuzz_dates() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/dates.txt"), |input| {
+            let Ok(value) = HeaderValue::from_bytes(input) else {
+                return;
+            };
+            if let Some(time) = parse(&value) {
+                assert_eq!(
+                    parse(&format(time)).map(Timestamp::as_secs),
+                    Some(time.as_secs())
+                );
+            }
+        });
+    }
 }

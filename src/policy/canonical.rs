@@ -304,4 +304,26 @@ mod tests {
             assert_eq!(one == other, same);
         }
     }
+
+    #[test]
+    fn fuzz_canonical() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/canonical.txt"), |input| {
+            let text = String::from_utf8_lossy(input);
+            let (before, after) = text.split_once('?').unwrap_or((&text, ""));
+            if let Ok(once) = path(before) {
+                assert_eq!(
+                    path(&once).as_deref(),
+                    Ok(&*once),
+                    "one spelling, and no other"
+                );
+                assert!(!has_dot_segment(&once), "{once}");
+            }
+            if let Ok(once) = query(after) {
+                assert_eq!(query(&once).as_deref(), Ok(&*once));
+            }
+            targets(&text);
+            prefixes(&text);
+            encoded(&text);
+        });
+    }
 }

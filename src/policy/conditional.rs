@@ -124,4 +124,16 @@ mod tests {
         assert!(is_not_modified(&request, &response, true));
         assert!(!is_not_modified(&request, &response, false));
     }
+
+    #[test]
+    fn fuzz_etags() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/etags.txt"), |input| {
+            let headers = crate::fuzz::fields(input);
+            let is_not_modified = is_not_modified(&headers, &headers, true);
+            assert!(is_conditional(&headers) || !is_not_modified);
+            let mut kept = headers.clone();
+            keep_for_304(&mut kept);
+            assert!(kept.len() <= headers.len());
+        });
+    }
 }

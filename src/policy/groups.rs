@@ -127,4 +127,18 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_structured_fields() {
+        crate::fuzz::run(
+            include_str!("../../tests/fuzz/structured_fields.txt"),
+            |input| {
+                let headers = crate::fuzz::fields(input);
+                let groups = of(&headers, None);
+                let sorted = groups.is_none_or(|groups| groups.is_sorted() && !groups.is_empty());
+                assert!(sorted);
+                invalidated(&headers);
+            },
+        );
+    }
 }

@@ -370,4 +370,29 @@ mod tests {
             part_of(&map(&[("content-range", &text)]));
         }
     }
+
+    #[test]
+    fn fuzz_range() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/range.txt"), |input| {
+            let headers = crate::fuzz::fields(input);
+            for length in [0, 1, 10, u64::MAX] {
+                if let Selected::Parts(parts) = select(&headers, &headers, length) {
+                    assert!(!parts.is_empty());
+                    for (at, part) in parts.iter().enumerate() {
+                        assert!(part.first <= part.last && part.last < length);
+                        // No byte is sent twice.
+                        let others = &parts[at + 1..];
+                        let overlaps =
+                            |other: &Span| part.first <= other.last && other.first <= part.last;
+                        assert!(!others.iter().any(overlaps));
+                    }
+                }
+            }
+            if let Some((span, length)) = part_of(&headers) {
+                assert!(span.first <= span.last && span.last < length);
+            }
+            is_single(&headers);
+            is_foreign(&headers);
+        });
+    }
 }

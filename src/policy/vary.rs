@@ -165,4 +165,29 @@ mod tests {
             ["accept", "origin"].map(HeaderName::from_static)
         );
     }
+
+    #[test]
+    fn fuzz_vary() {
+        crate::fuzz::run(include_str!("../../tests/fuzz/vary.txt"), |input| {
+            let headers = crate::fuzz::fields(input);
+            let names = nominated(&headers);
+            let selected = |request: &HeaderMap| {
+                let mut key = Vec::new();
+                append_selecting(&names, request, &mut key);
+                key
+            };
+            // What a request is selected by does not depend on what it is not.
+            let mut other = headers.clone();
+            other.insert("x-other", http::HeaderValue::from_static("1"));
+            if !names.iter().any(|name| name == "x-other") {
+                assert_eq!(selected(&headers), selected(&other));
+            }
+            for name in &names {
+                let mut without = headers.clone();
+                if without.remove(name).is_some() {
+                    assert_ne!(selected(&headers), selected(&without), "{name}");
+                }
+            }
+        });
+    }
 }

@@ -71,7 +71,7 @@ impl Server {
 }
 
 /// Bytes that the kernel holds for a connection beyond what is on its way.
-const UNSENT: u32 = 128 << 10;
+const UNSENT: u32 = 1 << 20;
 
 /// Cores that this process may use: affinity and quota respected.
 pub fn cores() -> usize {

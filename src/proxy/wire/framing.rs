@@ -247,4 +247,46 @@ mod tests {
         assert!(with("100").is_ok());
         assert_eq!(with("101"), Err(FailureKind::BodyTooLarge));
     }
+
+    #[test]
+    fn fuzz_heads() {
+        crate::fuzz::run(include_str!("../../../tests/fuzz/heads.txt"), |input| {
+            let mut fields = [httparse::EMPTY_HEADER; 64];
+            let mut parsed = httparse::Request::new(&mut fields);
+            let (Ok(_), Some(method), Some(target)) =
+                (parsed.parse(input), parsed.method, parsed.path)
+            else {
+                return;
+            };
+            let version = match parsed.version {
+                Some(0) => Version::HTTP_10,
+                _ => Version::HTTP_11,
+            };
+            let mut request = Request::builder()
+                .method(method)
+                .uri(target)
+                .version(version);
+            for field in parsed.headers.iter() {
+                request = request.header(field.name, field.value);
+            }
+            let Ok(request) = request.body(()) else {
+                return;
+            };
+            let (parts, ()) = request.into_parts();
+            let limits = Limits::default();
+            for is_trusted in [false, true] {
+                let client = Client {
+                    is_trusted,
+                    ..STRANGER
+                };
+                let Ok(host) = check(&parts, client, &limits) else {
+                    continue;
+                };
+                assert!(parts.headers.get_all(HOST).iter().count() <= 1);
+                assert!(parts.headers.get_all(CONTENT_LENGTH).iter().count() <= 1);
+                let host = host.map(|host| host.as_str().to_owned());
+                assert!(host.is_none_or(|host| host.bytes().all(|byte| byte.is_ascii_graphic())));
+            }
+        });
+    }
 }

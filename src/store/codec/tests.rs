@@ -227,3 +227,32 @@ fn nothing_that_comes_makes_it_panic_or_take_more_than_it_may() {
     // Most changes hit the body or a number: those are values like any other.
     assert!(read > 0);
 }
+
+#[test]
+fn fuzz_codec() {
+    let escaped = |hex: &str| {
+        let bytes = from_hex(hex);
+        let octets = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+        octets.collect::<String>()
+    };
+    let values = SAMPLES.lines().filter(|line| !line.starts_with('#'));
+    let seeds: Vec<String> = values
+        .filter_map(|line| Some(escaped(line.split_once(' ')?.1)))
+        .collect();
+    crate::fuzz::run(&seeds.join("\n"), |input| {
+        let mut value = input.to_vec();
+        if value.len() > 5 {
+            // What is looked at is behind the checksum.
+            value[0] = VERSION;
+            let checksum = crc32fast::hash(&value[5..]);
+            value[1..5].copy_from_slice(&checksum.to_be_bytes());
+        }
+        if let Ok(decoded) = decode(&value, LIMIT) {
+            assert!(decoded.body.len() as u64 <= LIMIT);
+            let length = decoded.head.content_length();
+            assert!(length.is_none_or(|length| length == decoded.body.len() as u64));
+            // As much as one head holds, and no more.
+            decoded.head.fields.unpack(0);
+        }
+    });
+}
