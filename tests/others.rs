@@ -160,7 +160,9 @@ async fn a_failure_of_the_second_try_and_a_timeout_of_the_first_are_shared() {
         assert_eq!(leader.response().await.status, status);
         let answers = asking.await.unwrap();
         assert!(answers.iter().all(|received| received.status == status));
-        assert_eq!(fixture.origin.count(), count);
+        // Who came too late to wait leads again.
+        let asked = fixture.origin.count();
+        assert!((count..10).contains(&asked), "{asked}");
         never.open();
     }
 }

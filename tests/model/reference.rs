@@ -355,13 +355,12 @@ impl Reference {
                 Some(value) => field(&known.fields, name) == Some(value),
                 None => true,
             };
+            let describes = same("etag") && same("last-modified");
             let updates = known.status == 200
                 && match answer.status {
-                    200 => {
-                        // What names nothing does not undo a purge.
-                        let may_tell = known.stale_since.is_none() || new.has_validator();
-                        may_tell && same("etag") && same("last-modified")
-                    }
+                    // One that names nothing says nothing: what is stored would never be asked for
+                    // again, however it has changed.
+                    200 => describes && new.has_validator(),
                     304 => new.has_validator() && is_selected(&known.fields, &new.fields),
                     _ => false,
                 };
@@ -372,7 +371,7 @@ impl Reference {
                     Err(true) => drop(self.kept.remove(at)),
                     Err(false) => {}
                 }
-            } else if answer.status == 200 && known.status == 200 {
+            } else if answer.status == 200 && known.status == 200 && !describes {
                 let since = known.stale_since.unwrap_or(*now);
                 self.kept[at].stale_since = Some(since.min(*now));
             }
