@@ -219,6 +219,8 @@ async fn shared_with_fleet(
         url: redis.url.clone(),
         prefix: redis.prefix.clone(),
         connections: redis.connections,
+        // A head, and what is beside it, are far less.
+        largest: redis.max_object + (4 << 20),
         tls,
     };
     let (events, heard) = mpsc::unbounded_channel();

@@ -451,3 +451,56 @@ async fn what_a_fleet_with_another_secret_has_stored_is_a_miss() {
     let missed = fleet.get(strange, "/a").await;
     assert_eq!((missed.text().as_str(), missed.cache()), ("2", "MISS"));
 }
+
+#[tokio::test]
+async fn what_is_no_value_or_too_large_for_one_is_a_miss_and_written_anew() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let extra = format!("[cache.redis]\nmax_object = \"64KiB\"\n{}", route(KEPT));
+    let mut fleet = Fleet::start(&[&url], &extra, |seen| ok(&seen.target, &[])).await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    let name = values(&redis).await.remove(0);
+    for garbage in [
+        format!("RPUSH {name} a b c"),
+        format!("HSET {name} a b"),
+        format!("SETRANGE {name} 20000000 x"),
+        format!("SET {name} x"),
+    ] {
+        redis.ask(&format!("DEL {name}")).await;
+        redis.ask(&garbage).await;
+        let at = fleet.join_with(&url, &extra).await;
+        let asked = fleet.get(at, "/a").await;
+        let seen = (asked.text(), asked.cache().to_owned());
+        assert_eq!(seen, ("/a".to_owned(), "MISS".to_owned()), "{garbage}");
+        let invalid = "cache_l2_reads_total{result=\"invalid\"}";
+        assert_eq!(fleet.metric(at, invalid).await, 1.0, "{garbage}");
+        // It is written anew, and found by the next one.
+        fleet.written(at, 1.0).await;
+        let next = fleet.join_with(&url, &extra).await;
+        assert_eq!(fleet.get(next, "/a").await.cache(), "HIT", "{garbage}");
+    }
+}
+
+#[tokio::test]
+async fn strange_instances_and_revoked_keys_make_nobody_deaf() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let mut fleet = Fleet::start(&[&url], &route(KEPT), |seen| numbered(seen, &[])).await;
+    for field in ["x y", "z 1"] {
+        redis
+            .ask(&format!("HSET iris:{{purges}}instances {field}"))
+            .await;
+        redis
+            .ask(&format!("HSET iris:{{purges}}revoked {field}"))
+            .await;
+    }
+    let other = fleet.join(&url).await;
+    fleet.get(other, "/a").await;
+    let purged = fleet.purge(0, r#"{"url": "/a"}"#).await;
+    assert_eq!(
+        (&purged["state"], &purged["instances"]),
+        (&"done".into(), &2.into())
+    );
+    assert_eq!(fleet.get(other, "/a").await.text(), "2");
+}

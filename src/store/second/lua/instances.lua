@@ -4,7 +4,7 @@ local all = redis.call('HGETALL', KEYS[1])
 local now, alive, applied = tonumber(redis.call('TIME')[1]), 0, 0
 for i = 1, #all, 2 do
   local seen, epoch, position = string.match(all[i + 1], '(%d+) (%d+) (%d+)')
-  if now - tonumber(seen) > tonumber(ARGV[3]) then
+  if not seen or now - tonumber(seen) > tonumber(ARGV[3]) then
     redis.call('HDEL', KEYS[1], all[i])
   else
     alive = alive + 1

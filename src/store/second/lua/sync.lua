@@ -3,7 +3,7 @@
 -- token, instance, most entries, milliseconds the log lives, the instance's own channel.
 local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch, at = redis.call('HGET', meta, 'epoch'), tonumber(ARGV[3])
-local position = tonumber(redis.call('HGET', meta, 'position') or '-1')
+local position = tonumber(redis.call('HGET', meta, 'position') or '-1') or -1
 
 -- Whether what is there is the log that the reader knows, and whole.
 local is_broken = not epoch or position < 0
@@ -35,10 +35,24 @@ local entries = {}
 if restarts then at = 0 end
 if position > at then
   entries = redis.call('XRANGE', stream, (at + 1) .. '-0', '+', 'COUNT', ARGV[6])
+  for _, entry in ipairs(entries) do
+    local size = 0
+    for _, text in ipairs(entry[2]) do size = size + #text end
+    -- No instance has written so much: it is passed over, unread.
+    if size > 131072 then entry[2] = {} end
+  end
 end
 -- Who begins anew learns which keys are revoked now, whatever was trimmed.
 local revoked = {}
-if restarts then revoked = redis.call('HKEYS', KEYS[5]) end
+if restarts then
+  if redis.call('HLEN', KEYS[5]) > 100000 then
+    return redis.error_reply('ERR more than 100,000 revoked keys: too many to be read')
+  end
+  for _, key in ipairs(redis.call('HKEYS', KEYS[5])) do
+    -- A digest, and nothing else.
+    if #key == 32 then table.insert(revoked, key) end
+  end
+end
 local now = redis.call('TIME')[1]
 -- A memory that is full must not keep an instance from reading: these may fail.
 redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at))

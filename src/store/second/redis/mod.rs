@@ -41,6 +41,8 @@ pub struct Settings {
     /// What every key begins with.
     pub prefix: String,
     pub connections: usize,
+    /// Bytes of the largest response that is read.
+    pub largest: u64,
     /// For `rediss…://`.
     pub tls: Option<Arc<ClientConfig>>,
 }
@@ -54,6 +56,9 @@ const SCHEMES: [&str; 6] = [
     "redis-sentinel",
     "rediss-sentinel",
 ];
+
+/// Bytes of the longest note, and one more.
+const LONGEST_NOTE: usize = 64 << 10;
 
 /// How long a connection may take to be made, and a command to be answered at the very most: what
 /// is asked has shorter deadlines of its own.
@@ -117,6 +122,7 @@ pub struct Redis {
     /// The connection that listens is of no use.
     anew: Arc<Notify>,
     scripts: Scripts,
+    largest: u64,
 }
 
 impl Redis {
@@ -143,6 +149,7 @@ impl Redis {
             names,
             instance,
             anew,
+            largest: settings.largest,
             scripts: Scripts {
                 look_up: Script::new(include_str!("../lua/look_up.lua")),
                 settle: Script::new(include_str!("../lua/settle.lua")),
@@ -273,6 +280,7 @@ impl SecondTier for Redis {
                 number(position),
                 over,
                 known.into(),
+                number(self.largest),
             ];
             let answer = self.run(&self.scripts.look_up, keys, arguments).await?;
             read_answer(answer).ok_or_else(|| unexpected("look_up"))
@@ -343,8 +351,10 @@ impl SecondTier for Redis {
 
     fn noted(&self, name: String) -> Asking<'_, Option<Bytes>> {
         Box::pin(async move {
-            let found: Result<Option<Bytes>, _> = self.pool.get(name).await;
-            found.map_err(|error| failed(&error))
+            // A note is short; one byte more than that shows that it is none.
+            let found: Result<Bytes, _> = self.pool.getrange(name, 0, LONGEST_NOTE).await;
+            let found = found.map_err(|error| failed(&error))?;
+            Ok((!found.is_empty()).then_some(found))
         })
     }
 
