@@ -1,5 +1,7 @@
 //! What one client does, or its part of the origin, is not the others' misfortune.
 
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -218,7 +220,10 @@ async fn a_client_that_has_said_all_still_reads_its_answer() {
     fixture.origin.asked(1).await;
     gate.open();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    // And the connection ends with it.
+    let reading = stream.read_to_string(&mut answer);
+    let soon = std::time::Duration::from_secs(5);
+    tokio::time::timeout(soon, reading).await.unwrap().unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.ends_with('x'), "{answer}");
 }
@@ -318,4 +323,94 @@ async fn a_body_that_stands_still_holds_nobody_who_has_nothing_of_it() {
         assert_eq!((late.status, late.text().as_str()), (200, "whole"));
         never.open();
     }
+}
+
+/// A body without bytes of which only its end tells that it has none.
+struct EndsLater;
+
+impl http_body::Body for EndsLater {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(None)
+    }
+}
+
+type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
+
+async fn http2<B>(fixture: &Fixture) -> Http2<B>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync,
+{
+    let stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn over_http2<B>(method: &str, path: &str, body: B) -> http::Request<B> {
+    let request = http::Request::builder().method(method);
+    let request = request.uri(format!("http://api.example{path}"));
+    request.body(body).unwrap()
+}
+
+#[tokio::test]
+async fn over_http_2_an_empty_end_is_no_body_and_an_early_answer_arrives() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |_| ok("x", &[])).await;
+    let mut sender = http2(&fixture).await;
+    for expected in ["MISS", "HIT"] {
+        let request = over_http2("GET", "/a", EndsLater);
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["x-cache"], expected);
+    }
+    let fixture = Fixture::in_front_of(refusing(TOO_LARGE).await, "");
+    let mut sender = http2(&fixture).await;
+    let body = Full::new(bytes::Bytes::from(vec![b'x'; 12 << 20]));
+    let response = sender
+        .send_request(over_http2("POST", "/a", body))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 413);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "too b!");
+}
+
+#[tokio::test]
+async fn a_stream_of_http_2_that_was_reset_does_not_take_a_connection_to_the_origin() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let text = format!(
+        "[upstream]\nmax_connections = 1\nqueue_timeout = \"1m\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, move |seen| match seen.target.as_str() {
+        "/held" => after(&held, ok("x", &[])),
+        _ => ok("x", &[]),
+    })
+    .await;
+    let mut first = fixture.connect().await;
+    first.request("GET", "/held", &[]).await;
+    fixture.origin.asked(1).await;
+    let mut sender = http2(&fixture).await;
+    let mut asked = Vec::new();
+    for at in 0..5 {
+        let request = over_http2("GET", &format!("/{at}"), Empty::<bytes::Bytes>::new());
+        asked.push(tokio::spawn(sender.send_request(request)));
+    }
+    fixture.metric_reaches("cache_flights", 6.0).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    fixture
+        .metric_is("cache_flights", |count| count == 1.0)
+        .await;
+    gate.open();
+    assert_eq!(first.response().await.status, 200);
+    assert_eq!(fixture.origin.count(), 1);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,6 +27,9 @@ pub struct Activity {
     handed: Mutex<Vec<Arc<Handed>>>,
     /// All of the request that is being answered has come (HTTP/1.1).
     has_said_all: AtomicBool,
+    /// The connection's task, where it has to look again when the answer is given.
+    looks_again: AtomicBool,
+    task: Mutex<Option<Waker>>,
     /// The process ends: the next response is the last.
     is_draining: AtomicBool,
     /// Its end is ours, and not to be lingered over.
@@ -70,6 +74,8 @@ impl Activity {
             taken: AtomicU64::new(0),
             handed: Mutex::default(),
             has_said_all: AtomicBool::new(false),
+            looks_again: AtomicBool::new(false),
+            task: Mutex::default(),
             is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             interim: Arc::default(),
@@ -169,15 +175,29 @@ impl Activity {
         self.has_said_all.store(true, Ordering::Relaxed);
     }
 
-    /// A whole request is being answered: its client may send no more, and still reads
-    /// (RFC 9112 §9.6).
-    pub fn is_answering(&self) -> bool {
-        self.has_said_all.load(Ordering::Relaxed)
+    /// Whether a whole request is being answered: its client may send no more, and still reads
+    /// (RFC 9112 §9.6). The task is woken when that is over.
+    pub fn is_answering(&self, context: &Context<'_>) -> bool {
+        let is_answering = self.has_said_all.load(Ordering::Relaxed);
+        if is_answering {
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            *task = Some(context.waker().clone());
+            self.looks_again.store(true, Ordering::Relaxed);
+        }
+        is_answering
     }
 
     pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.has_said_all.store(false, Ordering::Relaxed);
+        // Only the connection's own task comes here.
+        if self.looks_again.load(Ordering::Relaxed) {
+            self.looks_again.store(false, Ordering::Relaxed);
+            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(task) = task.take() {
+                task.wake();
+            }
+        }
         self.last.store(self.now(), Ordering::Relaxed);
     }
 

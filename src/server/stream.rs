@@ -223,9 +223,8 @@ impl Read for Watched {
         } else {
             self.with_stream(|stream| stream.poll_read(context, buffer))
         };
-        // hyper would take the end of what is sent for the end of the wish to read. It asks again when
-        // the answer is written.
-        if has_ended(&self) && self.activity.is_answering() {
+        // hyper would take the end of what is sent for the end of the wish to read.
+        if has_ended(&self) && self.activity.is_answering(context) {
             return Poll::Pending;
         }
         read
