@@ -3,6 +3,7 @@
 //! Tests start and stop it as `main` does, with a clock and an origin of their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -63,6 +64,10 @@ impl Sidecar {
         let background = Background::start()?;
         let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
         let database = background.wait_for(opening)??;
+        if let (Some(database), Some(file)) = (&database, &config.origin.password_file) {
+            let following = follow_password(database.clone(), file.clone());
+            background.handle.spawn(following);
+        }
         let source = verdict_source(&config, &metrics, database.as_ref())?;
         let (origin, demo_key) = match origin {
             Some(origin) => (origin, None),
@@ -157,6 +162,23 @@ async fn opened_database(
     Ok(Some(database))
 }
 
+/// Between two looks at a file with a password.
+const PASSWORD_EVERY: Duration = Duration::from_secs(2);
+
+/// Gives the database the password that its file says, whenever that is another one. A file that cannot
+/// be read leaves the last one in force.
+async fn follow_password(database: Database, file: PathBuf) {
+    let mut known = String::new();
+    loop {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some(password) = text.lines().next().filter(|password| *password != known) {
+            database.set_password(password);
+            known = password.to_owned();
+        }
+        tokio::time::sleep(PASSWORD_EVERY).await;
+    }
+}
+
 /// Who says whether keys are good.
 fn verdict_source(
     config: &Config,
@@ -219,6 +241,7 @@ async fn shared_with_fleet(
         url: redis.url.clone(),
         prefix: redis.prefix.clone(),
         connections: redis.connections,
+        password_file: redis.password_file.clone(),
         // A head, and what is beside it, are far less.
         largest: redis.max_object + (4 << 20),
         tls,

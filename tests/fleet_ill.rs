@@ -238,3 +238,35 @@ async fn a_full_redis_takes_no_purges_and_lets_read_what_there_is() {
         .metric_is(0, "cache_purges_pending", |pending| pending == 0.0)
         .await;
 }
+
+#[tokio::test]
+async fn a_password_in_a_file_can_be_exchanged_while_it_runs() {
+    let redis = RedisServer::start(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    std::fs::write(&path, "one\n").unwrap();
+    redis
+        .ask("ACL SETUSER cache on >one ~* &* +@all")
+        .await
+        .unwrap();
+    let url = redis.url().replace("redis://", "redis://cache@");
+    let extra = format!(
+        "[cache.redis]\npassword_file = \"{}\"\n{}",
+        path.display(),
+        route("ttl = \"60s\"")
+    );
+    let fleet = Fleet::start(&[&url], &extra, |seen| numbered(seen, &[])).await;
+    fleet.get(0, "/a").await;
+    fleet.written(0, 1.0).await;
+    std::fs::write(&path, "two\n").unwrap();
+    redis.ask("ACL SETUSER cache resetpass >two").await.unwrap();
+    redis.ask("CLIENT KILL USER cache").await.unwrap();
+    fleet
+        .metric_is(0, "cache_l2_heard", |heard| heard == 0.0)
+        .await;
+    fleet
+        .metric_is(0, "cache_l2_heard", |heard| heard == 1.0)
+        .await;
+    fleet.get(0, "/b").await;
+    fleet.written(0, 2.0).await;
+}

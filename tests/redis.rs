@@ -18,6 +18,7 @@ fn settings(url: &str, prefix: &str) -> Settings {
         url: url.to_owned(),
         prefix: prefix.to_owned(),
         connections: 2,
+        password_file: None,
         largest: 1 << 20,
         tls: None,
     }

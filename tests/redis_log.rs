@@ -17,6 +17,7 @@ async fn connect(server: &RedisServer) -> Redis {
         url: server.url(),
         prefix: "iris:".to_owned(),
         connections: 1,
+        password_file: None,
         largest: 1 << 20,
         tls: None,
     };

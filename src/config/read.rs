@@ -296,7 +296,7 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
         section.list("replicas", expected, replica),
     );
     let urls = std::iter::once(&mut origin.database).chain(&mut origin.replicas);
-    section.put_password(urls);
+    origin.password_file = section.put_password(urls);
     set(
         &mut origin.connections,
         section

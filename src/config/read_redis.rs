@@ -28,7 +28,7 @@ pub fn redis(mut section: Section<'_, '_>, max_object: u64) -> Option<Redis> {
         );
     }
     let mut redis = Redis::at(url.map_or_else(String::new, |at| at.value));
-    section.put_password(std::iter::once(&mut redis.url));
+    redis.password_file = section.put_password(std::iter::once(&mut redis.url));
     // A brace would be taken for the beginning of a cluster's hash tag.
     let prefix = |text: &str| {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -192,6 +192,8 @@ pub struct Origin {
     pub database: String,
     /// Postgres that may answer GETs.
     pub replicas: Vec<String>,
+    /// Whose first line is the password in these URLs.
+    pub password_file: Option<PathBuf>,
     /// Connections of each pool.
     pub connections: u32,
     /// For one statement; a longer one is cancelled, and answered 504.
@@ -203,6 +205,7 @@ impl Default for Origin {
         Self {
             database: "sqlite::memory:".to_owned(),
             replicas: Vec::new(),
+            password_file: None,
             connections: 10,
             query_timeout: Duration::from_secs(5),
         }
@@ -265,6 +268,8 @@ impl Default for Cache {
 pub struct Redis {
     /// Server, Sentinels or cluster, with user, password and database.
     pub url: String,
+    /// Whose first line is the password in the URL.
+    pub password_file: Option<PathBuf>,
     /// What every key begins with.
     pub prefix: String,
     pub connections: usize,
@@ -290,6 +295,7 @@ impl Redis {
     pub fn at(url: String) -> Self {
         Self {
             url,
+            password_file: None,
             prefix: "iris:".to_owned(),
             connections: 4,
             ca_file: None,

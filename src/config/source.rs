@@ -343,21 +343,28 @@ impl<'s, 'a> Section<'s, 'a> {
     }
 
     /// Puts the first line of the file that `password_file` names, where it is given, into these URLs of
-    /// servers.
-    pub fn put_password<'u>(&mut self, urls: impl Iterator<Item = &'u mut String>) {
+    /// servers; the path of that file.
+    pub fn put_password<'u>(
+        &mut self,
+        urls: impl Iterator<Item = &'u mut String>,
+    ) -> Option<PathBuf> {
         let readable = "the path of a readable file";
         let first_line = |path: &str| {
             let text = std::fs::read_to_string(path).ok()?;
-            Some(text.lines().next().unwrap_or_default().to_owned())
+            Some((
+                text.lines().next().unwrap_or_default().to_owned(),
+                path.into(),
+            ))
         };
-        let Some(password) = self.parsed("password_file", readable, first_line) else {
-            return;
-        };
+        let At {
+            value: (password, path),
+            span,
+        } = self.parsed("password_file", readable, first_line)?;
         for text in urls {
             let url = url::Url::parse(text).ok();
             let url = url.filter(|url| url.has_host() && url.password().is_none());
             let with_it = url.and_then(|mut url| {
-                url.set_password(Some(&password.value)).ok()?;
+                url.set_password(Some(&password)).ok()?;
                 Some(url.to_string())
             });
             match with_it {
@@ -367,10 +374,11 @@ impl<'s, 'a> Section<'s, 'a> {
                     let message = format!(
                         "{key}: expected the URL of a server beside it, without a password of its own"
                     );
-                    self.source.mistake(password.span.clone(), message);
+                    self.source.mistake(span.clone(), message);
                 }
             }
         }
+        Some(path)
     }
 
     /// A secret, given in the file itself or as the first line of a file of its own, and where that is.

@@ -60,6 +60,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// Connections that are made from now on have this password; an embedded database has none.
+    pub fn set_password(&self, password: &str) {
+        self.pools.set_password(password);
+    }
+
     /// Opens it. An embedded one is made where there is none, and migrated; a Postgres that is not
     /// there yet is no error, and is left as it is. Must run on the runtime that is to run the
     /// queries.

@@ -41,6 +41,20 @@ pub enum Pools {
 }
 
 impl Pools {
+    /// Connections that are made from now on have this password; SQLite has none.
+    pub fn set_password(&self, password: &str) {
+        let Self::Postgres {
+            primary, replicas, ..
+        } = self
+        else {
+            return;
+        };
+        for pool in std::iter::once(primary).chain(replicas) {
+            let options = PgConnectOptions::clone(&pool.connect_options());
+            pool.set_connect_options(options.password(password));
+        }
+    }
+
     pub async fn open(settings: &Settings) -> Result<Self, DatabaseError> {
         let url = &settings.url;
         let failed = |url: &str| {

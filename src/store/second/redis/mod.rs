@@ -5,8 +5,10 @@
 //! ended leases and of a longer purge log.
 
 mod listen;
+mod password;
 mod values;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +32,7 @@ use super::{
     Wants,
 };
 use listen::{RECONNECT_MILLIS, listen};
+use password::PasswordFile;
 use values::{millis, number, read_answer, read_synced, to_bytes, to_number, write_purge};
 
 /// Where it is, and how many connections it gets.
@@ -41,6 +44,8 @@ pub struct Settings {
     /// What every key begins with.
     pub prefix: String,
     pub connections: usize,
+    /// Whose first line is the password, in the place of the URL's.
+    pub password_file: Option<PathBuf>,
     /// Bytes of the largest response that is read.
     pub largest: u64,
     /// For `rediss…://`.
@@ -221,6 +226,10 @@ fn builder(settings: &Settings) -> Result<Builder, TierError> {
         config.tls = Some(TlsConfig::from(TlsConnector::Rustls(connector)));
     }
     config.fail_fast = false;
+    if let Some(path) = settings.password_file.clone() {
+        let user = config.username.clone();
+        config.credential_provider = Some(Arc::new(PasswordFile { user, path }));
+    }
     let mut builder = Builder::from_config(config);
     builder
         .with_connection_config(|connection: &mut ConnectionConfig| {
