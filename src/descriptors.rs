@@ -2,11 +2,14 @@
 
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, VerdictSource};
 
-/// Held back for all that is neither a client's connection nor one to the upstream: the admin port,
-/// Redis, databases, files, and what the runtimes need themselves.
-const RESERVE: u64 = 96;
+/// Held back for what is counted nowhere else: files, name servers, clients that are refused, and what
+/// the background needs itself.
+const RESERVE: u64 = 48;
+
+/// Of a worker: its listener, and what its runtime waits with.
+const OF_A_WORKER: u64 = 4;
 
 /// Raises the soft limit to the hard one, and fits the connections of `config` into it.
 pub fn prepare(config: &mut Config) {
@@ -28,8 +31,13 @@ fn fit(config: &mut Config, limit: u64) {
         .as_ref()
         .map_or(0, |redis| redis.connections as u64 + 1);
     let pools = 2 + config.origin.replicas.len() as u64;
-    let databases = u64::from(config.origin.connections) * pools;
-    let available = limit.saturating_sub(RESERVE + redis + databases).max(16);
+    let uses_database = config.upstream.is_none() || config.auth.source == VerdictSource::Table;
+    let databases = u64::from(uses_database) * u64::from(config.origin.connections) * pools;
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = OF_A_WORKER * config.listen.workers.unwrap_or_else(cores) as u64;
+    let admin = config.admin.connections as u64;
+    let own = RESERVE + workers + admin + redis + databases;
+    let available = limit.saturating_sub(own).max(16);
     let wanted = config.limits.connections as u64;
     let upstream = config.upstream.as_ref();
     let wanted_upstream = upstream.map_or(0, |upstream| upstream.max_connections as u64);
@@ -56,7 +64,7 @@ mod tests {
     use super::*;
 
     fn fitted(limit: u64) -> (usize, usize) {
-        let text = "[upstream]\nurl = \"http://a\"\nmax_connections = 500\n[limits]\nconnections = 10000\n[origin]\nconnections = 10\n";
+        let text = "[listen]\nworkers = 2\n[upstream]\nurl = \"http://a\"\nmax_connections = 500\n[limits]\nconnections = 10000\n[origin]\nconnections = 10\n";
         let mut config = Config::parse("test", text, &|_| None).unwrap();
         fit(&mut config, limit);
         let upstream = config.upstream.unwrap();
@@ -66,9 +74,9 @@ mod tests {
     #[test]
     fn what_fits_stays_and_what_does_not_is_shared_out() {
         assert_eq!(fitted(1_000_000), (10_000, 500));
-        assert_eq!(fitted(10_616), (10_000, 500));
-        assert_eq!(fitted(10_615), (9_999, 500));
-        assert_eq!(fitted(256), (70, 70));
+        assert_eq!(fitted(10_620), (10_000, 500));
+        assert_eq!(fitted(10_619), (9_999, 500));
+        assert_eq!(fitted(256), (68, 68));
         assert_eq!(fitted(20), (8, 8));
     }
 }

@@ -414,3 +414,64 @@ async fn a_stream_of_http_2_that_was_reset_does_not_take_a_connection_to_the_ori
     assert_eq!(first.response().await.status, 200);
     assert_eq!(fixture.origin.count(), 1);
 }
+
+#[tokio::test]
+async fn an_upstream_that_reads_nothing_of_an_upload_is_not_waited_for() {
+    let origin = Origin::connections_of(|mut stream| async move {
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).await.unwrap_or(0);
+        if buffer[..read].starts_with(b"GET") {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx";
+            let _ = stream.write_all(answer).await;
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let text = "[upstream]\nmax_connections = 1\nresponse_timeout = \"300ms\"\n";
+    let fixture = Fixture::in_front_of(origin, text);
+    let address = fixture.sidecar().address;
+    let answer = uploads(address, "/a".to_owned()).await;
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer:?}");
+    assert_eq!(fixture.get("/b").await.status, 200);
+    fixture
+        .metric_is("upstream_connections", |count| count == 1.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stands_still_is_answered_from_what_is_stored() {
+    let never = Gate::new();
+    let held = never.clone();
+    let text = format!(
+        "[cache]\nwait_timeout = \"300ms\"\netag_up_to = \"0B\"\n{}",
+        route("ttl = \"10s\"\nstale_if_error = \"1h\"")
+    );
+    let fixture = Fixture::start(&text, move |seen| {
+        if seen.number == 1 {
+            return ok("good", &[]);
+        }
+        let broken = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello".to_vec();
+        vec![Step::Send(broken), Step::Wait(held.clone())]
+    })
+    .await;
+    fixture.get("/a").await;
+    fixture.advance(20);
+    for _ in 0..5 {
+        let stale = fixture.get("/a").await;
+        assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
+    }
+    assert_eq!(fixture.origin.count(), 2);
+    never.open();
+}
+
+#[tokio::test]
+async fn over_http_2_a_head_that_is_fetched_as_a_get_has_no_body() {
+    let config = route("head = \"get\"");
+    let fixture = Fixture::start(&config, |_| ok("body", &[("cache-control", "no-store")])).await;
+    let mut sender = http2(&fixture).await;
+    let request = over_http2("HEAD", "/a", Empty::<bytes::Bytes>::new());
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["content-length"], "4");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.is_empty(), "{body:?}");
+}

@@ -244,15 +244,28 @@ async fn the_statuses_of_a_lifetime_and_of_stale_are_the_operators() {
 
 #[tokio::test]
 async fn via_may_be_off_and_loops_are_found_all_the_same() {
-    let fixture = Fixture::start("[upstream]\nvia = \"off\"\n", |seen| {
-        ok(
-            format!("{:?} {:?}", seen.header("via"), seen.header("cdn-loop")),
-            &[],
-        )
-    })
-    .await;
+    let said = |seen: &crate::support::Seen| {
+        let lists = ["via", "cdn-loop"].map(|name| {
+            let lines = seen.headers.get_all(name).iter();
+            lines
+                .map(|line| line.to_str().unwrap())
+                .collect::<Vec<_>>()
+                .join(", ")
+        });
+        ok(lists.join("|"), &[])
+    };
+    // Whatever of a request is forwarded, its way so far stays in it.
+    let config = format!(
+        "[upstream]\nvia = \"off\"\n{}",
+        route("forward_headers = [\"accept\"]")
+    );
+    let fixture = Fixture::start(&config, said).await;
+    let fields = [("via", "1.1 a"), ("cdn-loop", "b; c=1, iris-sidecar")];
+    let answer = fixture.get_with("/b", &fields).await;
+    assert_eq!(answer.text(), "1.1 a|b; c=1, iris-sidecar, iris-sidecar");
+    let fixture = Fixture::start("[upstream]\nvia = \"off\"\n", said).await;
     let answer = fixture.get("/a").await;
-    assert_eq!(answer.text(), "None Some(\"iris-sidecar\")");
+    assert_eq!(answer.text(), "|iris-sidecar");
     assert_eq!(answer.header("via"), None);
     let circling = ["iris-sidecar"; 10].join(", ");
     let answer = fixture.get_with("/a", &[("cdn-loop", &circling)]).await;

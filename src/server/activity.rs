@@ -178,7 +178,8 @@ impl Activity {
     /// Whether a whole request is being answered: its client may send no more, and still reads
     /// (RFC 9112 §9.6). The task is woken when that is over.
     pub fn is_answering(&self, context: &Context<'_>) -> bool {
-        let is_answering = self.has_said_all.load(Ordering::Relaxed);
+        let is_answering =
+            self.has_said_all.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) > 0;
         if is_answering {
             let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
             *task = Some(context.waker().clone());

@@ -4,17 +4,16 @@
 //! What one client can bring about does not open it: a request at which the upstream hangs up counts
 //! once for its URL, however often it is made, and successes weigh against it.
 
-use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Over which failures and successes are counted.
-const WINDOW: Duration = Duration::from_secs(10);
+/// Over one of these, and what has passed of the next, failures and successes are counted.
+const WINDOW: Duration = Duration::from_secs(5);
 
 /// Between two requests that try whether the upstream is well again.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// Failures remembered at one time; they are told apart by URL, so this bounds the search.
+/// URLs told apart in one window.
 const REMEMBERED: usize = 256;
 
 /// Counts failures and says when to stop asking.
@@ -30,19 +29,29 @@ pub struct Breaker {
 pub enum Fault {
     /// There was no connection: no request can have caused that.
     Connection,
-    /// A request got no answer, or no whole one; by a hash of its URL.
-    Url(u64),
+    /// A request got no answer; by a hash of its URL.
+    Answer(u64),
+    /// Its answer broke off, after it had been counted as a success; by the same.
+    Body(u64),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Since when successes are counted, and how many there were; and of the window before.
-    counted_since: Option<Instant>,
-    successes: u32,
-    successes_before: u32,
-    /// Oldest first.
-    failures: VecDeque<(Instant, Fault)>,
+    /// When this window began, and what was counted in it and in the one before.
+    since: Option<Instant>,
+    now: Window,
+    before: Window,
+    /// Connections that failed one after another.
+    lost: u32,
     open: Option<Open>,
+}
+
+/// What came of what was asked.
+#[derive(Debug, Default)]
+struct Window {
+    successes: u32,
+    connections: u32,
+    urls: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +61,9 @@ struct Open {
 }
 
 impl Breaker {
-    /// Opens after `failures_to_open` failures that are half of all that was asked in ten seconds,
-    /// and closes by itself where nothing has failed for `stays_open` after that.
+    /// Opens after `failures_to_open` lost connections with nothing between them, or when so many
+    /// failures are half of all that was asked in a window; closes by itself where nothing has failed
+    /// for `stays_open` after that.
     pub fn new(failures_to_open: u32, stays_open: Duration) -> Self {
         Self {
             failures_to_open,
@@ -83,7 +93,8 @@ impl Breaker {
             return true;
         }
         state.turn(now);
-        state.successes = state.successes.saturating_add(1);
+        state.lost = 0;
+        state.now.successes = state.now.successes.saturating_add(1);
         false
     }
 
@@ -96,22 +107,20 @@ impl Breaker {
             return false;
         }
         state.turn(now);
-        state
-            .failures
-            .retain(|(at, _)| now.duration_since(*at) < WINDOW);
-        let is_known =
-            fault != Fault::Connection && state.failures.iter().any(|(_, known)| *known == fault);
-        if is_known {
-            return false;
+        match fault {
+            Fault::Connection => {
+                state.lost = state.lost.saturating_add(1);
+                state.now.connections = state.now.connections.saturating_add(1);
+            }
+            Fault::Answer(url) => state.now.note(url),
+            Fault::Body(url) => {
+                state.now.successes = state.now.successes.saturating_sub(1);
+                state.now.note(url);
+            }
         }
-        state.failures.push_back((now, fault));
-        if state.failures.len() > REMEMBERED {
-            state.failures.pop_front();
-        }
-        let failures = u32::try_from(state.failures.len()).unwrap_or(u32::MAX);
-        let successes = state.successes.saturating_add(state.successes_before);
-        let opens =
-            failures >= self.failures_to_open.min(REMEMBERED as u32) && failures >= successes;
+        let half =
+            state.failures() >= self.failures_to_open && state.failures() >= state.successes();
+        let opens = half || state.lost >= self.failures_to_open;
         if opens {
             let next_probe = now + PROBE_EVERY.min(self.stays_open);
             state.open = Some(Open { until, next_probe });
@@ -128,6 +137,15 @@ impl Breaker {
     }
 }
 
+impl Window {
+    /// One URL counts once, however often it fails.
+    fn note(&mut self, url: u64) {
+        if self.urls.len() < REMEMBERED && !self.urls.contains(&url) {
+            self.urls.push(url);
+        }
+    }
+}
+
 impl State {
     /// Whether it is open; where its time is over, all begins anew.
     fn open_at(&mut self, now: Instant) -> Option<&mut Open> {
@@ -137,14 +155,30 @@ impl State {
         self.open.as_mut()
     }
 
-    /// Begins a new window of successes where the last one is over.
+    fn successes(&self) -> u32 {
+        self.now.successes.saturating_add(self.before.successes)
+    }
+
+    fn failures(&self) -> u32 {
+        let earlier = self.before.urls.iter();
+        let earlier = earlier.filter(|url| !self.now.urls.contains(url)).count();
+        let urls = u32::try_from(self.now.urls.len() + earlier).unwrap_or(u32::MAX);
+        let connections = self.now.connections.saturating_add(self.before.connections);
+        urls.saturating_add(connections)
+    }
+
+    /// Begins a new window where this one is over.
     fn turn(&mut self, now: Instant) {
-        let since = *self.counted_since.get_or_insert(now);
-        let windows = now.duration_since(since).as_secs() / WINDOW.as_secs();
+        let since = *self.since.get_or_insert(now);
+        let windows = now.duration_since(since).as_nanos() / WINDOW.as_nanos();
         if windows > 0 {
-            self.successes_before = if windows == 1 { self.successes } else { 0 };
-            self.successes = 0;
-            self.counted_since = Some(now);
+            let last = std::mem::take(&mut self.now);
+            self.before = if windows == 1 {
+                last
+            } else {
+                Window::default()
+            };
+            self.since = Some(now);
         }
     }
 }
@@ -164,7 +198,7 @@ mod tests {
         breaker.succeeded(start);
         breaker.succeeded(start);
         let opened: Vec<bool> = (0..3)
-            .map(|url| breaker.failed(Fault::Url(url), start))
+            .map(|url| breaker.failed(Fault::Answer(url), start))
             .collect();
         assert_eq!(opened, [false, false, true]);
         assert_eq!(breaker.admit(start), Err(PROBE_EVERY));
@@ -179,7 +213,7 @@ mod tests {
     fn one_url_opens_nothing_however_often_it_fails_but_a_lost_connection_does() {
         let breaker = Breaker::new(3, seconds(10));
         let start = Instant::now();
-        (0..100).for_each(|_| assert!(!breaker.failed(Fault::Url(7), start)));
+        (0..100).for_each(|_| assert!(!breaker.failed(Fault::Answer(7), start)));
         let opened: Vec<bool> = (0..2)
             .map(|_| breaker.failed(Fault::Connection, start))
             .collect();
@@ -192,7 +226,7 @@ mod tests {
         let start = Instant::now();
         (0..20).for_each(|_| assert!(!breaker.succeeded(start)));
         let fails = |urls: std::ops::Range<u64>, at| {
-            urls.map(|url| breaker.failed(Fault::Url(url), at))
+            urls.map(|url| breaker.failed(Fault::Answer(url), at))
                 .filter(|opened| *opened)
                 .count()
         };
@@ -200,9 +234,29 @@ mod tests {
         assert_eq!(fails(20..30, start), 1);
         // What is long past counts neither way.
         let breaker = Breaker::new(3, seconds(10));
-        breaker.failed(Fault::Connection, start);
-        breaker.failed(Fault::Connection, start);
-        assert!(!breaker.failed(Fault::Connection, start + WINDOW));
+        breaker.failed(Fault::Answer(1), start);
+        breaker.failed(Fault::Answer(2), start);
+        assert!(!breaker.failed(Fault::Answer(3), start + 2 * WINDOW));
+        // However much there is of either.
+        let breaker = Breaker::new(3, seconds(10));
+        (0..6000).for_each(|_| assert!(!breaker.succeeded(start)));
+        let opened = (0..6000).position(|at| {
+            breaker.succeeded(start);
+            breaker.failed(Fault::Connection, start) || at > 9000
+        });
+        assert_eq!(opened, None);
+        assert!((0..3).any(|_| breaker.failed(Fault::Connection, start)));
+    }
+
+    #[test]
+    fn an_upstream_that_breaks_off_all_bodies_opens_it() {
+        let breaker = Breaker::new(3, seconds(10));
+        let start = Instant::now();
+        let opened = (0..30).position(|at| {
+            breaker.succeeded(start);
+            breaker.failed(Fault::Body(at % 10), start)
+        });
+        assert_eq!(opened, Some(2));
     }
 
     #[test]

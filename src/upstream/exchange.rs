@@ -61,10 +61,8 @@ impl Upstream {
             | FailureKind::ConnectFailed
             | FailureKind::ConnectTimeout
             | FailureKind::TlsFailed => Fault::Connection,
-            FailureKind::ConnectionClosed
-            | FailureKind::ResponseTimeout
-            | FailureKind::ResponseIncomplete
-            | FailureKind::BodyTimeout => Fault::Url(url),
+            FailureKind::ConnectionClosed | FailureKind::ResponseTimeout => Fault::Answer(url),
+            FailureKind::ResponseIncomplete | FailureKind::BodyTimeout => Fault::Body(url),
             // Nothing was learned of the upstream: the queue was full, descriptors were short, or the
             // client's own body failed.
             _ => return,
@@ -126,12 +124,16 @@ impl Upstream {
     ) -> Result<Response<OriginBody>, Attempt> {
         let is_bound = fields::authenticates_connection(request.headers());
         let url = hash_of(request.uri());
+        let unanswered = lease.sends();
         let sent = lease.sender.try_send_request(request);
         // The upstream's time begins when it has the whole request: a client that sends slowly is
         // not its fault.
+        let limit = self.config.response_timeout;
         let overdue = async {
-            sending.let_go().await;
-            tokio::time::sleep(self.config.response_timeout).await;
+            tokio::select! {
+                () = sending.let_go() => tokio::time::sleep(limit).await,
+                () = sending.stuck_for(limit) => {}
+            }
         };
         let answered = tokio::select! {
             answered = sent => Some(answered),
@@ -155,6 +157,7 @@ impl Upstream {
                 });
             }
         };
+        unanswered.is_answered();
         lease.is_bound = is_bound || fields::binds_connection(response.headers());
         if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
             // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).

@@ -220,7 +220,30 @@ impl Upstream {
     }
 }
 
+/// Ends a connection, unless its request is answered first: it could carry no other, and one to an
+/// upstream that does not read would last for as long as that.
+pub(super) struct Unanswered(Option<AbortHandle>);
+
+impl Unanswered {
+    pub fn is_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+        }
+    }
+}
+
 impl Lease {
+    /// A request is sent over it.
+    pub fn sends(&self) -> Unanswered {
+        Unanswered(Some(self.task.handle.clone()))
+    }
+
     /// Gives the connection back for the next request, as soon as it can take one: an upstream may
     /// answer before it has read the whole of a request that is still being sent.
     pub fn give_back(mut self) {
@@ -234,9 +257,15 @@ impl Lease {
         if self.sender.is_ready() {
             self.shelve();
         } else if !self.sender.is_closed() {
+            let Some(limit) = self.pool.upgrade().map(|pool| pool.config.read_timeout) else {
+                return;
+            };
             tokio::spawn(async move {
-                if self.sender.ready().await.is_ok() {
-                    self.shelve();
+                // The rest of a request that is already answered.
+                match timeout(limit, self.sender.ready()).await {
+                    Ok(Ok(())) => self.shelve(),
+                    Ok(Err(_)) => {}
+                    Err(_) => self.task.handle.abort(),
                 }
             });
         }

@@ -6,12 +6,14 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::OriginBody;
 
@@ -26,6 +28,8 @@ pub struct Sending {
     is_let_go: AtomicBool,
     /// All of the body was handed over.
     is_whole: AtomicBool,
+    /// Since when the upstream has taken nothing of what it was given; `None` while more is asked for.
+    given: Mutex<Option<Instant>>,
     /// The upstream wants no more of it.
     is_unwanted: AtomicBool,
     kept: Mutex<Kept>,
@@ -62,6 +66,7 @@ impl Sending {
             let_go: Notify::new(),
             is_let_go: AtomicBool::new(false),
             is_whole: AtomicBool::new(false),
+            given: Mutex::default(),
             is_unwanted: AtomicBool::new(false),
             kept: Mutex::new(Kept {
                 frames: head.is_some().then(Vec::new),
@@ -91,6 +96,23 @@ impl Sending {
         if !self.is_let_go.load(Ordering::Acquire) {
             told.await;
         }
+    }
+
+    /// Waits until the upstream has taken nothing of the body for so long, although there was more: it
+    /// does not read. A client that sends slowly is waited for by its own deadline.
+    pub async fn stuck_for(&self, limit: Duration) {
+        loop {
+            let given = *self.given();
+            match given {
+                Some(at) if at.elapsed() >= limit => return,
+                Some(at) => sleep_until(at + limit).await,
+                None => sleep(limit).await,
+            }
+        }
+    }
+
+    fn given(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self) {
@@ -182,24 +204,30 @@ impl Body for WatchedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.sending.is_stopped() {
+        let Self {
+            body: slot,
+            sending,
+        } = &mut *self;
+        if sending.is_stopped() {
             return Poll::Pending;
         }
-        let Some(body) = &mut self.body else {
+        let Some(body) = slot else {
             return Poll::Ready(None);
         };
+        *sending.given() = None;
         let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(context));
+        *sending.given() = Some(Instant::now());
         let is_end = frame.is_none() || body.is_end_stream();
         match &frame {
-            Some(Ok(frame)) => self.sending.kept().keep(frame),
+            Some(Ok(frame)) => sending.kept().keep(frame),
             // What the client broke off is not sent again.
-            Some(Err(_)) => self.sending.kept().head = None,
+            Some(Err(_)) => sending.kept().head = None,
             None => {}
         }
         if is_end {
-            self.body = None;
-            self.sending.is_whole.store(true, Ordering::Relaxed);
-            self.sending.tell();
+            *slot = None;
+            sending.is_whole.store(true, Ordering::Relaxed);
+            sending.tell();
         }
         Poll::Ready(frame)
     }

@@ -156,6 +156,9 @@ impl Missed {
             conditional::keep_for_304(&mut parts.headers);
             *short.headers_mut() = parts.headers;
             short
+        } else if self.keyed.request.parts.method == http::Method::HEAD {
+            // It may have been fetched as a GET.
+            Response::from_parts(parts, Body::Empty)
         } else {
             Response::from_parts(parts, Body::Origin(body))
         };

@@ -162,6 +162,7 @@ impl Missed {
             };
             let limit = self.plan.config.cache.wait_timeout;
             let Ok(outcome) = timeout(limit, waiter.outcome()).await else {
+                drop(waiter);
                 return self.alone(Reason::WaitTimeout, validation).await;
             };
             let boarded = match outcome {
@@ -179,6 +180,8 @@ impl Missed {
                 },
                 outcome => self.boarded(outcome),
             };
+            // Whoever goes on by itself waits no more.
+            drop(waiter);
             match boarded {
                 Boarded::Answered(delivered) => return delivered,
                 Boarded::Again => {}

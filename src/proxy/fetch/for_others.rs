@@ -3,18 +3,37 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{Request, Response};
 
+use crate::config::Route;
 use crate::error::{Failure, FailureKind};
 use crate::proxy::wire::composed::make_canonical;
 use crate::store::second::LeaseOutcome;
-use crate::upstream::{Started, empty};
+use crate::upstream::{OriginBody, Started, empty};
 
 use super::headed::{Answered, Repeats};
 use super::requested::without_conditions;
 use super::{Fetch, Led, Validation};
 
+/// What the origin said, or why it did not.
+type Answer = Result<Response<OriginBody>, Failure>;
+
 impl Fetch {
+    /// Asks the origin, and notes when; `None` where the request was taken back before work on it began.
+    pub(super) async fn ask(&mut self, mut request: Request<OriginBody>) -> Option<Answer> {
+        let state = Arc::clone(self.state());
+        let started = Started::default();
+        request.extensions_mut().insert(started.clone());
+        self.exchange.requested = state.clock.now();
+        let answer = tokio::select! {
+            biased;
+            answer = state.origin.answer(request) => answer,
+            () = self.taken_back(&started) => return None,
+        };
+        self.exchange.received = state.clock.now();
+        Some(answer)
+    }
+
     /// Waits until the request can be taken back: its client is gone, nobody else waits, and work on
     /// it has not begun.
     pub(super) async fn taken_back(&mut self, started: &Started) {
@@ -22,7 +41,9 @@ impl Fetch {
             match &mut self.leader {
                 Some(leader) => leader.closed().await,
                 // A refresh: nobody waits for it from the beginning.
-                None => std::future::pending().await,
+                None if self.is_background => std::future::pending().await,
+                // It has been told.
+                None => {}
             }
             self.ticket.unawaited().await;
             if started.is_told() {
@@ -45,7 +66,14 @@ impl Fetch {
                 | FailureKind::ProtocolError
                 | FailureKind::ResponseIncomplete
         );
-        let sent = self.sent.take().filter(|_| may_be_its_doing)?;
+        // Where the fields that a route lists choose for whom an answer is, one without them would be
+        // for others than its place says.
+        let chooses = |route: &Route| route.forward_headers.is_some() || !route.normalise.is_idle();
+        let is_chosen = self.let_in.is_some() && chooses(&self.route.rule);
+        let sent = self
+            .sent
+            .take()
+            .filter(|_| may_be_its_doing && !is_chosen)?;
         (!self.ticket.unlist_unawaited()).then_some(sent)
     }
 
@@ -58,6 +86,8 @@ impl Fetch {
         validation: Option<Validation>,
     ) {
         self.tell(failed);
+        // What the leader's own request would have proved this one does not.
+        self.proving = None;
         let route = Arc::clone(&self.route);
         make_canonical(sent.headers_mut(), &route.rule);
         make_canonical(&mut self.client_headers, &route.rule);
@@ -66,10 +96,9 @@ impl Fetch {
             validation.conditions().apply(sent.headers_mut());
         }
         let asks = validation.as_ref().is_some_and(Validation::asks);
-        let state = Arc::clone(self.state());
-        self.exchange.requested = state.clock.now();
-        let answer = state.origin.answer(sent.map(|()| empty())).await;
-        self.exchange.received = state.clock.now();
+        let Some(answer) = self.ask(sent.map(|()| empty())).await else {
+            return;
+        };
         match answer {
             Ok(response) => {
                 let repeats = Repeats {

@@ -220,10 +220,9 @@ impl Answered {
             let failure = Failure::new(FailureKind::ProtocolError, message);
             return self.fetch.failed(failure, stale.as_ref()).await;
         };
-        let state = Arc::clone(self.fetch.state());
-        self.fetch.exchange.requested = state.clock.now();
-        let answer = state.origin.answer(again.map(|()| empty())).await;
-        self.fetch.exchange.received = state.clock.now();
+        let Some(answer) = self.fetch.ask(again.map(|()| empty())).await else {
+            return;
+        };
         match answer {
             Ok(response) => {
                 let again = Self {

@@ -126,7 +126,7 @@ impl Fetch {
         {
             guard.failed(&let_in.caller);
         }
-        self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
+        self.leave_alone(validation, self.state().clock.now().plus(pause(&failure)));
         self.release(LeaseOutcome::Failed);
         self.refreshed(Refresh::Failed);
         self.ticket.publish(Outcome::Failed(failure.clone()));
@@ -180,7 +180,8 @@ impl Fetch {
     /// Until when a response that may not be shared is remembered as such.
     pub(super) fn not_asked_until(&self) -> Timestamp {
         let remembered = self.plan.config.cache.hit_for_miss;
-        self.exchange.received.plus(remembered)
+        // Not from the head on: a body can come for long before it shows what it is.
+        self.state().clock.now().plus(remembered)
     }
 
     /// It is whole, and the leader gets it; those who wait too, where they may use it as it stands.

@@ -16,7 +16,7 @@ use crate::proxy::plan::Plan;
 use crate::proxy::wire::Conditions;
 use crate::proxy::wire::conditions::unconditional;
 use crate::store::Entry;
-use crate::upstream::{OriginBody, Started};
+use crate::upstream::OriginBody;
 
 use super::compare_keys::copied;
 use super::headed::{Answered, Repeats};
@@ -151,7 +151,7 @@ impl Requested {
     async fn send(self) {
         let Self {
             mut fetch,
-            mut request,
+            request,
             validation,
             begun,
             ..
@@ -161,16 +161,9 @@ impl Requested {
             unconditional: asks.then(|| without_conditions(&request)),
             probe: probe_of(&fetch.plan, fetch.let_in, &request),
         };
-        let state = Arc::clone(fetch.state());
-        fetch.exchange.requested = state.clock.now();
-        let started = Started::default();
-        request.extensions_mut().insert(started.clone());
-        let answer = tokio::select! {
-            biased;
-            answer = state.origin.answer(request) => answer,
-            () = fetch.taken_back(&started) => return,
+        let Some(answer) = fetch.ask(request).await else {
+            return;
         };
-        fetch.exchange.received = state.clock.now();
         match answer {
             Ok(response) => {
                 let answered = Answered {

@@ -16,7 +16,7 @@ use crate::policy::{self, Lifetimes, Reason};
 use crate::proxy::parts::Beginning;
 use crate::proxy::parts::store::store_beginning;
 use crate::proxy::wire::trailers::clean;
-use crate::proxy::wire::whole_body::{collect, look_ahead};
+use crate::proxy::wire::whole_body::{Patience, collect, look_ahead};
 use crate::store::second::LeaseOutcome;
 use crate::store::{Charge, Entry, Head, NotAssembled};
 use crate::upstream::OriginBody;
@@ -65,7 +65,17 @@ impl Fetch {
             && self.is_covered(validation.as_ref());
         if is_awaited {
             // What stands in for a failed origin stands in for a body that breaks off too.
-            match look_ahead(body, limit).await {
+            let limits = &self.plan.config.limits;
+            let patience = Patience {
+                between: self
+                    .plan
+                    .config
+                    .cache
+                    .wait_timeout
+                    .min(limits.request_timeout / 3),
+                whole: limits.request_timeout / 2,
+            };
+            match look_ahead(body, limit, patience).await {
                 Ok(ahead) => body = ahead,
                 Err(failure) => {
                     self.state().metrics.upstream_failed(failure.kind);
@@ -113,7 +123,7 @@ impl Fetch {
                 Some(Err(failure)) => {
                     self.state().metrics.upstream_failed(failure.kind);
                     self.refreshed(Refresh::Failed);
-                    self.leave_alone(validation, self.exchange.received.plus(pause(&failure)));
+                    self.leave_alone(validation, self.state().clock.now().plus(pause(&failure)));
                     if let (true, Some(length)) = (storing, length) {
                         let pieces = self.ticket.pieces();
                         store_beginning(self.state(), self.primary(), head, length, &pieces);
@@ -152,7 +162,7 @@ impl Fetch {
             if !storing {
                 let mib_timeout = self.plan.config.limits.mib_timeout;
                 if !self.ticket.room(&mut charge, mib_timeout).await {
-                    return;
+                    return self.refreshed(Refresh::NotStored);
                 }
                 charge.grow_anyway(size);
             }

@@ -9,6 +9,7 @@ use crate::http::fields::{self, set};
 
 use super::claims::{self, X_FORWARDED_FOR};
 use super::conditions::Conditions;
+use super::hops::CDN_LOOP;
 
 /// Fields that say nothing of what is asked for, or by whom: they trace a request, and say which
 /// content codings are understood. `baggage` and `tracestate` are not among them: there are origins
@@ -79,7 +80,9 @@ pub fn make_canonical(headers: &mut HeaderMap, route: &Route) {
         .iter()
         .filter(|(name, value)| match **name {
             header::HOST | header::VIA => false,
-            header::ACCEPT_ENCODING => !is_plain_list(value),
+            ref name if *name == CDN_LOOP => false,
+            // Many an origin chooses by these and does not say so by Vary.
+            header::ACCEPT | ACCEPT_LANGUAGE | header::ACCEPT_ENCODING => !is_plain_list(value),
             _ => {
                 let stays = is_normalised(route, name)
                     || options.credential_fields.contains(name)
@@ -95,10 +98,10 @@ pub fn make_canonical(headers: &mut HeaderMap, route: &Route) {
     set(headers, COOKIE, cookies);
 }
 
-/// A short list of tokens with weights, as `Accept-Encoding` has in all but odd requests.
+/// A short list of tokens with weights, as the `Accept` fields have in all but odd requests.
 fn is_plain_list(value: &HeaderValue) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b", ;=.*-".contains(byte);
-    value.len() <= 64 && value.as_bytes().iter().all(is_plain)
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b", ;=.*-+/".contains(byte);
+    value.len() <= 128 && value.as_bytes().iter().all(is_plain)
 }
 
 /// Of the cookies those alone that say who asks.

@@ -242,6 +242,7 @@ impl Forwarding {
         }
         join_cookies(&mut headers);
         self.say_who_forwards(&mut headers, parts, host, client);
+        hops::keep_way(&mut headers, &parts.headers);
         hops::name_us(&mut headers, parts.version, self.via);
         if wants_trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));

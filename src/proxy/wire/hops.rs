@@ -66,7 +66,18 @@ pub fn answer(parts: &request::Parts) -> Response<Bytes> {
 }
 
 /// In which cache or proxy networks a request has been (RFC 8586).
-const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
+/// Puts what a request says of its way so far into the one that goes on, whichever fields of it were
+/// chosen: nobody on the way may take that out (RFC 9110 §7.6.3, RFC 8586 §2).
+pub fn keep_way(headers: &mut HeaderMap, received: &HeaderMap) {
+    for name in [VIA, CDN_LOOP] {
+        headers.remove(&name);
+        for value in received.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
 
 /// Names us to the origin: in `Via`, or where that is off in `CDN-Loop`, so that loops are found all
 /// the same. nginx does not compress what is asked for with `Via`.

@@ -1,4 +1,4 @@
-//! What is not a plain exchange: the client's body on its way up, and switched protocols.
+//! Switched protocols: both connections tied together, until one ends or nobody uses them.
 
 use std::io;
 use std::pin::Pin;

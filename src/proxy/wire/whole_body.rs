@@ -1,11 +1,13 @@
 //! Looking into a body before anybody gets it, and putting it together again.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Frame;
 use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout};
 
 use crate::error::{Failure, FailureKind};
 use crate::policy::ErrorWhen;
@@ -26,11 +28,39 @@ pub async fn means_failure(
     Ok((found, Response::from_parts(parts, begun(frames, rest))))
 }
 
-/// A body whose beginning has come: all of it, where it has at most `limit` bytes. An error says that
-/// it broke off there.
-pub async fn look_ahead(body: OriginBody, limit: u64) -> Result<OriginBody, Failure> {
-    let (frames, rest) = first_frames(body, limit).await?;
-    Ok(begun(frames, rest))
+/// How long a body is awaited before anybody gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Between two pieces; after that it counts as broken off.
+    pub between: Duration,
+    /// For all of it; what takes longer is only begun.
+    pub whole: Duration,
+}
+
+/// A body whose beginning has come: all of it, where it has at most `limit` bytes and comes in time. An
+/// error says that it broke off there.
+pub async fn look_ahead(
+    mut body: OriginBody,
+    limit: u64,
+    patience: Patience,
+) -> Result<OriginBody, Failure> {
+    let (mut frames, mut size) = (VecDeque::new(), 0);
+    let end = Instant::now() + patience.whole;
+    while size <= limit && Instant::now() < end {
+        let Ok(frame) = timeout(patience.between, body.frame()).await else {
+            let between = patience.between;
+            let message = format!(
+                "nothing came from the upstream for {between:?} in the middle of a body, and something stored stands in"
+            );
+            return Err(Failure::new(FailureKind::BodyTimeout, message));
+        };
+        let Some(frame) = frame.transpose()? else {
+            return Ok(begun(frames, None));
+        };
+        size += frame.data_ref().map_or(0, Bytes::len) as u64;
+        frames.push_back(frame);
+    }
+    Ok(begun(frames, Some(body)))
 }
 
 /// The body of a request, or nothing where it ends without a byte.
