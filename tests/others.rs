@@ -475,3 +475,52 @@ async fn over_http_2_a_head_that_is_fetched_as_a_get_has_no_body() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(body.is_empty(), "{body:?}");
 }
+
+#[tokio::test]
+async fn a_body_that_breaks_at_its_first_byte_does_not_take_the_head_with_it() {
+    let fixture = Fixture::start(&route("ttl = \"60s\""), |_| {
+        let broken = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n";
+        vec![Step::Send(broken.into()), Step::Close]
+    })
+    .await;
+    for method in ["GET", "POST"] {
+        let mut client = fixture.connect().await;
+        client.request(method, "/a", &[]).await;
+        assert_eq!(client.head().await.status, 200, "{method}");
+        assert_eq!(client.closed().await, b"");
+    }
+}
+
+#[tokio::test]
+async fn a_write_whose_client_left_while_it_was_queued_is_not_sent() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let text = "[upstream]\nmax_connections = 1\nqueue_timeout = \"1m\"\n";
+    let fixture = Fixture::start(text, move |seen| match seen.target.as_str() {
+        "/held" => after(&held, ok("x", &[])),
+        _ => ok("x", &[]),
+    })
+    .await;
+    let mut first = fixture.connect().await;
+    first.request("GET", "/held", &[]).await;
+    fixture.origin.asked(1).await;
+    for method in ["POST", "PUT", "DELETE"] {
+        let mut stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
+        let request = format!("{method} /a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nxx");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        fixture
+            .metric_is("server_connections", |count| count == 2.0)
+            .await;
+        SockRef::from(&stream)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+        drop(stream);
+        fixture
+            .metric_is("server_connections", |count| count == 1.0)
+            .await;
+    }
+    gate.open();
+    assert_eq!(first.response().await.status, 200);
+    assert_eq!(fixture.get("/last").await.status, 200);
+    assert_eq!(fixture.origin.count(), 2);
+}

@@ -108,3 +108,29 @@ async fn a_client_that_reads_or_sends_by_drops_is_cut() {
     assert!(read < SIZE, "{read}");
     assert_eq!(status, 408);
 }
+
+#[tokio::test]
+async fn a_client_that_is_cut_leaves_nothing_in_the_kernel() {
+    let text = format!(
+        "[limits]\nbody_timeout = \"300ms\"\n[cache]\nmemory = \"128MiB\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let fixture = Fixture::start(&text, |_| ok(vec![b'x'; SIZE], &[])).await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(stalled(&fixture).await);
+    }
+    fixture
+        .metric_is("server_connections", |count| count == 4.0)
+        .await;
+    fixture
+        .metric_is("server_connections", |count| count == 0.0)
+        .await;
+    // Each is reset: its client hears of it.
+    for stream in &mut streams {
+        let mut answer = Vec::new();
+        let error = stream.read_to_end(&mut answer).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(answer.len() < SIZE);
+    }
+}

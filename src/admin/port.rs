@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use crate::config::Public;
 use crate::error::is_out_of_descriptors;
-use crate::http::fields::without_port;
+use crate::http::fields::{single, without_port};
 
 use super::endpoints::{self, Access, Endpoint, Handler, Order};
 use super::purge;
@@ -135,7 +135,11 @@ impl Admin {
     /// The answer to who asks by a name that is not ours: any page that the operator looks at can
     /// make a name of its own point here.
     fn refusal_of_host(&self, headers: &HeaderMap) -> Option<Response<Bytes>> {
-        let host = headers.get(HOST)?;
+        let Ok(host) = single(headers, &HOST) else {
+            let body = json!({"error": "the request has more than one Host"});
+            return Some(json_response(StatusCode::BAD_REQUEST, &body));
+        };
+        let host = host?;
         let name = without_port(host.as_bytes());
         if is_of_this_machine(name) || self.config.hosts.iter().any(|known| is_host(known, name)) {
             return None;
@@ -192,7 +196,11 @@ impl Admin {
             return true;
         };
         let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        let given = given.and_then(|value| value.strip_prefix(b"Bearer "));
+        // The name of a scheme has no case (RFC 9110 §11.1).
+        let given = given.and_then(|value| {
+            let (scheme, token) = value.split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+        });
         given.is_some_and(|token| expected.is(token))
     }
 }

@@ -10,6 +10,7 @@ mod read_redis;
 mod read_routes;
 mod read_value;
 mod routes;
+mod secret;
 mod sections;
 mod source;
 pub mod units;
@@ -17,10 +18,11 @@ pub mod units;
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use read::DEFAULT;
 pub use routes::{Route, Routes};
+pub use secret::Secret;
 pub use sections::{
     Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Redis, Upstream, Via,
 };
-pub use source::{Environment, Mistake, Secret};
+pub use source::{Environment, Mistake};
 
 #[cfg(test)]
 mod tests;

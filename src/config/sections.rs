@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::auth::{Auth, RateLimit};
 use super::routes::Routes;
-use super::source::Secret;
+use super::secret::Secret;
 
 /// Everything the process needs to know, checked.
 #[derive(Clone, Debug)]
@@ -122,8 +122,7 @@ pub struct Upstream {
     /// Requests that may wait for a connection.
     pub queue: usize,
     pub queue_timeout: Duration,
-    /// Failures within ten seconds that open the breaker, and for how long after the last of them it
-    /// stays open.
+    /// Failures that open the breaker, and for how long after the last of them it stays open.
     pub breaker_failures: u32,
     pub breaker_open: Duration,
     pub header_bytes: usize,

@@ -23,13 +23,22 @@ fn read(text: &str) -> Option<Timestamp> {
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
+const FULL: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
+
 /// A date of which all but the day of the week is right: that says nothing which the rest does not
 /// say. Of the two centuries of an rfc850-date the one about now is meant.
 fn by_another_day(text: &str) -> Option<Timestamp> {
     let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (day, rest) = text.split_at(letters);
-    let is_named = day.len() == 3 || day.ends_with("day");
-    if !is_named || !DAYS.iter().any(|known| day.starts_with(known)) {
+    if !DAYS.contains(&day) && !FULL.contains(&day) {
         return None;
     }
     let on_another_day = |rest: &str| {

@@ -38,6 +38,9 @@ pub struct Activity {
     pub interim: Arc<InterimQueue>,
 }
 
+/// So much longer than `body_timeout` one stream of HTTP/2 may stand still while another does not.
+const MORE_TIME: u64 = 9;
+
 /// When a body gave its last piece; `u64::MAX` while it is being asked for the next.
 #[derive(Debug)]
 pub struct Handed(AtomicU64);
@@ -135,13 +138,21 @@ impl Activity {
         handed
     }
 
-    fn longest_handed(&self) -> u64 {
+    /// Since when a body is held back, or will have been: for one of several, while another is read, a
+    /// client has more time, for the connection ends with it.
+    fn longest_handed(&self, limit: Duration) -> u64 {
         let mut all = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|handed| Arc::strong_count(handed) > 1);
-        all.iter()
-            .map(|handed| handed.0.load(Ordering::Relaxed))
-            .min()
-            .unwrap_or(u64::MAX)
+        let times = || all.iter().map(|handed| handed.0.load(Ordering::Relaxed));
+        let (Some(oldest), Some(newest)) = (times().min(), times().max()) else {
+            return u64::MAX;
+        };
+        let is_read = newest.saturating_add(limit.as_millis() as u64) > self.now();
+        if is_read && oldest != newest {
+            oldest.saturating_add(limit.as_millis() as u64 * MORE_TIME)
+        } else {
+            oldest
+        }
     }
 
     pub fn drain(&self) {
@@ -209,7 +220,7 @@ impl Activity {
         let blocked = self
             .blocked
             .load(Ordering::Relaxed)
-            .min(self.longest_handed());
+            .min(self.longest_handed(limits.body_timeout));
         if blocked != u64::MAX {
             let until = at(blocked, limits.body_timeout);
             if until > now && self.is_too_slow(limits) {
@@ -218,7 +229,7 @@ impl Activity {
             return if until <= now {
                 Verdict::Cut("the client does not read")
             } else {
-                wait(until)
+                wait(until.min(at(now, limits.body_timeout)))
             };
         }
         if self.heads.load(Ordering::Relaxed) == 0 {
@@ -283,8 +294,7 @@ mod tests {
     async fn a_body_that_nobody_comes_back_for_is_cut() {
         let activity = Activity::new();
         activity.begin();
-        let (waiting, held_back) = (activity.watch_body(), activity.watch_body());
-        waiting.asked();
+        let held_back = activity.watch_body();
         held_back.gave(&activity);
         assert_eq!(after(&activity, 59).await, Ok(60));
         assert_eq!(after(&activity, 1).await, Err("the client does not read"));
@@ -293,6 +303,28 @@ mod tests {
             after(&activity, 600).await.is_ok(),
             "an event stream may be silent for long"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stream_that_stands_still_has_more_time_while_another_is_read() {
+        let activity = Activity::new();
+        activity.begin();
+        let (read, held_back) = (activity.watch_body(), activity.watch_body());
+        held_back.gave(&activity);
+        for _ in 0..9 {
+            read.gave(&activity);
+            assert!(after(&activity, 59).await.is_ok());
+            read.asked();
+        }
+        assert!(after(&activity, 60).await.is_ok());
+        assert_eq!(after(&activity, 60).await, Err("the client does not read"));
+        // Nothing is read any more: as with one alone.
+        let activity = Activity::new();
+        activity.begin();
+        let (one, other) = (activity.watch_body(), activity.watch_body());
+        one.gave(&activity);
+        other.gave(&activity);
+        assert_eq!(after(&activity, 60).await, Err("the client does not read"));
     }
 
     #[tokio::test(start_paused = true)]

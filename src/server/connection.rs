@@ -261,6 +261,15 @@ struct TrackedBody {
     handed: Option<Arc<Handed>>,
     /// What is left of a piece that is given in parts.
     rest: Bytes,
+    start: Start,
+}
+
+/// How a body has begun.
+enum Start {
+    Unasked,
+    /// With a failure: it is told when the head is out, which hyper keeps back until then.
+    Failed(Failure),
+    Begun,
 }
 
 /// How much of a body a stream of HTTP/2 is given at once: so much has to be read in `body_timeout`.
@@ -276,7 +285,33 @@ impl TrackedBody {
             guard,
             handed,
             rest: Bytes::new(),
+            start: Start::Unasked,
         }
+    }
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Failure>>>;
+
+impl TrackedBody {
+    /// Notes that a stream of HTTP/2 was given something, and gives it a part at a time.
+    fn given(&mut self, frame: Polled) -> Polled {
+        let (Some(handed), Some(guard)) = (&self.handed, &self.guard) else {
+            return frame;
+        };
+        match frame {
+            Poll::Pending => handed.asked(),
+            Poll::Ready(_) => handed.gave(&guard.0),
+        }
+        frame.map_ok(|frame| {
+            frame.map_data(|mut piece| {
+                if piece.len() <= PART {
+                    return piece;
+                }
+                let part = piece.split_to(PART);
+                self.rest = piece;
+                part
+            })
+        })
     }
 }
 
@@ -289,26 +324,28 @@ impl http_body::Body for TrackedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let this = &mut *self;
-        let (Some(handed), Some(guard)) = (&this.handed, &this.guard) else {
-            return Pin::new(&mut this.body).poll_frame(context);
-        };
-        if !this.rest.is_empty() {
-            handed.gave(&guard.0);
-            let part = this.rest.split_to(this.rest.len().min(PART));
-            return Poll::Ready(Some(Ok(Frame::data(part))));
+        match std::mem::replace(&mut this.start, Start::Begun) {
+            Start::Begun => {}
+            Start::Failed(failure) => return Poll::Ready(Some(Err(failure))),
+            Start::Unasked => match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(Some(Err(failure))) => {
+                    this.start = Start::Failed(failure);
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Poll::Pending => {
+                    this.start = Start::Unasked;
+                    return this.given(Poll::Pending);
+                }
+                frame => return this.given(frame),
+            },
         }
-        let frame = Pin::new(&mut this.body).poll_frame(context);
-        match frame {
-            Poll::Pending => handed.asked(),
-            Poll::Ready(_) => handed.gave(&guard.0),
+        if this.rest.is_empty() {
+            let frame = Pin::new(&mut this.body).poll_frame(context);
+            return this.given(frame);
         }
-        frame.map_ok(|frame| {
-            frame.map_data(|mut piece| {
-                let part = piece.split_to(piece.len().min(PART));
-                this.rest = piece;
-                part
-            })
-        })
+        let part = this.rest.split_to(this.rest.len().min(PART));
+        this.given(Poll::Ready(Some(Ok(Frame::data(part)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,6 +12,7 @@ use http::Response;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -301,8 +302,13 @@ impl Drop for Watched {
         };
         let (refused, seat) = (self.refused, self.seat.take());
         let Socket { stream, .. } = stream.into_inner();
+        if refused.is_none() && self.activity.is_cut() {
+            // What it has not read would stay in the kernel for as long as it likes.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return;
+        }
         let client_left = matches!(stream.try_read(&mut [0]), Ok(0));
-        if refused.is_none() && (client_left || self.activity.is_cut()) {
+        if refused.is_none() && client_left {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {

@@ -62,7 +62,7 @@ struct Open {
 
 impl Breaker {
     /// Opens after `failures_to_open` lost connections with nothing between them, or when so many
-    /// failures are half of all that was asked in a window; closes by itself where nothing has failed
+    /// failures are more than half of all that was asked in a window; closes by itself where nothing has failed
     /// for `stays_open` after that.
     pub fn new(failures_to_open: u32, stays_open: Duration) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Breaker {
             }
         }
         let half =
-            state.failures() >= self.failures_to_open && state.failures() >= state.successes();
+            state.failures() >= self.failures_to_open && state.failures() > state.successes();
         let opens = half || state.lost >= self.failures_to_open;
         if opens {
             let next_probe = now + PROBE_EVERY.min(self.stays_open);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn it_opens_when_half_of_a_window_fails_and_one_success_closes_it() {
+    fn it_opens_when_most_of_a_window_fails_and_one_success_closes_it() {
         let breaker = Breaker::new(3, seconds(10));
         let start = Instant::now();
         breaker.succeeded(start);
@@ -231,7 +231,7 @@ mod tests {
                 .count()
         };
         assert_eq!(fails(0..19, start), 0);
-        assert_eq!(fails(20..30, start), 1);
+        assert_eq!(fails(19..30, start), 1);
         // What is long past counts neither way.
         let breaker = Breaker::new(3, seconds(10));
         breaker.failed(Fault::Answer(1), start);

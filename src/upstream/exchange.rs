@@ -157,7 +157,7 @@ impl Upstream {
                 });
             }
         };
-        unanswered.is_answered();
+        unanswered.was_answered();
         lease.is_bound = is_bound || fields::binds_connection(response.headers());
         if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
             // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
@@ -192,10 +192,10 @@ struct Attempt {
     unsent: Option<Box<Request<OriginBody>>>,
 }
 
-/// By what the breaker tells URLs apart.
+/// By what the breaker tells URLs apart: their paths. A query is one client's to invent.
 fn hash_of(uri: &Uri) -> u64 {
     let mut hasher = DefaultHasher::new();
-    uri.path_and_query().hash(&mut hasher);
+    uri.path().hash(&mut hasher);
     hasher.finish()
 }
 

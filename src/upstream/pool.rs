@@ -225,7 +225,7 @@ impl Upstream {
 pub(super) struct Unanswered(Option<AbortHandle>);
 
 impl Unanswered {
-    pub fn is_answered(mut self) {
+    pub fn was_answered(mut self) {
         self.0 = None;
     }
 }

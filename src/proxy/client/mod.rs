@@ -101,9 +101,10 @@ where
 /// Whether the frames of a request have to show whether it has a body at all: a GET that says neither
 /// that it has one nor that it has none. A client that waits to be told to go on has one.
 fn may_be_empty(parts: &request::Parts) -> bool {
-    let says = [CONTENT_LENGTH, EXPECT];
+    let length = parts.headers.get(CONTENT_LENGTH);
     matches!(parts.method, Method::GET | Method::HEAD)
-        && !says.iter().any(|name| parts.headers.contains_key(name))
+        && length.is_none_or(|length| length == "0")
+        && !parts.headers.contains_key(EXPECT)
 }
 
 fn go_on(plan: &Arc<Plan>, routed: Routed<'_>, interim: Option<&Arc<InterimQueue>>) -> Handled {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio::task::AbortHandle;
 use url::Url;
 
 use crate::error::{Failure, FailureKind};
@@ -20,7 +21,7 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::State;
 use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};
-use crate::upstream::OriginBody;
+use crate::upstream::{OriginBody, Started};
 
 use super::targets::url_targets;
 
@@ -141,11 +142,13 @@ impl Write {
     }
 
     /// Sends it, in a task of its own: a client that leaves does not keep us from hearing when the
-    /// origin has done it.
+    /// origin has done it. One that leaves while it is still queued takes it back.
     pub async fn carry_out(
         mut self,
-        request: Request<OriginBody>,
+        mut request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
+        let started = Started::default();
+        request.extensions_mut().insert(started.clone());
         let writing = tokio::spawn(async move {
             let state = Arc::clone(&self.plan.state);
             let mut answer = state.origin.answer(request).await;
@@ -168,6 +171,10 @@ impl Write {
                 }
             }
         });
+        let _taken_back_where_it_is_queued = Queued {
+            task: writing.abort_handle(),
+            started,
+        };
         writing
             .await
             .unwrap_or_else(|error| Err(Failure::new(FailureKind::Internal, error)))
@@ -225,6 +232,21 @@ fn of_group(name: &str) -> Purge {
     Purge {
         target: Target::Group(name.into()),
         reach: Reach::Any,
+    }
+}
+
+/// A write that may still wait for a connection to the origin.
+struct Queued {
+    task: AbortHandle,
+    started: Started,
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        // The task runs on this very thread: it cannot begin meanwhile.
+        if !self.started.is_told() {
+            self.task.abort();
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! A client's request becomes the origin's, and the origin's head a storable one: fields of one
-//! hop go, fields that say who forwarded come (RFC 9110 §7.6).
+//! A client's request becomes the origin's: fields of one hop go, fields that say who forwarded come
+//! (RFC 9110 §7.6).
 
 use std::net::IpAddr;
 use std::sync::Arc;
