@@ -169,8 +169,8 @@ async fn a_failure_of_the_second_try_and_a_timeout_of_the_first_are_shared() {
     }
 }
 
-#[tokio::test]
-async fn whoever_has_left_does_not_take_a_connection_to_the_origin() {
+/// A sidecar whose only connection to the origin is taken until the gate is opened, by this client.
+async fn one_connection_taken() -> (Fixture, Gate, Client) {
     let gate = Gate::new();
     let held = gate.clone();
     let text = format!(
@@ -185,6 +185,12 @@ async fn whoever_has_left_does_not_take_a_connection_to_the_origin() {
     let mut first = fixture.connect().await;
     first.request("GET", "/held", &[]).await;
     fixture.origin.asked(1).await;
+    (fixture, gate, first)
+}
+
+#[tokio::test]
+async fn whoever_has_left_does_not_take_a_connection_to_the_origin() {
+    let (fixture, gate, mut first) = one_connection_taken().await;
     let mut left = Vec::new();
     for at in 0..5 {
         let mut stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
@@ -385,20 +391,7 @@ async fn over_http_2_an_empty_end_is_no_body_and_an_early_answer_arrives() {
 
 #[tokio::test]
 async fn a_stream_of_http_2_that_was_reset_does_not_take_a_connection_to_the_origin() {
-    let gate = Gate::new();
-    let held = gate.clone();
-    let text = format!(
-        "[upstream]\nmax_connections = 1\nqueue_timeout = \"1m\"\n{}",
-        route("ttl = \"60s\"")
-    );
-    let fixture = Fixture::start(&text, move |seen| match seen.target.as_str() {
-        "/held" => after(&held, ok("x", &[])),
-        _ => ok("x", &[]),
-    })
-    .await;
-    let mut first = fixture.connect().await;
-    first.request("GET", "/held", &[]).await;
-    fixture.origin.asked(1).await;
+    let (fixture, gate, mut first) = one_connection_taken().await;
     let mut sender = http2(&fixture).await;
     let mut asked = Vec::new();
     for at in 0..5 {
@@ -493,17 +486,7 @@ async fn a_body_that_breaks_at_its_first_byte_does_not_take_the_head_with_it() {
 
 #[tokio::test]
 async fn a_write_whose_client_left_while_it_was_queued_is_not_sent() {
-    let gate = Gate::new();
-    let held = gate.clone();
-    let text = "[upstream]\nmax_connections = 1\nqueue_timeout = \"1m\"\n";
-    let fixture = Fixture::start(text, move |seen| match seen.target.as_str() {
-        "/held" => after(&held, ok("x", &[])),
-        _ => ok("x", &[]),
-    })
-    .await;
-    let mut first = fixture.connect().await;
-    first.request("GET", "/held", &[]).await;
-    fixture.origin.asked(1).await;
+    let (fixture, gate, mut first) = one_connection_taken().await;
     for method in ["POST", "PUT", "DELETE"] {
         let mut stream = TcpStream::connect(fixture.sidecar().address).await.unwrap();
         let request = format!("{method} /a HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nxx");

@@ -5,9 +5,6 @@ use std::path::PathBuf;
 
 use super::source::{At, Section};
 
-/// Keys whose values are never shown.
-pub const KEYS: [&str; 3] = ["token", "secret", "probe_key"];
-
 /// A secret of the operator's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
