@@ -1,8 +1,8 @@
 //! A breaker: where most of what was asked in a window of time has failed, nothing is asked for a
 //! while but by one request a second, and the first success closes it.
 //!
-//! What one client can bring about does not open it: a request at which the upstream hangs up counts
-//! once for its URL, however often it is made, and successes weigh against it.
+//! What one client can easily bring about does not open it: a request at which the upstream hangs up
+//! counts once for its path, however often it is made, and successes weigh against it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
