@@ -4,6 +4,8 @@ use crate::support::api::{Api, default_routes, over_both};
 use crate::support::certificate::Certificate;
 use crate::support::golden::{self, Golden, execute};
 use crate::support::postgres::PostgresServer;
+use crate::support::process::{FREE_PORTS, Running, binary, file};
+use crate::support::{Client, PATIENCE};
 use iris_sidecar::origin::seed_demo;
 use serde_json::{Value, json};
 
@@ -287,4 +289,57 @@ fn with_floats(value: Value) -> Value {
         }
         other => other,
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_in_a_file_can_be_exchanged_while_it_runs() {
+    let server = PostgresServer::start().await;
+    let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    let mut say = async |statement: &'static str| {
+        sqlx::query(statement)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    };
+    say("CREATE ROLE app LOGIN SUPERUSER PASSWORD 'one'").await;
+    server.asks_for_password("app");
+    say("SELECT pg_reload_conf()").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    std::fs::write(&path, "one\n").unwrap();
+    let database = server.url().replace("iris@", "app@");
+    let text = format!(
+        "{FREE_PORTS}[origin]\ndatabase = \"{database}\"\npassword_file = \"{}\"\n",
+        path.display()
+    );
+    let with_password = database.replace("app@", "app:one@");
+    let migrated = binary()
+        .args(["origin", "migrate", "--database", &with_password])
+        .output()
+        .unwrap();
+    assert!(migrated.status.success(), "{migrated:?}");
+    let running = Running::start(&file(folder.path(), &text));
+    // Each time another unknown key: the database is asked about it.
+    let reaches = async |status: u16| {
+        let reached = async {
+            for number in 0.. {
+                let mut client = Client::connect(running.address).await;
+                let key = format!("Bearer sk_live_{status}{number:024}");
+                let fields = [("authorization", &*key)];
+                let answer = client.ask("GET", "/api/iris/overview", &fields).await;
+                if answer.status == status {
+                    return;
+                }
+            }
+        };
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        reached.unwrap_or_else(|_| panic!("never {status}"));
+    };
+    reaches(401).await;
+    say("ALTER ROLE app PASSWORD 'two'").await;
+    say("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'").await;
+    reaches(503).await;
+    std::fs::write(&path, "two\n").unwrap();
+    reaches(401).await;
 }

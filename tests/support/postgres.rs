@@ -149,6 +149,15 @@ impl PostgresServer {
         timeout(PATIENCE, answers).await.expect("Postgres starts");
     }
 
+    /// From the next reload on this user needs a password.
+    pub fn asks_for_password(&self, user: &str) {
+        let rules = format!(
+            "host all {user} 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n"
+        );
+        let path = self.folder.path().join("data/pg_hba.conf");
+        std::fs::write(path, rules).expect("it is ours");
+    }
+
     pub fn url(&self) -> String {
         format!("postgres://iris@127.0.0.1:{}/postgres", self.port)
     }
