@@ -28,11 +28,7 @@ fn resident_bytes(process: u32) -> u64 {
 }
 
 async fn sample(admin: std::net::SocketAddr, name: &str) -> u64 {
-    let text = Client::connect(admin)
-        .await
-        .ask("GET", "/metrics", &[])
-        .await
-        .text();
+    let text = Client::admin(admin, "/metrics").await.text();
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
