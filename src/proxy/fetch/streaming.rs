@@ -121,15 +121,11 @@ impl Fetch {
             let piece = match body.frame().await {
                 None => break,
                 Some(Err(failure)) => {
-                    self.state().metrics.upstream_failed(failure.kind);
-                    self.refreshed(Refresh::Failed);
-                    self.leave_alone(validation, self.state().clock.now().plus(pause(&failure)));
                     if let (true, Some(length)) = (storing, length) {
                         let pieces = self.ticket.pieces();
                         store_beginning(self.state(), self.primary(), head, length, &pieces);
                     }
-                    self.ticket.keep_charge(charge);
-                    return self.ticket.finish(Err(failure));
+                    return self.broke_off(failure, charge, validation);
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(piece) => piece,
@@ -148,15 +144,7 @@ impl Fetch {
             let beyond = received.saturating_sub(length.unwrap_or(0)).min(size);
             let is_too_large = received > limit;
             if storing && (is_too_large || !charge.grow(beyond)) {
-                let (reason, lease) = if is_too_large {
-                    self.remember(head.status, Reason::TooLarge);
-                    (Reason::TooLarge, LeaseOutcome::TooLarge)
-                } else {
-                    (Reason::Budget, LeaseOutcome::Dropped)
-                };
-                self.count_not_stored(reason);
-                self.release(lease);
-                self.ticket.pass_through();
+                self.keeps_no_more(head.status, is_too_large);
                 storing = false;
             }
             if !storing {
@@ -178,6 +166,30 @@ impl Fetch {
         self.refreshed(Refresh::Replaced);
         self.ticket.keep_charge(charge);
         self.ticket.finish(Ok(trailers));
+    }
+
+    /// The body turns out too large to be stored, or there is no room for it: it goes to those who read
+    /// it, and to nobody else.
+    fn keeps_no_more(&mut self, status: StatusCode, is_too_large: bool) {
+        let (reason, lease) = if is_too_large {
+            self.remember(status, Reason::TooLarge);
+            (Reason::TooLarge, LeaseOutcome::TooLarge)
+        } else {
+            (Reason::Budget, LeaseOutcome::Dropped)
+        };
+        self.count_not_stored(reason);
+        self.release(lease);
+        self.ticket.pass_through();
+    }
+
+    /// The body broke off, and whoever reads it hears so; the origin is given a pause.
+    fn broke_off(self, failure: Failure, charge: Charge, validation: Option<&Validation>) {
+        self.state().metrics.upstream_failed(failure.kind);
+        self.refreshed(Refresh::Failed);
+        let until = self.state().clock.now().plus(pause(&failure));
+        self.leave_alone(validation, until);
+        self.ticket.keep_charge(charge);
+        self.ticket.finish(Err(failure));
     }
 
     /// The hash of a small body without validator becomes its entity tag.
