@@ -1,20 +1,23 @@
 //! Bodies that are too large to keep reach every reader whole, at the pace of the slowest.
 
-use crate::support::{Client, Fixture, Reply, Step, route};
+use crate::support::{Client, Fixture, Gate, Reply, Step, route};
 
 const MIB: usize = 1 << 20;
 
-/// A body of so many MiB without a length, sent at once.
-fn chunked(mib: usize) -> Reply {
-    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    let mut out = head.as_bytes().to_vec();
-    for at in 0..mib {
+/// A body of so many MiB without a length: after its first byte nothing comes before the gate is open.
+fn chunked(mib: usize, gate: &Gate) -> Reply {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
+    let mut out = format!("{:x}\r\n", MIB - 1).into_bytes();
+    out.resize(out.len() + MIB - 1, b'a');
+    out.extend_from_slice(b"\r\n");
+    for at in 1..mib {
         out.extend_from_slice(format!("{MIB:x}\r\n").as_bytes());
         out.resize(out.len() + MIB, b'a' + at as u8);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"0\r\n\r\n");
-    vec![Step::Send(out)]
+    let begun = Step::Send(head.as_bytes().to_vec());
+    vec![begun, Step::Wait(gate.clone()), Step::Send(out)]
 }
 
 /// The bytes of a chunked body up to its last chunk, or to where it breaks off.
@@ -41,8 +44,11 @@ async fn a_reader_that_falls_behind_a_large_body_gets_it_whole() {
         "[cache]\nmemory = \"128MiB\"\nmax_object = \"16MiB\"\n{}",
         route("ttl = \"60s\"")
     );
-    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&text, move |_| chunked(26, &held)).await;
     let mut client = begun(&fixture).await;
+    gate.open();
     fixture.metric_reaches(TOO_LARGE, 1.0).await;
     assert_eq!(length(&mut client).await, 26 * MIB);
 }
@@ -53,9 +59,12 @@ async fn the_slower_of_two_gets_a_large_body_whole() {
         "[cache]\nmemory = \"128MiB\"\nmax_object = \"16MiB\"\n[limits]\nmib_timeout = \"1h\"\n{}",
         route("ttl = \"60s\"")
     );
-    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&text, move |_| chunked(26, &held)).await;
     let mut clients = [begun(&fixture).await, begun(&fixture).await];
     let [fast, slow] = &mut clients;
+    gate.open();
     let mut read = 0;
     while read < 12 * MIB {
         read += fast.chunk().await.unwrap().len();
@@ -71,8 +80,11 @@ async fn a_reader_that_lets_others_wait_too_long_is_cut_and_they_get_it_whole() 
         "[cache]\nmemory = \"16MiB\"\nmax_object = \"2MiB\"\n[limits]\nmib_timeout = \"300ms\"\n{}",
         route("ttl = \"60s\"")
     );
-    let fixture = Fixture::start(&text, |_| chunked(26)).await;
+    let gate = Gate::new();
+    let held = gate.clone();
+    let fixture = Fixture::start(&text, move |_| chunked(26, &held)).await;
     let (mut fast, mut slow) = (begun(&fixture).await, begun(&fixture).await);
+    gate.open();
     assert_eq!(length(&mut fast).await, 26 * MIB);
     assert!(length(&mut slow).await < 26 * MIB);
 }
