@@ -300,10 +300,7 @@ async fn a_body_that_stands_still_holds_nobody_who_has_nothing_of_it() {
     for begun in ["", "5\r\nhello\r\n"] {
         let never = Gate::new();
         let held = never.clone();
-        let text = format!(
-            "[cache]\nwait_timeout = \"1s\"\n{}",
-            route("ttl = \"60s\"")
-        );
+        let text = format!("[cache]\nwait_timeout = \"1s\"\n{}", route("ttl = \"60s\""));
         let fixture = Fixture::start(&text, move |seen| {
             if seen.number > 1 {
                 return ok("whole", &[]);
