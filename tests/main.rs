@@ -22,6 +22,7 @@ mod fleet;
 mod fleet_ill;
 mod fleet_purge;
 mod framing;
+mod full_disk;
 mod groups;
 mod guard;
 mod guard_edges;

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, Error, PgPool, Postgres, Row, Sqlite, SqlitePool};
+use sqlx::{
+    AssertSqlSafe, Connection, Error, PgConnection, PgPool, Postgres, Row, Sqlite,
+    SqliteConnection, SqlitePool,
+};
 use uuid::Uuid;
 
 use crate::error::without_passwords;
@@ -199,27 +202,28 @@ impl Pools {
     }
 
     /// Runs the steps in one transaction; how many rows they changed.
+    ///
+    /// A connection that saw any error is closed: what state it is left in, and whether a transaction of
+    /// it is still open in which the next one would be a savepoint, is nobody's to guess.
     pub async fn write(&self, steps: Vec<Step>) -> Result<u64, Error> {
-        let mut changed = 0;
         match self {
             Self::Sqlite { writer, .. } => {
-                let mut transaction = writer.begin().await?;
-                for Step { sql, parameters } in steps {
-                    let query = bind_sqlite(sqlx::query(AssertSqlSafe(sql)), parameters);
-                    changed += query.execute(&mut *transaction).await?.rows_affected();
+                let mut connection = writer.acquire().await?;
+                let written = write_sqlite(&mut connection, steps).await;
+                if written.is_err() {
+                    connection.close_on_drop();
                 }
-                transaction.commit().await?;
+                written
             }
             Self::Postgres { primary, .. } => {
-                let mut transaction = primary.begin().await?;
-                for Step { sql, parameters } in steps {
-                    let query = bind_postgres(sqlx::query(AssertSqlSafe(sql)), parameters);
-                    changed += query.execute(&mut *transaction).await?.rows_affected();
+                let mut connection = primary.acquire().await?;
+                let written = write_postgres(&mut connection, steps).await;
+                if written.is_err() {
+                    connection.close_on_drop();
                 }
-                transaction.commit().await?;
+                written
             }
         }
-        Ok(changed)
     }
 
     /// Runs statements that define something, one after another, however long each takes.
@@ -244,6 +248,28 @@ impl Pools {
         }
         Ok(())
     }
+}
+
+async fn write_sqlite(connection: &mut SqliteConnection, steps: Vec<Step>) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    let mut changed = 0;
+    for Step { sql, parameters } in steps {
+        let query = bind_sqlite(sqlx::query(AssertSqlSafe(sql)), parameters);
+        changed += query.execute(&mut *transaction).await?.rows_affected();
+    }
+    transaction.commit().await?;
+    Ok(changed)
+}
+
+async fn write_postgres(connection: &mut PgConnection, steps: Vec<Step>) -> Result<u64, Error> {
+    let mut transaction = connection.begin().await?;
+    let mut changed = 0;
+    for Step { sql, parameters } in steps {
+        let query = bind_postgres(sqlx::query(AssertSqlSafe(sql)), parameters);
+        changed += query.execute(&mut *transaction).await?.rows_affected();
+    }
+    transaction.commit().await?;
+    Ok(changed)
 }
 
 fn bind_sqlite<'q>(

@@ -48,10 +48,20 @@ impl Running {
 
     /// The same with so many descriptors and no more.
     pub fn start_with_descriptors(count: u32, path: &str) -> Self {
+        Self::after(&format!("ulimit -n {count}"), path)
+    }
+
+    /// The same in which a write over the limit of a file's size fails, and does not end the process.
+    pub fn start_deaf_to_file_limits(path: &str) -> Self {
+        Self::after("trap '' XFSZ", path)
+    }
+
+    /// The same after a command of the shell.
+    fn after(first: &str, path: &str) -> Self {
         let mut command = Command::new("sh");
         command.env_remove("RUST_LOG");
         let program = env!("CARGO_BIN_EXE_iris-sidecar");
-        let script = format!("ulimit -n {count} && exec \"$0\" \"$@\"");
+        let script = format!("{first} && exec \"$0\" \"$@\"");
         command.args(["-c", &script, program]);
         Self::launch(command, path)
     }
