@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -35,6 +35,8 @@ pub enum Pools {
     Sqlite {
         writer: SqlitePool,
         readers: SqlitePool,
+        /// The last write failed.
+        has_failed: AtomicBool,
     },
     Postgres {
         primary: PgPool,
@@ -117,7 +119,11 @@ impl Pools {
         let writer = writer.map_err(failed(url))?;
         let readers = pool(settings.connections).connect_with(options).await;
         let readers = readers.map_err(failed(url))?;
-        Ok(Self::Sqlite { writer, readers })
+        Ok(Self::Sqlite {
+            writer,
+            readers,
+            has_failed: AtomicBool::new(false),
+        })
     }
 
     pub fn is_embedded(&self) -> bool {
@@ -145,7 +151,9 @@ impl Pools {
             (all, sizes.iter().map(|(_, idle)| *idle as u64).sum())
         };
         match self {
-            Self::Sqlite { writer, readers } => sum(&[
+            Self::Sqlite {
+                writer, readers, ..
+            } => sum(&[
                 (writer.size(), writer.num_idle()),
                 (readers.size(), readers.num_idle()),
             ]),
@@ -207,9 +215,16 @@ impl Pools {
     /// it is still open in which the next one would be a savepoint, is nobody's to guess.
     pub async fn write(&self, steps: Vec<Step>) -> Result<u64, Error> {
         match self {
-            Self::Sqlite { writer, .. } => {
+            Self::Sqlite {
+                writer, has_failed, ..
+            } => {
                 let mut connection = writer.acquire().await?;
-                let written = write_sqlite(&mut connection, steps).await;
+                let mut written = write_sqlite(&mut connection, steps).await;
+                if written.is_ok() && has_failed.load(Ordering::Relaxed) {
+                    // A commit is only believed where nothing is open behind it.
+                    written = has_committed(&mut connection).await.and(written);
+                }
+                has_failed.store(written.is_err(), Ordering::Relaxed);
                 if written.is_err() {
                     connection.close_on_drop();
                 }
@@ -259,6 +274,14 @@ async fn write_sqlite(connection: &mut SqliteConnection, steps: Vec<Step>) -> Re
     }
     transaction.commit().await?;
     Ok(changed)
+}
+
+/// Whether a connection is in no transaction: another one can begin in none.
+async fn has_committed(connection: &mut SqliteConnection) -> Result<(), Error> {
+    for statement in ["BEGIN", "ROLLBACK"] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 async fn write_postgres(connection: &mut PgConnection, steps: Vec<Step>) -> Result<u64, Error> {
