@@ -21,13 +21,13 @@ use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::{RequestKey, units};
+use crate::proxy::wire::upload::client_body;
 use crate::store::{Entry, Found};
 
 use super::course::Miss;
 use super::look_up::LookedUp;
 use super::received::receive;
 use super::routed::{NOTHING_STORED, Routed};
-use crate::proxy::wire::upload::client_body;
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, and what would come of it.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use tokio::sync::oneshot;
 
 use crate::error::{Failure, FailureKind};
@@ -156,7 +156,7 @@ impl Missed {
             conditional::keep_for_304(&mut parts.headers);
             *short.headers_mut() = parts.headers;
             short
-        } else if self.keyed.request.parts.method == http::Method::HEAD {
+        } else if self.keyed.request.parts.method == Method::HEAD {
             // It may have been fetched as a GET.
             Response::from_parts(parts, Body::Empty)
         } else {
