@@ -29,7 +29,7 @@ fn fit(config: &mut Config, limit: u64) {
         .cache
         .redis
         .as_ref()
-        .map_or(0, |redis| redis.connections as u64 + 1);
+        .map_or(0, |redis| redis.connections as u64 + 2);
     let pools = 2 + config.origin.replicas.len() as u64;
     let uses_database = config.upstream.is_none() || config.auth.source == VerdictSource::Table;
     let databases = u64::from(uses_database) * u64::from(config.origin.connections) * pools;

@@ -254,6 +254,7 @@ async fn shared_with_fleet(
         failures: redis.breaker_failures,
         open: redis.breaker_open,
         queue: redis.queue,
+        max_silence: redis.max_silence,
         ..Patience::default()
     };
     let extent = Extent {

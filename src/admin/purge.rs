@@ -6,7 +6,7 @@ use tracing::info;
 use url::Url;
 
 use crate::policy::{Mode, canonical, invalidate};
-use crate::proxy::{Known, Proxy};
+use crate::proxy::Proxy;
 use crate::store::{Purge, Reach, Target};
 use std::sync::Arc;
 
@@ -29,8 +29,7 @@ struct Order {
     dry_run: bool,
 }
 
-/// Carries out an order: the log's position after it, the instances that know of it (`pending`:
-/// only this one, and the others when Redis is back), and how many responses in this instance's
+/// Carries out an order: who knows of it ([`Known::told`]), and how many responses in this instance's
 /// memory it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let order = Order::parse(body)?;
@@ -43,7 +42,7 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
         }
     }
     let known = if order.dry_run {
-        Known::here(proxy.purge_position())
+        proxy.known_here()
     } else {
         proxy.known_to_all(position).await
     };
@@ -52,15 +51,11 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
         let what = String::from_utf8_lossy(body);
         info!(order = %what.trim(), mode = mode.as_str(), ?known, matches, "purged");
     }
-    Ok(json!({
-        "position": known.position,
-        "state": known.state(),
-        "mode": mode.as_str(),
-        "dry_run": order.dry_run,
-        "matches": matches,
-        "instances": known.instances.map(|instances| instances.acknowledged),
-        "alive": known.instances.map(|instances| instances.alive),
-    }))
+    let mut told = known.told();
+    told["mode"] = json!(mode.as_str());
+    told["dry_run"] = json!(order.dry_run);
+    told["matches"] = json!(matches);
+    Ok(told)
 }
 
 impl Order {

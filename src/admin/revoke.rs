@@ -52,14 +52,10 @@ pub async fn revoke(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
         ?known,
         "a key was revoked or restored by hand"
     );
-    Ok(json!({
-        "digest": digest,
-        "revoked": !order.restore,
-        "position": known.position,
-        "state": known.state(),
-        "instances": known.instances.map(|instances| instances.acknowledged),
-        "alive": known.instances.map(|instances| instances.alive),
-    }))
+    let mut told = known.told();
+    told["digest"] = json!(digest);
+    told["revoked"] = json!(!order.restore);
+    Ok(told)
 }
 
 fn read(digest: &str) -> Option<[u8; 32]> {

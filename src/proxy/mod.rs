@@ -213,6 +213,11 @@ impl Proxy {
         self.state.sweep(purges).await
     }
 
+    /// What this instance alone knows, and nobody else has to.
+    pub fn known_here(&self) -> Known {
+        Known::here(self.purge_position(), self.state.clock.now())
+    }
+
     /// Waits, not for long, until the fleet knows of the purges up to this local position.
     pub async fn known_to_all(&self, local: u64) -> Known {
         acknowledged::known_to_all(&self.state, local).await

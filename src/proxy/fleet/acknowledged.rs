@@ -4,6 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+use strum::IntoStaticStr;
+
+use crate::clock::Timestamp;
+use crate::error::rfc3339;
 use crate::proxy::state::{SWEEP_EVERY, State};
 use crate::store::second::Instances;
 
@@ -14,63 +19,134 @@ const PUBLISHED_WITHIN: Duration = Duration::from_secs(1);
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who knows of a purge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Of the fleet's log where there is a fleet, else of this instance's.
     pub position: u64,
-    /// The fleet's log does not have it yet: it will when Redis is back.
-    pub is_pending: bool,
+    /// What holds of it now.
+    pub state: KnownState,
     /// `None` where nobody could say.
     pub instances: Option<Instances>,
-    /// The log has begun anew a moment ago: some instances may not have shown up in it yet.
-    pub may_miss_some: bool,
+    /// Until then an instance that does not know of it may serve what is older.
+    pub until: Timestamp,
+}
+
+/// What the answer to a purge promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
+pub enum KnownState {
+    /// No instance that serves has anything older.
+    Done,
+    /// It is in the fleet's log: instances that are named may serve what is older, for a while.
+    Unconfirmed(Doubt),
+    /// The fleet's log does not have it yet: it will when Redis is back, also if this instance ends.
+    Pending,
+}
+
+/// Why nobody can say that all know of a purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Some that were heard have not said so.
+    Missing,
+    /// This instance was deaf, or the log began anew: others may not have shown up yet.
+    Blind,
+    /// Redis did not say who lives.
+    Untold,
+    /// It is in one server of Redis, and in no replica.
+    InOneServer,
 }
 
 impl Known {
     /// To this instance alone.
-    pub fn here(position: u64) -> Self {
-        let (acknowledged, alive) = (1, 1);
+    pub fn here(position: u64, now: Timestamp) -> Self {
         Self {
             position,
-            is_pending: false,
+            state: KnownState::Done,
             instances: Some(Instances {
-                acknowledged,
-                alive,
+                acknowledged: 1,
+                alive: 1,
+                missing: Vec::new(),
             }),
-            may_miss_some: false,
+            until: now,
         }
     }
 
-    /// The word for it on the admin port.
-    pub fn state(&self) -> &'static str {
-        match self.instances {
-            _ if self.is_pending => "pending",
-            Some(instances) if instances.acknowledged >= instances.alive && !self.may_miss_some => {
-                "done"
+    /// As it stands in the answer of the admin port, without what was ordered.
+    pub fn told(&self) -> Value {
+        let instances = self.instances.as_ref();
+        let missing = instances.map(|instances| {
+            let missing = instances.missing.iter();
+            let told = missing.map(|instance| {
+                json!({
+                    "instance": instance.name,
+                    "silent_seconds": instance.silent.as_secs(),
+                    "may_serve_older_until": rfc3339(self.until),
+                })
+            });
+            told.collect::<Vec<_>>()
+        });
+        json!({
+            "position": self.position,
+            "state": <&str>::from(self.state),
+            "why": self.state.why(),
+            "instances": instances.map(|instances| instances.acknowledged),
+            "alive": instances.map(|instances| instances.alive),
+            "missing": missing,
+        })
+    }
+}
+
+impl KnownState {
+    /// What an operator can make of it.
+    fn why(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Done => return None,
+            Self::Pending => {
+                "Redis does not take it now: this instance knows, the others when Redis is back"
             }
-            _ => "unconfirmed",
-        }
+            Self::Unconfirmed(Doubt::Missing) => {
+                "the instances under \"missing\" were heard a while ago and have not confirmed it: they are slow, cut off, or dead"
+            }
+            Self::Unconfirmed(Doubt::Blind) => {
+                "a while ago this instance did not hear Redis, or its log was lost: others that live may not have shown up yet"
+            }
+            Self::Unconfirmed(Doubt::Untold) => "Redis did not say which instances live",
+            Self::Unconfirmed(Doubt::InOneServer) => {
+                "no replica of Redis has it yet, though there have been some: a failover now would lose it"
+            }
+        })
     }
 }
 
 /// Waits, not for long, until the fleet knows of the purges up to this local position.
 pub async fn known_to_all(state: &State, local: u64) -> Known {
-    let (purges, alone) = (state.memory.purges(), Known::here(local));
+    let now = state.clock.now();
+    let (purges, alone) = (state.memory.purges(), Known::here(local, now));
     let Some(second) = &state.second else {
         return alone;
     };
+    let until = now.plus(second.max_silence());
     let Some(stamp) = second.published(purges, local, PUBLISHED_WITHIN).await else {
         return Known {
             position: purges.cursor().stamp.position,
-            is_pending: true,
+            state: KnownState::Pending,
+            until,
             ..alone
         };
     };
+    let instances = second.acknowledged(stamp, ACKNOWLEDGED_WITHIN).await;
+    let doubt = match &instances {
+        None => Some(Doubt::Untold),
+        Some(instances) if !instances.missing.is_empty() => Some(Doubt::Missing),
+        Some(_) if second.may_miss_instances().is_some() => Some(Doubt::Blind),
+        Some(_) if second.is_in_one_server() => Some(Doubt::InOneServer),
+        Some(_) => None,
+    };
     Known {
         position: stamp.position,
-        instances: second.acknowledged(stamp, ACKNOWLEDGED_WITHIN).await,
-        may_miss_some: second.may_miss_instances(),
-        ..alone
+        state: doubt.map_or(KnownState::Done, KnownState::Unconfirmed),
+        instances,
+        until,
     }
 }
 

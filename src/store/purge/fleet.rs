@@ -40,6 +40,16 @@ pub struct Cursor {
     pub token: u64,
 }
 
+/// What a reader of the log tells of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    pub cursor: Cursor,
+    /// Epochs of logs that came before the one that it knows.
+    pub before: Vec<u64>,
+    /// It serves what is stored, so that whoever purges waits for it; else it says goodbye.
+    pub serves: bool,
+}
+
 /// A purge on its way into the fleet's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
@@ -72,6 +82,10 @@ pub struct Synced {
     pub entries: Vec<Logged>,
     /// Keys that are revoked, where the reader begins anew.
     pub revoked: Vec<[u8; 32]>,
+    /// Epochs of the logs that came before this one.
+    pub before: Vec<u64>,
+    /// This look has begun the log: what there was is of another age, not whole, or not vouched for.
+    pub begins: bool,
 }
 
 /// What applying a look at the log did.
@@ -111,6 +125,8 @@ struct Own {
 #[derive(Debug, Default)]
 pub struct Fleet {
     cursor: Cursor,
+    /// Epochs of the logs before this one.
+    before: Vec<u64>,
     /// By the fleet's positions.
     book: Book,
     /// What the log said up to here may be forgotten.
@@ -127,6 +143,11 @@ pub struct Fleet {
 impl Fleet {
     pub fn cursor(&self) -> Cursor {
         self.cursor
+    }
+
+    /// Epochs of the logs before the one that is known.
+    pub fn before(&self) -> &[u64] {
+        &self.before
     }
 
     /// Queues a purge that was applied here at position `local`. One like it that waits already
@@ -312,6 +333,7 @@ impl Fleet {
         mut apply: impl FnMut(Option<&Outgoing>) -> u64,
     ) -> Applied {
         let mut applied = Applied::default();
+        self.before = synced.before;
         if synced.restarts || synced.epoch != self.cursor.stamp.epoch {
             self.restart(synced.epoch, synced.floor);
             applied.dropped = true;

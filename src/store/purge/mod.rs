@@ -29,7 +29,7 @@ use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
 use book::Book;
-use fleet::{Applied, Cursor, Fleet, Outgoing, Stamp, Synced};
+use fleet::{Applied, Cursor, Fleet, Outgoing, Reader, Stamp, Synced};
 use revoked::Revoked;
 use written::Written;
 
@@ -231,6 +231,17 @@ impl PurgeLog {
             .fleet
             .as_ref()
             .map_or_else(Cursor::default, Fleet::cursor)
+    }
+
+    /// What this instance tells of itself when it looks at the fleet's log.
+    pub fn reader(&self, serves: bool) -> Reader {
+        let state = self.read();
+        let known = state.fleet.as_ref();
+        Reader {
+            cursor: known.map_or_else(Cursor::default, Fleet::cursor),
+            before: known.map_or_else(Vec::new, |fleet| fleet.before().to_vec()),
+            serves,
+        }
     }
 
     /// Whether the fleet's log has all own purges up to this local position; without a fleet there

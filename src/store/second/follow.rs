@@ -2,6 +2,7 @@
 //! appended there, and what is stored is trusted by how long ago the log was heard.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -12,7 +13,7 @@ use crate::metrics::second::Command;
 use crate::store::purge::PurgeLog;
 use crate::store::purge::fleet::Stamp;
 
-use super::{Instances, Second, TierError};
+use super::{Appended, Instance, Instances, Second, TierError};
 
 /// Purges that are appended in one call.
 const BATCH: usize = 128;
@@ -43,10 +44,14 @@ enum Following {
 impl Second {
     /// Follows the log for ever: when it grows, when something is to be appended, and by and by.
     pub async fn follow(self: Arc<Self>, purges: Arc<PurgeLog>, clock: Clock) {
-        let mut following = Following::Well;
+        let (mut following, mut is_advised) = (Following::Well, false);
         loop {
             let caught_up = self.catch_up(&purges, &clock).await;
             if caught_up.is_err() {
+                // A start that takes a moment to connect says nothing of the others.
+                if purges.cursor().stamp.epoch != 0 || !self.starts() {
+                    self.is_blind();
+                }
                 self.unheard();
             } else if self.revive() {
                 debug!("Redis answers and nothing is heard from it");
@@ -58,6 +63,9 @@ impl Second {
             };
             if now != std::mem::replace(&mut following, now) {
                 tell(&caught_up, &purges);
+            }
+            if now == Following::Well && !std::mem::replace(&mut is_advised, true) {
+                self.background.spawn(Arc::clone(&self).advise());
             }
             self.looks.send_modify(|count| *count += 1);
             if caught_up.is_ok_and(|caught_up| caught_up.has_appended) {
@@ -83,25 +91,38 @@ impl Second {
             let appends = !outgoing.is_empty();
             if appends {
                 self.metrics.second.asked(Command::Append);
-                let asked = timeout(self.patience.write, self.tier.append(outgoing)).await;
-                let appended = asked.unwrap_or(Err(TierError::Late));
-                purges.sent(appended.is_ok());
+                let epoch = purges.cursor().stamp.epoch;
+                let appending = self.tier.append(epoch, outgoing);
+                let appended = timeout(self.patience.write, appending).await;
+                let appended = appended.unwrap_or(Err(TierError::Late));
+                let is_in = matches!(appended, Ok(Appended::In | Appended::InOneServer));
+                purges.sent(is_in);
+                self.note_appended(matches!(appended, Ok(Appended::InOneServer)));
                 done.has_appended = true;
                 done.refused = appended.err();
             }
-            let (heard, look, before) = (clock.now(), self.look(), purges.cursor());
+            let serves = !self.has_left.load(Ordering::Relaxed);
+            let (heard, look, reader) = (clock.now(), self.look(), purges.reader(serves));
+            let before = reader.cursor;
             self.metrics.second.asked(Command::Sync);
-            let asked = timeout(self.patience.write, self.tier.sync(before)).await;
+            let asked = timeout(self.patience.write, self.tier.sync(reader)).await;
             let synced = asked.unwrap_or(Err(TierError::Late))?;
             let strange = synced
                 .entries
                 .iter()
                 .filter(|logged| logged.entry.is_none());
             self.metrics.second.passed_over(strange.count());
+            let begins = synced.begins;
             let applied = purges.apply(synced, heard);
             if applied.dropped && before.stamp.epoch != 0 {
-                self.begins_anew();
-                warn!("the purge log was lost or trimmed: what was stored before is not trusted");
+                self.is_blind();
+                warn!(
+                    "the purge log was lost or trimmed, or Redis is back with an older one: what was stored before is not trusted"
+                );
+            } else if begins {
+                info!(
+                    "a new purge log begins: what is stored in Redis from before it is not trusted"
+                );
             }
             if applied.lost > 0 {
                 let purges = applied.lost;
@@ -140,23 +161,38 @@ impl Second {
         Some(purges.cursor().stamp)
     }
 
-    /// Waits until all instances that are alive have applied the log up to `stamp`; how many
-    /// have within the limit, and `None` where nobody says.
+    /// Waits until all instances that may be alive have applied the log up to `stamp`: who has within
+    /// the limit, and who has not; `None` where nobody says.
     pub async fn acknowledged(&self, stamp: Stamp, limit: Duration) -> Option<Instances> {
         let deadline = Instant::now() + limit;
         loop {
             self.metrics.second.asked(Command::Instances);
-            let asked = timeout(self.patience.write, self.tier.instances(stamp)).await;
-            let instances = asked.ok()?.ok()?;
-            if instances.acknowledged >= instances.alive || Instant::now() >= deadline {
-                return Some(instances);
+            let asking = self.tier.instances(self.patience.max_silence);
+            let all = timeout(self.patience.write, asking).await.ok()?.ok()?;
+            let alive = all.len() as u64;
+            let is_missing = |instance: &Instance| !instance.has_applied(stamp);
+            let missing: Vec<Instance> = all.into_iter().filter(is_missing).collect();
+            if missing.is_empty() || Instant::now() >= deadline {
+                return Some(Instances {
+                    acknowledged: alive - missing.len() as u64,
+                    alive,
+                    missing,
+                });
             }
             sleep(RECOUNT).await;
         }
     }
 
+    /// Warns of what the settings of Redis keep it from promising.
+    async fn advise(self: Arc<Self>) {
+        let asked = timeout(self.patience.write, self.tier.advice()).await;
+        for advice in asked.unwrap_or(Err(TierError::Late)).unwrap_or_default() {
+            warn!("Redis: {advice}");
+        }
+    }
+
     /// The end of the process: waits, not for long, until the fleet has its purges and Redis what was
-    /// stored.
+    /// stored, and says goodbye.
     pub async fn finish(&self, purges: &PurgeLog, limit: Duration) {
         let published = self.published(purges, purges.position(), limit).await;
         let written = timeout(limit, async {
@@ -173,6 +209,21 @@ impl Second {
                 "Redis was not told everything: purges that others do not know of, and responses that were not written"
             );
         }
+        self.leave(limit).await;
+    }
+
+    /// Nobody who purges waits for this instance from now on: it serves nothing any more.
+    async fn leave(&self, limit: Duration) {
+        let mut looks = self.looks.subscribe();
+        self.has_left.store(true, Ordering::Relaxed);
+        // The look that is under way may not say so yet.
+        let said = timeout(limit, async {
+            for _ in 0..2 {
+                self.grown.notify_one();
+                let _ = looks.changed().await;
+            }
+        });
+        let _ = said.await;
     }
 }
 

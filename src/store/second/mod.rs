@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
+use super::purge::fleet::{Outgoing, Reader, Stamp, Synced};
 
 pub use lease::{Lease, LeaseOutcome, Waiting};
 pub use look_up::{Elsewhere, Found, Fresh, Wanted};
@@ -66,12 +66,14 @@ pub trait SecondTier: Send + Sync + 'static {
     fn listen_anew(&self);
     /// Whether it answers at all.
     fn ping(&self) -> Asking<'_, ()>;
-    /// Appends purges to the fleet's log; where the last one stands.
-    fn append(&self, purges: Vec<Outgoing>) -> Asking<'_, Stamp>;
-    /// What the fleet's log has after this place.
-    fn sync(&self, cursor: Cursor) -> Asking<'_, Synced>;
-    /// Which instances have applied the fleet's log up to a place.
-    fn instances(&self, stamp: Stamp) -> Asking<'_, Instances>;
+    /// Appends purges to the fleet's log of this epoch.
+    fn append(&self, epoch: u64, purges: Vec<Outgoing>) -> Asking<'_, Appended>;
+    /// What the fleet's log has after a reader's place.
+    fn sync(&self, reader: Reader) -> Asking<'_, Synced>;
+    /// The instances that were heard within so long, and how far each has applied the fleet's log.
+    fn instances(&self, within: Duration) -> Asking<'_, Vec<Instance>>;
+    /// What its settings keep it from promising.
+    fn advice(&self) -> Asking<'_, Vec<String>>;
     /// Counts uses of responses, by their keys, in this hour since 1970.
     fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Asking<'_, ()>;
     /// The keys that were used most in this hour and the last, with their uses.
@@ -176,11 +178,42 @@ pub const FINGERPRINT: usize = 24;
 /// the selecting fields between commas. A stored response begins with its version.
 pub const RECORD: u8 = b'V';
 
-/// How many instances there are, and how many know of something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How appending purges ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// They are in the log.
+    In,
+    /// They are in the log of this server, and no replica has confirmed that it has them too, though
+    /// there have been some: a failover may lose them.
+    InOneServer,
+    /// The log is another one than was meant, or not whole: who looks at it can append again.
+    OfAnotherLog,
+}
+
+/// An instance of the fleet, as the second tier knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Host, process and some random digits.
+    pub name: String,
+    /// How far it has applied the fleet's log.
+    pub stamp: Stamp,
+    /// Since it was heard.
+    pub silent: Duration,
+}
+
+impl Instance {
+    /// Whether it has applied the log up to there.
+    pub fn has_applied(&self, stamp: Stamp) -> bool {
+        self.stamp.epoch == stamp.epoch && self.stamp.position >= stamp.position
+    }
+}
+
+/// How many instances there are, how many know of something, and which do not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instances {
     pub acknowledged: u64,
     pub alive: u64,
+    pub missing: Vec<Instance>,
 }
 
 /// What a second tier tells without being asked.
@@ -242,6 +275,8 @@ pub struct Patience {
     pub heartbeat: Duration,
     /// Without a look at the purge log for so long, values cannot be judged.
     pub unheard: Duration,
+    /// How long an instance that is not heard may serve what it has stored.
+    pub max_silence: Duration,
 }
 
 impl Default for Patience {
@@ -256,6 +291,7 @@ impl Default for Patience {
             lease: Duration::from_secs(3),
             heartbeat: Duration::from_millis(500),
             unheard: Duration::from_secs(2),
+            max_silence: Duration::from_secs(60),
         }
     }
 }

@@ -155,11 +155,11 @@ impl SecondTier for Fake {
         self.answer(())
     }
 
-    fn append(&self, _: Vec<Outgoing>) -> Asking<'_, Stamp> {
-        self.answer(Stamp::default())
+    fn append(&self, _: u64, _: Vec<Outgoing>) -> Asking<'_, Appended> {
+        self.answer(Appended::In)
     }
 
-    fn sync(&self, _: Cursor) -> Asking<'_, Synced> {
+    fn sync(&self, _: Reader) -> Asking<'_, Synced> {
         let epoch = 1;
         self.answer(Synced {
             epoch,
@@ -167,8 +167,12 @@ impl SecondTier for Fake {
         })
     }
 
-    fn instances(&self, _: Stamp) -> Asking<'_, Instances> {
-        self.answer(Instances::default())
+    fn instances(&self, _: Duration) -> Asking<'_, Vec<Instance>> {
+        self.answer(Vec::new())
+    }
+
+    fn advice(&self) -> Asking<'_, Vec<String>> {
+        self.answer(Vec::new())
     }
 
     fn note_used(&self, _: u64, _: Vec<(Bytes, u64)>) -> Asking<'_, ()> {

@@ -2,7 +2,7 @@
 //! and what goes on behind it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,9 +24,6 @@ const READS_AT_ONCE: usize = 256;
 
 /// Recalls that may wait to be heard.
 const RECALLS: usize = 1024;
-
-/// Every instance that lives has shown up in a new log after this.
-const REGISTERED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is kept where, and up to which size.
 #[derive(Clone, Debug)]
@@ -59,8 +56,13 @@ pub struct Second {
     pub(super) reads: Semaphore,
     pub(super) settling: AtomicUsize,
     started: Instant,
-    /// Microseconds after `started` at which another log was found in the place of the known one.
-    begun_anew: AtomicU64,
+    /// Microseconds after `started` at which this instance last could not know who else lives; 0 for
+    /// never.
+    blind: AtomicU64,
+    /// The last purges that were appended are in one server alone.
+    in_one_server: AtomicBool,
+    /// This instance serves nothing any more.
+    pub(super) has_left: AtomicBool,
     /// Microseconds after `started` at which a beat was heard last.
     beat: AtomicU64,
     /// Counts beginnings and ends of listening; odd while everything is told.
@@ -102,7 +104,9 @@ impl Second {
             reads: Semaphore::new(READS_AT_ONCE),
             settling: AtomicUsize::new(0),
             started: Instant::now(),
-            begun_anew: AtomicU64::new(0),
+            blind: AtomicU64::new(0),
+            in_one_server: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
             beat: AtomicU64::new(0),
             listening: AtomicU64::new(0),
             judged_until: AtomicU64::new(0),
@@ -183,20 +187,39 @@ impl Second {
         is_dead
     }
 
-    /// Another log was found in the place of the known one: who was alive is forgotten with that.
-    pub(super) fn begins_anew(&self) {
-        let now = self.started.elapsed().as_micros() as u64;
-        self.begun_anew.store(now, Ordering::Relaxed);
+    /// Whether this instance may still be connecting for the first time.
+    pub(super) fn starts(&self) -> bool {
+        self.started.elapsed() < self.patience.unheard
     }
 
-    /// Whether some that are alive may not have shown up in the new log yet.
-    pub fn may_miss_instances(&self) -> bool {
-        let at = self.begun_anew.load(Ordering::Relaxed);
-        let since = self
-            .started
-            .elapsed()
-            .saturating_sub(Duration::from_micros(at));
-        at > 0 && since < REGISTERED_WITHIN
+    /// Nothing is heard, or another log was found in the place of the known one: who is alive is not
+    /// known, for a while.
+    pub(super) fn is_blind(&self) {
+        let now = self.started.elapsed().as_micros() as u64;
+        self.blind.store(now, Ordering::Relaxed);
+    }
+
+    /// Since when this instance may know all that are alive again, where some may not have shown up
+    /// yet: each that still serves what is older does within `max_silence`.
+    pub fn may_miss_instances(&self) -> Option<Duration> {
+        let at = Duration::from_micros(self.blind.load(Ordering::Relaxed));
+        let since = self.started.elapsed().saturating_sub(at);
+        (!at.is_zero() && since < self.patience.max_silence).then_some(since)
+    }
+
+    /// How the last purges were appended.
+    pub(super) fn note_appended(&self, in_one_server: bool) {
+        self.in_one_server.store(in_one_server, Ordering::Relaxed);
+    }
+
+    /// Whether a failover of Redis could lose the last purges.
+    pub fn is_in_one_server(&self) -> bool {
+        self.in_one_server.load(Ordering::Relaxed)
+    }
+
+    /// How long an instance that is not heard may serve what it has stored.
+    pub fn max_silence(&self) -> Duration {
+        self.patience.max_silence
     }
 
     /// It read the log to its end.

@@ -2,21 +2,20 @@
 -- leaves the window is compacted: of each name the latest stays, and of soft ones the first too, by
 -- which grace is reckoned. Past MOST the oldest go, and the floor says up to where.
 -- Words on keys stand in a hash beside it too: those that are revoked must not be trimmed away.
--- KEYS: meta, stream, names, revoked keys. ARGV: epoch for a new log, channel, window, most, milliseconds the log
--- lives, then for each purge: token, mode, at, kind, value, reach, reach's value.
+-- KEYS: meta, stream, names, revoked keys. ARGV: epoch of the log that is meant, channel, window, most,
+-- milliseconds the log lives, then for each purge: token, mode, at, kind, value, reach, reach's value.
+-- Answers whether they are in, and how many replicas the server has.
 local meta, stream, names = KEYS[1], KEYS[2], KEYS[3]
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
 
--- What was evicted or lost in part is not a log: another one begins.
-local position = tonumber(redis.call('HGET', meta, 'position') or '-1')
+-- What was evicted or lost in part is not a log, and another one is not meant: whoever looks next begins one,
+-- or goes on with it.
+local known = redis.call('HMGET', meta, 'epoch', 'position')
+local position = tonumber(known[2] or '-1') or -1
+if known[1] ~= ARGV[1] or position < 0 then return {0, 0} end
 if position > 0 then
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if not last or last[1] ~= position .. '-0' then position = -1 end
-end
-if position < 0 then
-  redis.call('DEL', meta, stream, names)
-  redis.call('HSET', meta, 'epoch', ARGV[1], 'position', 0, 'floor', 0)
-  position = 0
+  if not last or last[1] ~= position .. '-0' then return {0, 0} end
 end
 
 local function entry_at(at)
@@ -77,4 +76,5 @@ end
 redis.call('HSET', meta, 'position', position)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[5]) end
 redis.call('PUBLISH', ARGV[2], position)
-return {redis.call('HGET', meta, 'epoch'), position}
+local info = redis.pcall('INFO', 'replication')
+return {1, tonumber(type(info) == 'string' and string.match(info, 'connected_slaves:(%d+)') or '0')}

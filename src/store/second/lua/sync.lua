@@ -1,35 +1,67 @@
 -- What the log has after a reader's place, and whether the reader's place is in this log at all.
 -- KEYS: meta, stream, names, instances, revoked keys. ARGV: epoch for a new log, the reader's epoch, position and
--- token, instance, most entries, milliseconds the log lives, the instance's own channel.
+-- token, instance, most entries, milliseconds the log lives, the instance's own channel, the logs before the
+-- reader's, whether the instance serves ("1", or "0" for one that says goodbye).
 local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local epoch, at = redis.call('HGET', meta, 'epoch'), tonumber(ARGV[3])
-local position = tonumber(redis.call('HGET', meta, 'position') or '-1') or -1
+local known = redis.call('HMGET', meta, 'epoch', 'position', 'before', 'run')
+local epoch, position, before = known[1], tonumber(known[2] or '-1') or -1, known[3] or ''
+local at = tonumber(ARGV[3])
 
--- Whether what is there is the log that the reader knows, and whole.
+-- What a server has loaded from its disk, or has from a master that is gone, may be older than what
+-- was said. It has another id then than whoever vouched for the log last.
+local info = redis.pcall('INFO', 'server')
+local run = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
+
+local function is_among(wanted, list)
+  return string.find(' ' .. list .. ' ', ' ' .. wanted .. ' ', 1, true) ~= nil
+end
+
+-- Whether what is there is a log, and whole.
 local is_broken = not epoch or position < 0
 if not is_broken and position > 0 then
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   is_broken = not last or last[1] ~= position .. '-0'
 end
-local restarts = epoch ~= ARGV[2]
-if not is_broken and not restarts and at > 0 then
-  if at > position then
+local restarts, vouches = epoch ~= ARGV[2], false
+if not is_broken then
+  if restarts then
+    -- One that knows nothing of the reader's is no successor of it: it is of another age.
+    is_broken = ARGV[2] ~= '0' and not is_among(ARGV[2], before)
+  elseif at > position then
     is_broken = true
+  elseif at == 0 then
+    vouches = true
   else
-    local known = redis.call('XRANGE', stream, at .. '-0', at .. '-0')[1]
-    if not known then
+    local entry = redis.call('XRANGE', stream, at .. '-0', at .. '-0')[1]
+    if not entry then
       -- Compacted or trimmed since: too long ago to vouch for.
       restarts = true
-    elseif known[2][2] ~= ARGV[4] then
+    elseif entry[2][2] == ARGV[4] then
+      vouches = true
+    else
       -- Nobody's entry, which readers pass over, has no token.
-      is_broken = ARGV[4] ~= '0' or string.match(known[2][2] or '', '^%d+$') ~= nil
+      is_broken = ARGV[4] ~= '0' or string.match(entry[2][2] or '', '^%d+$') ~= nil
+      vouches = not is_broken
     end
+  end
+  -- Who does not know the log cannot tell that this server has lost some of it.
+  if not is_broken and (known[4] or '') ~= run then
+    if vouches then redis.pcall('HSET', meta, 'run', run) else is_broken = true end
   end
 end
 if is_broken then
+  local list, count = '', 0
+  local function add(one)
+    if one ~= '0' and not is_among(one, list) and count < 64 then
+      list, count = list .. ' ' .. one, count + 1
+    end
+  end
+  for _, some in ipairs({epoch or '0', ARGV[2], before, ARGV[9]}) do
+    for one in string.gmatch(some, '%d+') do add(one) end
+  end
   redis.call('DEL', meta, stream, names)
-  epoch, position, restarts = ARGV[1], 0, true
-  redis.call('HSET', meta, 'epoch', epoch, 'position', 0, 'floor', 0)
+  epoch, position, restarts, before = ARGV[1], 0, true, string.sub(list, 2)
+  redis.call('HSET', meta, 'epoch', epoch, 'position', 0, 'floor', 0, 'before', before, 'run', run)
 end
 local entries = {}
 if restarts then at = 0 end
@@ -53,10 +85,14 @@ if restarts then
     if #key == 32 then table.insert(revoked, key) end
   end
 end
-local now = redis.call('TIME')[1]
 -- A memory that is full must not keep an instance from reading: these may fail.
-redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at))
+if ARGV[10] == '1' then
+  local now = redis.call('TIME')[1]
+  redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at))
+else
+  redis.pcall('HDEL', instances, ARGV[5])
+end
 redis.pcall('PUBLISH', ARGV[8], 'beat')
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[7]) end
 return {epoch, position, redis.call('HGET', meta, 'floor'), restarts and 1 or 0, entries,
-  revoked}
+  revoked, before}

@@ -2,96 +2,45 @@
 //!
 //! Commands go over a pool of pipelined connections. What is more than one command is a script (in
 //! `lua/`), so that it is one round trip and nothing comes between. One connection more hears of
-//! ended leases and of a longer purge log.
+//! ended leases and of a longer purge log, and one appends to that log.
 
+mod advice;
 mod listen;
+mod log;
 mod password;
+mod settings;
 mod values;
 
-use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::clients::Pool;
+use fred::clients::{Client, Pool};
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, TlsConfig, TlsConnector,
-    UnresponsiveConfig,
-};
-use fred::types::{Builder, Expiration, Key, SetOptions, Value};
-use rustls::ClientConfig;
-use std::sync::Arc;
+use fred::types::{Expiration, Key, SetOptions, Value};
 use tokio::sync::{Notify, mpsc};
 
-use crate::store::purge::fleet::{Cursor, Outgoing, Stamp, Synced};
+use crate::store::purge::fleet::{Outgoing, Reader, Synced};
 
 use super::names::FleetNames;
 use super::{
-    Answer, Asking, Event, Instances, Question, SecondTier, Settlement, Taken, Taking, TierError,
-    Wants,
+    Answer, Appended, Asking, Event, Instance, Question, SecondTier, Settlement, Taken, Taking,
+    TierError, Wants,
 };
-use listen::{RECONNECT_MILLIS, listen};
-use password::PasswordFile;
-use values::{millis, number, read_answer, read_synced, to_bytes, to_number, write_purge};
+use listen::listen;
+use settings::builder;
+use values::{millis, number, read_answer, to_bytes, to_number};
 
-/// Where it is, and how many connections it gets.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// `redis://`, `rediss://`, `redis-cluster://`, `redis-sentinel://`, with user, password and
-    /// database where there are some.
-    pub url: String,
-    /// What every key begins with.
-    pub prefix: String,
-    pub connections: usize,
-    /// Whose first line is the password, in the place of the URL's.
-    pub password_file: Option<PathBuf>,
-    /// Bytes of the largest response that is read.
-    pub largest: u64,
-    /// For `rediss…://`.
-    pub tls: Option<Arc<ClientConfig>>,
-}
-
-/// What a URL can begin with; the client library takes any other for the first.
-const SCHEMES: [&str; 6] = [
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "redis-sentinel",
-    "rediss-sentinel",
-];
+pub use settings::Settings;
 
 /// Bytes of the longest note, and one more.
 const LONGEST_NOTE: usize = 64 << 10;
 
-/// How long a connection may take to be made, and a command to be answered at the very most: what
-/// is asked has shorter deadlines of its own.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Commands that may wait for a connection.
-const MOST_WAITING: usize = 10_000;
-
-/// Messages that may come in one burst before somebody hears them.
-const MOST_UNHEARD: usize = 16_384;
-
-/// Purges of the log that stand as they came, and purges that it holds at most, compacted ones
-/// included. An instance that is further behind than the first drops what it has stored.
-const WINDOW: u64 = 8192;
-const MOST_PURGES: u64 = 16_384;
-
-/// Purges that one look brings.
-const MOST_READ: u64 = 1024;
-
-/// How long the log outlives its last reader.
-const LOG_LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// Responses that an hour's list of the most used holds, and how long it is of use.
 const MOST_USED: u64 = 8192;
 const USED_LIVES: Duration = Duration::from_secs(2 * 3600);
-
-/// An instance that was not heard for so long is taken for gone.
-const INSTANCE_LIVES: Duration = Duration::from_secs(3);
 
 /// A script, and its name in Redis.
 struct Script {
@@ -103,6 +52,24 @@ impl Script {
     fn new(text: &'static str) -> Self {
         let sha = fred::util::sha1_hash(text);
         Self { text, sha }
+    }
+
+    /// Runs it by its name, or by its text where the server does not know it.
+    async fn run(
+        &self,
+        client: &Client,
+        keys: Vec<Key>,
+        arguments: Vec<Value>,
+    ) -> Result<Value, TierError> {
+        let known = client.evalsha(self.sha.as_str(), keys.clone(), arguments.clone());
+        let ran: Result<Value, Error> = match known.await {
+            // Nothing ran: it can go again.
+            Err(error) if error.details().starts_with("NOSCRIPT") => {
+                client.eval(self.text, keys, arguments).await
+            }
+            ran => ran,
+        };
+        ran.map_err(|error| failed(&error))
     }
 }
 
@@ -118,9 +85,13 @@ struct Scripts {
     take: Script,
 }
 
-/// A pool of pipelined connections, and one that listens.
+/// A pool of pipelined connections, one that listens, and one that appends to the purge log.
 pub struct Redis {
     pool: Pool,
+    /// Of its own: it waits for replicas.
+    log: Client,
+    /// The server has had replicas.
+    has_had_replicas: AtomicBool,
     names: FleetNames,
     /// Of this instance, random.
     instance: String,
@@ -141,8 +112,9 @@ impl Redis {
         let pool = builder.build_pool(settings.connections);
         let pool = pool.map_err(|error| failed(&error))?;
         let listener = builder.build().map_err(|error| failed(&error))?;
+        let log = builder.build().map_err(|error| failed(&error))?;
         let names = FleetNames::new(&settings.prefix);
-        let instance = uuid::Uuid::new_v4().simple().to_string();
+        let instance = instance_name();
         let channels = [
             names.grown.clone(),
             names.recalled.clone(),
@@ -151,6 +123,8 @@ impl Redis {
         let anew = Arc::new(Notify::new());
         let redis = Self {
             pool,
+            log,
+            has_had_replicas: AtomicBool::new(false),
             names,
             instance,
             anew,
@@ -168,90 +142,34 @@ impl Redis {
             },
         };
         drop(redis.pool.connect());
+        drop(redis.log.connect());
         let again = Arc::clone(&redis.anew);
         tokio::spawn(listen(listener, channels, events, again));
         Ok(redis)
     }
 
-    /// Runs a script by its name, or by its text where the server does not know it.
     async fn run(
         &self,
         script: &Script,
         keys: Vec<Key>,
         arguments: Vec<Value>,
     ) -> Result<Value, TierError> {
-        let known = self
-            .pool
-            .evalsha(script.sha.as_str(), keys.clone(), arguments.clone());
-        let ran: Result<Value, Error> = match known.await {
-            // Nothing ran: it can go again.
-            Err(error) if error.details().starts_with("NOSCRIPT") => {
-                self.pool.eval(script.text, keys, arguments).await
-            }
-            ran => ran,
-        };
-        ran.map_err(|error| failed(&error))
+        script.run(self.pool.next(), keys, arguments).await
     }
 
     /// Of this instance.
     fn channel(&self) -> String {
         format!("{}{}", self.names.channels, self.instance)
     }
-
-    fn log(&self) -> Vec<Key> {
-        let names = &self.names;
-        [&names.meta, &names.stream, &names.compacted]
-            .map(|name| name.as_str().into())
-            .to_vec()
-    }
 }
 
-fn builder(settings: &Settings) -> Result<Builder, TierError> {
-    let scheme = settings.url.split("://").next().unwrap_or_default();
-    if !SCHEMES.contains(&scheme) {
-        let message = format!("the URL of Redis begins with one of {SCHEMES:?} and \"://\"");
-        return Err(TierError::Failed(message));
-    }
-    // The library would make TLS settings of its own from the scheme.
-    let plain = match settings.url.strip_prefix("rediss") {
-        Some(rest) => format!("redis{rest}"),
-        None => settings.url.clone(),
-    };
-    let mut config = Config::from_url(&plain).map_err(|error| failed(&error))?;
-    if scheme.starts_with("rediss") {
-        let tls = settings.tls.clone().ok_or_else(|| {
-            TierError::Failed("a rediss:// URL, and no certificates to check it by".to_owned())
-        })?;
-        let connector = tokio_rustls::TlsConnector::from(tls);
-        config.tls = Some(TlsConfig::from(TlsConnector::Rustls(connector)));
-    }
-    config.fail_fast = false;
-    if let Some(path) = settings.password_file.clone() {
-        let user = config.username.clone();
-        config.credential_provider = Some(Arc::new(PasswordFile { user, path }));
-    }
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_connection_config(|connection: &mut ConnectionConfig| {
-            connection.connection_timeout = PATIENCE;
-            connection.internal_command_timeout = PATIENCE;
-            // A command that was sent may have been done: it is not sent again.
-            connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = MOST_WAITING;
-            connection.reconnect_on_auth_error = true;
-            connection.tcp.nodelay = Some(true);
-            // A server that is frozen keeps its connections open.
-            connection.unresponsive = UnresponsiveConfig {
-                max_timeout: Some(PATIENCE),
-                interval: PATIENCE / 4,
-            };
-        })
-        .with_performance_config(|performance: &mut PerformanceConfig| {
-            performance.default_command_timeout = PATIENCE;
-            performance.broadcast_channel_capacity = MOST_UNHEARD;
-        })
-        .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS));
-    Ok(builder)
+/// Host, process and random digits: an operator finds it, and no two have the same.
+fn instance_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let random = uuid::Uuid::new_v4().as_fields().0;
+    let host = host.trim();
+    let host = if host.is_empty() { "host" } else { host };
+    format!("{host}-{}-{random:08x}", std::process::id())
 }
 
 fn failed(error: &Error) -> TierError {
@@ -423,70 +341,20 @@ impl SecondTier for Redis {
         })
     }
 
-    fn append(&self, purges: Vec<Outgoing>) -> Asking<'_, Stamp> {
-        Box::pin(async move {
-            let mut arguments = vec![
-                number(uuid::Uuid::new_v4().as_u64_pair().1.max(1)),
-                self.names.grown.as_str().into(),
-                number(WINDOW),
-                number(MOST_PURGES),
-                millis(LOG_LIVES).into(),
-            ];
-            for purge in purges {
-                write_purge(purge, &mut arguments);
-            }
-            let mut keys = self.log();
-            keys.push(self.names.revoked.as_str().into());
-            let appended = self.run(&self.scripts.append, keys, arguments).await?;
-            let stamp = appended.into_array();
-            match &stamp[..] {
-                [epoch, position] => Option::zip(to_number(epoch), to_number(position)),
-                _ => None,
-            }
-            .map(|(epoch, position)| Stamp { epoch, position })
-            .ok_or_else(|| unexpected("append"))
-        })
+    fn append(&self, epoch: u64, purges: Vec<Outgoing>) -> Asking<'_, Appended> {
+        Box::pin(self.append_to_log(epoch, purges))
     }
 
-    fn sync(&self, cursor: Cursor) -> Asking<'_, Synced> {
-        Box::pin(async move {
-            let mut keys = self.log();
-            keys.push(self.names.instances.as_str().into());
-            keys.push(self.names.revoked.as_str().into());
-            let arguments = vec![
-                number(uuid::Uuid::new_v4().as_u64_pair().1.max(1)),
-                number(cursor.stamp.epoch),
-                number(cursor.stamp.position),
-                number(cursor.token),
-                self.instance.as_str().into(),
-                number(MOST_READ),
-                millis(LOG_LIVES).into(),
-                self.channel().into(),
-            ];
-            let synced = self.run(&self.scripts.sync, keys, arguments).await?;
-            read_synced(synced).ok_or_else(|| unexpected("sync"))
-        })
+    fn sync(&self, reader: Reader) -> Asking<'_, Synced> {
+        Box::pin(self.read_log(reader))
     }
 
-    fn instances(&self, stamp: Stamp) -> Asking<'_, Instances> {
-        Box::pin(async move {
-            let keys = vec![self.names.instances.as_str().into()];
-            let arguments = vec![
-                number(stamp.epoch),
-                number(stamp.position),
-                INSTANCE_LIVES.as_secs().to_string().into(),
-            ];
-            let counted = self.run(&self.scripts.instances, keys, arguments).await?;
-            match &counted.into_array()[..] {
-                [acknowledged, alive] => Option::zip(to_number(acknowledged), to_number(alive)),
-                _ => None,
-            }
-            .map(|(acknowledged, alive)| Instances {
-                acknowledged,
-                alive,
-            })
-            .ok_or_else(|| unexpected("instances"))
-        })
+    fn instances(&self, within: Duration) -> Asking<'_, Vec<Instance>> {
+        Box::pin(self.read_instances(within))
+    }
+
+    fn advice(&self) -> Asking<'_, Vec<String>> {
+        Box::pin(self.look_over())
     }
 
     fn note_used(&self, hour: u64, counts: Vec<(Bytes, u64)>) -> Asking<'_, ()> {

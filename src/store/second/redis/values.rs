@@ -64,7 +64,7 @@ pub(super) fn read_answer(answer: Value) -> Option<Answer> {
 
 pub(super) fn read_synced(synced: Value) -> Option<Synced> {
     let parts = synced.into_array();
-    let [epoch, latest, floor, restarts, entries, revoked] = &parts[..] else {
+    let [epoch, latest, floor, restarts, entries, revoked, before] = &parts[..] else {
         return None;
     };
     let entries = entries.clone().into_array();
@@ -80,6 +80,12 @@ pub(super) fn read_synced(synced: Value) -> Option<Synced> {
             .iter()
             .filter_map(|digest| to_bytes(digest)?.try_into().ok())
             .collect(),
+        before: to_text(before)
+            .unwrap_or_default()
+            .split(' ')
+            .filter_map(|epoch| epoch.parse().ok())
+            .collect(),
+        begins: false,
     })
 }
 
