@@ -9,8 +9,8 @@ use fred::types::{ClusterHash, CustomCommand, Key, Value};
 use crate::store::purge::fleet::{Outgoing, Reader, Stamp, Synced};
 
 use super::super::{Appended, Instance, TierError};
-use super::values::{millis, number, read_synced, to_number, to_text, write_purge};
-use super::{Redis, advice, unexpected};
+use super::values::{millis, number, read_synced, to_number, to_text, unexpected, write_purge};
+use super::{Redis, advice};
 
 /// Purges of the log that stand as they came, and purges that it holds at most, compacted ones
 /// included. An instance that is further behind than the first drops what it has stored.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::{Client, Pool};
-use fred::error::{Error, ErrorKind};
+use fred::error::Error;
 use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
 use fred::types::{Expiration, Key, SetOptions, Value};
 use tokio::sync::{Notify, mpsc};
@@ -31,7 +31,7 @@ use super::{
 };
 use listen::listen;
 use settings::builder;
-use values::{millis, number, read_answer, to_bytes, to_number};
+use values::{failed, millis, number, read_answer, to_bytes, to_number, unexpected};
 
 pub use settings::Settings;
 
@@ -57,7 +57,7 @@ impl Script {
     /// Runs it by its name, or by its text where the server does not know it.
     async fn run(
         &self,
-        client: &Client,
+        client: &impl LuaInterface,
         keys: Vec<Key>,
         arguments: Vec<Value>,
     ) -> Result<Value, TierError> {
@@ -154,7 +154,7 @@ impl Redis {
         keys: Vec<Key>,
         arguments: Vec<Value>,
     ) -> Result<Value, TierError> {
-        script.run(self.pool.next(), keys, arguments).await
+        script.run(&self.pool, keys, arguments).await
     }
 
     /// Of this instance.
@@ -170,13 +170,6 @@ fn instance_name() -> String {
     let host = host.trim();
     let host = if host.is_empty() { "host" } else { host };
     format!("{host}-{}-{random:08x}", std::process::id())
-}
-
-fn failed(error: &Error) -> TierError {
-    match error.kind() {
-        ErrorKind::Timeout => TierError::Late,
-        _ => TierError::Failed(error.to_string()),
-    }
 }
 
 impl SecondTier for Redis {
@@ -384,8 +377,4 @@ impl SecondTier for Redis {
             used.ok_or_else(|| unexpected("most_used"))
         })
     }
-}
-
-fn unexpected(script: &str) -> TierError {
-    TierError::Failed(format!("an answer to {script} that is none"))
 }

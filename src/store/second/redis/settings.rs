@@ -12,9 +12,9 @@ use fred::types::config::{
 use rustls::ClientConfig;
 
 use super::super::TierError;
-use super::failed;
 use super::listen::RECONNECT_MILLIS;
 use super::password::PasswordFile;
+use super::values::failed;
 
 /// Where it is, and how many connections it gets.
 #[derive(Clone, Debug)]

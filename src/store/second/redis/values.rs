@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use fred::error::{Error, ErrorKind};
 use fred::types::Value;
 
 use crate::clock::Timestamp;
@@ -10,7 +11,20 @@ use crate::policy::Mode;
 use crate::store::purge::fleet::{Logged, Outgoing, Synced};
 use crate::store::purge::{Purge, Reach, Target};
 
-use super::super::Answer;
+use super::super::{Answer, TierError};
+
+/// What an error of the library is to the rest of the house.
+pub(super) fn failed(error: &Error) -> TierError {
+    match error.kind() {
+        ErrorKind::Timeout => TierError::Late,
+        _ => TierError::Failed(error.to_string()),
+    }
+}
+
+/// An answer to a script that no script gives.
+pub(super) fn unexpected(script: &str) -> TierError {
+    TierError::Failed(format!("an answer to {script} that is none"))
+}
 
 pub(super) fn millis(duration: Duration) -> i64 {
     // Redis refuses an end that is now.
