@@ -19,6 +19,7 @@ mod drain;
 mod explain;
 mod failure;
 mod fleet;
+mod fleet_age;
 mod fleet_ill;
 mod fleet_purge;
 mod framing;
