@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config, VerdictSource};
+use crate::config::{self, Config, JournalPlace, VerdictSource};
 use crate::database::{self, Database};
 use crate::descriptors;
 use crate::guard::Source;
@@ -26,6 +26,8 @@ use crate::origin::BuiltIn;
 use crate::proxy::{Proxy, Shared};
 use crate::server::Server;
 use crate::store::PurgeLog;
+use crate::store::purge::fleet::Outgoing;
+use crate::store::purge::journal::{Journal, Left};
 use crate::store::second::redis::Settings;
 use crate::store::second::seal::Seal;
 use crate::store::second::tier::Extent;
@@ -265,7 +267,11 @@ async fn shared_with_fleet(
     let background = Handle::current();
     let tier: Arc<dyn SecondTier> = Arc::new(tier);
     let second = Second::start(tier, heard, extent, patience, metrics, &background);
-    let purges = Arc::new(PurgeLog::of_fleet(redis.max_silence, clock.now()));
+    let purges = PurgeLog::of_fleet(redis.max_silence, clock.now());
+    let purges = Arc::new(match journal(&config, &redis.journal)? {
+        Some((journal, left)) => purges.with_journal(journal, left),
+        None => purges,
+    });
     let following = Arc::clone(&second).follow(Arc::clone(&purges), clock);
     background.spawn(following);
     if !second.becomes_usable(REDIS_AT_START).await {
@@ -277,6 +283,39 @@ async fn shared_with_fleet(
         second,
         ..Shared::default()
     })
+}
+
+/// The journal of purges that Redis does not take, and what was left in it.
+fn journal(
+    config: &Config,
+    place: &JournalPlace,
+) -> anyhow::Result<Option<(Journal, Vec<Outgoing>)>> {
+    let opened = match place {
+        JournalPlace::Nowhere => return Ok(None),
+        JournalPlace::At(path) => Journal::open(path).with_context(|| {
+            format!(
+                "[cache.redis] journal: {} cannot be opened: name a file in a folder that this user may write, or \"off\"",
+                path.display()
+            )
+        })?,
+        JournalPlace::Usual => {
+            let state = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+            let state = state.map(|folder| folder.join("iris-sidecar.journal"));
+            let beside = config.file.as_ref().map(|file| file.with_extension("journal"));
+            let mut places = state.into_iter().chain(beside);
+            let Some(opened) = places.find_map(|path| Journal::open(&path).ok()) else {
+                warn!("[cache.redis] journal: there is no file that can be written: purges that Redis does not take are lost when this instance ends (pending-volatile)");
+                return Ok(None);
+            };
+            opened
+        }
+    };
+    let (journal, Left { purges, unreadable }) = opened;
+    if !purges.is_empty() || unreadable > 0 {
+        let (path, purges) = (journal.path().display(), purges.len());
+        warn!(%path, purges, unreadable, "the fleet was not told of purges before: it is now");
+    }
+    Ok(Some((journal, purges)))
 }
 
 /// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.

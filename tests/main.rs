@@ -21,6 +21,7 @@ mod failure;
 mod fleet;
 mod fleet_age;
 mod fleet_ill;
+mod fleet_journal;
 mod fleet_purge;
 mod framing;
 mod full_disk;

@@ -28,5 +28,9 @@ pub fn load(file: &Path) -> Result<Config, Ending> {
     let text = std::fs::read_to_string(file)
         .with_context(|| format!("{shown} cannot be read"))
         .map_err(Ending::Unreadable)?;
-    Config::parse(&shown, &text, &environment).map_err(Ending::Refused)
+    let config = Config::parse(&shown, &text, &environment).map_err(Ending::Refused)?;
+    Ok(Config {
+        file: Some(file.to_owned()),
+        ..config
+    })
 }

@@ -20,7 +20,8 @@ pub use read::DEFAULT;
 pub use routes::{Route, Routes};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Redis, Upstream, Via,
+    Admin, Cache, Config, HostRule, JournalPlace, Limits, Listen, Origin, Public, Redis, Upstream,
+    Via,
 };
 pub use source::{Environment, Mistake};
 

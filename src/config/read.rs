@@ -66,6 +66,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
     let auth = auth(root.table("auth"));
     let routes = routes(root.tables("route"), &cache, &auth.source);
     let config = Config {
+        file: None,
         listen: listen(root.table("listen")),
         admin: admin(root.table("admin")),
         upstream: upstream(root.table("upstream")),

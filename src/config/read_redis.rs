@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::read_value::{count, readable, set};
-use super::sections::Redis;
+use super::sections::{JournalPlace, Redis};
 use super::source::{At, Section};
 
 /// What a URL of Redis begins with.
@@ -94,6 +94,13 @@ pub fn redis(mut section: Section<'_, '_>, max_object: u64) -> Option<Redis> {
         None => redis.max_object = redis.max_object.min(max_object),
     }
     set(&mut redis.warm_up, section.size("warm_up"));
+    let expected = "the path of a file that can be written, or \"off\"";
+    let journal = section.parsed("journal", expected, |text| match text {
+        "off" => Some(JournalPlace::Nowhere),
+        "" => None,
+        path => Some(JournalPlace::At(path.into())),
+    });
+    set(&mut redis.journal, journal.map(|at| at.value));
     section.finish();
     present.then_some(redis)
 }

@@ -16,6 +16,8 @@ use super::secret::Secret;
 /// Everything the process needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it was read from; `None` for the built-in one.
+    pub file: Option<PathBuf>,
     pub listen: Listen,
     pub admin: Admin,
     /// `None`: the built-in origin answers.
@@ -287,6 +289,18 @@ pub struct Redis {
     pub max_silence: Duration,
     /// Bytes of the most used responses that are taken at start; 0 for none.
     pub warm_up: u64,
+    /// Where purges are kept that Redis does not take.
+    pub journal: JournalPlace,
+}
+
+/// Where purges are kept that Redis does not take, until it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum JournalPlace {
+    /// In the state folder that systemd gives, or beside the configuration, where that can be written.
+    #[default]
+    Usual,
+    At(PathBuf),
+    Nowhere,
 }
 
 impl Redis {
@@ -305,6 +319,7 @@ impl Redis {
             max_object: 1 << 20,
             max_silence: Duration::from_secs(60),
             warm_up: 0,
+            journal: JournalPlace::Usual,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use iris_sidecar::clock::{Clock, Timestamp};
 use iris_sidecar::process::Sidecar;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::{Client, Origin, PATIENCE, Received, Reply, Seen, config};
@@ -14,6 +15,8 @@ pub struct Fleet {
     pub clock: Clock,
     instances: Vec<Option<Sidecar>>,
     extra: String,
+    /// Of the instances' journals.
+    folder: TempDir,
 }
 
 impl Fleet {
@@ -28,6 +31,7 @@ impl Fleet {
             clock: Clock::manual(Timestamp::from(SystemTime::now())),
             instances: Vec::new(),
             extra: extra.to_owned(),
+            folder: tempfile::tempdir().expect("a folder"),
         };
         for url in urls {
             fleet.join(url).await;
@@ -50,7 +54,11 @@ impl Fleet {
         } else {
             "timeout = \"1s\"\n"
         };
-        let redis = format!("[cache.redis]\nurl = \"{url}\"\n{patient}");
+        let journal = self.folder.path().join("purges");
+        let redis = format!(
+            "[cache.redis]\nurl = \"{url}\"\njournal = \"{}\"\n{patient}",
+            journal.display()
+        );
         let text = if extra.contains("[cache.redis]\n") {
             extra.replace("[cache.redis]\n", &redis)
         } else {

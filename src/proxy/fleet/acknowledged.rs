@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::error::rfc3339;
 use crate::proxy::state::{SWEEP_EVERY, State};
 use crate::store::second::Instances;
+use crate::store::second::follow::keep_untold;
 
 use super::warm_up::report_used_now;
 
@@ -39,8 +40,11 @@ pub enum KnownState {
     Done,
     /// It is in the fleet's log: instances that are named may serve what is older, for a while.
     Unconfirmed(Doubt),
-    /// The fleet's log does not have it yet: it will when Redis is back, also if this instance ends.
+    /// The fleet's log does not have it yet: it will when Redis is back, or when an instance starts here
+    /// after that.
     Pending,
+    /// The fleet's log does not have it yet, and will only if this instance lives until Redis is back.
+    PendingVolatile,
 }
 
 /// Why nobody can say that all know of a purge.
@@ -102,7 +106,10 @@ impl KnownState {
         Some(match self {
             Self::Done => return None,
             Self::Pending => {
-                "Redis does not take it now: this instance knows, the others when Redis is back"
+                "Redis does not take it now: this instance knows, the others when Redis is back; it is kept in cache.redis.journal until then"
+            }
+            Self::PendingVolatile => {
+                "Redis does not take it now: this instance knows, the others when Redis is back, and never if this instance ends before: set cache.redis.journal to a file that can be written, and order it once more when Redis is back"
             }
             Self::Unconfirmed(Doubt::Missing) => {
                 "the instances under \"missing\" were heard a while ago and have not confirmed it: they are slow, cut off, or dead"
@@ -127,9 +134,14 @@ pub async fn known_to_all(state: &State, local: u64) -> Known {
     };
     let until = now.plus(second.max_silence());
     let Some(stamp) = second.published(purges, local, PUBLISHED_WITHIN).await else {
+        let is_kept = keep_untold(purges).await;
         return Known {
             position: purges.cursor().stamp.position,
-            state: KnownState::Pending,
+            state: if is_kept {
+                KnownState::Pending
+            } else {
+                KnownState::PendingVolatile
+            },
             until,
             ..alone
         };

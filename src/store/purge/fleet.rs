@@ -278,7 +278,12 @@ impl Fleet {
         keys.collect()
     }
 
-    /// Own purges that were not read back yet.
+    /// Own purges that were not read back yet, in their order.
+    pub fn untold(&self) -> Vec<Outgoing> {
+        self.own.iter().map(|own| own.entry.clone()).collect()
+    }
+
+    /// How many own purges were not read back yet.
     pub fn pending(&self) -> usize {
         self.own.len() + self.retold.len() + self.retelling.len()
     }

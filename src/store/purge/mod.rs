@@ -11,6 +11,7 @@
 
 mod book;
 pub mod fleet;
+pub mod journal;
 mod named;
 mod revoked;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 use crate::clock::Timestamp;
 use crate::policy::Groups;
@@ -30,6 +32,7 @@ use crate::policy::key::Place;
 
 use book::Book;
 use fleet::{Applied, Cursor, Fleet, Outgoing, Reader, Stamp, Synced};
+use journal::Journal;
 use revoked::Revoked;
 use written::Written;
 
@@ -55,6 +58,8 @@ pub struct PurgeLog {
     queued: Notify,
     /// How fast groups are written.
     pub written: Written,
+    /// What the fleet does not know yet, for when this process ends.
+    journal: Option<Journal>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +80,7 @@ impl Default for PurgeLog {
             names_keys: AtomicBool::new(false),
             queued: Notify::new(),
             written: Written::default(),
+            journal: None,
         }
     }
 }
@@ -92,6 +98,19 @@ impl PurgeLog {
             state: RwLock::new(state),
             ..Self::default()
         }
+    }
+
+    /// With a journal, and what was left there untold: it is applied, and queued for the fleet.
+    #[must_use]
+    pub fn with_journal(self, journal: Journal, left: Vec<Outgoing>) -> Self {
+        for Outgoing {
+            purge, mode, at, ..
+        } in left
+        {
+            self.append(purge, mode, at);
+        }
+        let journal = Some(journal);
+        Self { journal, ..self }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -254,7 +273,40 @@ impl PurgeLog {
             .is_none_or(|fleet| fleet.has_published(local))
     }
 
-    /// Own purges that the fleet does not know of yet.
+    /// Writes down what the fleet does not know of yet, so that it outlives this process; whether all of it
+    /// does. Blocks until it is on the disk.
+    pub fn keep_untold(&self) -> bool {
+        let Some(journal) = &self.journal else {
+            return false;
+        };
+        let untold = self
+            .read()
+            .fleet
+            .as_ref()
+            .map_or_else(Vec::new, Fleet::untold);
+        // When it is told at last, the fleet may have a later word on the key: that it is revoked.
+        let is_restored =
+            |one: &Outgoing| matches!(one.purge.target, Target::Key(_)) && one.mode == Mode::Soft;
+        let (restored, kept): (Vec<_>, Vec<_>) = untold.into_iter().partition(is_restored);
+        match journal.keep(&kept) {
+            Ok(()) => restored.is_empty(),
+            Err(error) => {
+                let path = journal.path().display();
+                warn!(%error, "[cache.redis] journal: {path} cannot be written: purges that Redis does not take are lost with this process");
+                false
+            }
+        }
+    }
+
+    /// Whether something stands in the journal, or has to.
+    pub fn has_untold(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| !journal.is_empty())
+            || self.pending() > 0
+    }
+
+    /// How many own purges the fleet does not know of yet.
     pub fn pending(&self) -> usize {
         self.read().fleet.as_ref().map_or(0, Fleet::pending)
     }

@@ -84,6 +84,45 @@ impl Purge {
         }
     }
 
+    /// It as words: kind and value of its target, kind and value of its reach.
+    pub fn words(&self) -> (&'static str, &[u8], &'static str, &[u8]) {
+        let (kind, value) = match &self.target {
+            Target::All => ("all", &b""[..]),
+            Target::Url(target) => ("url", &**target),
+            Target::UrlOfAnyRule(target) => ("url-of-any-rule", &**target),
+            Target::Prefix(text) => ("prefix", text.as_bytes()),
+            Target::Group(text) => ("group", text.as_bytes()),
+            Target::Key(digest) => ("key", &digest[..]),
+        };
+        let (reach, of) = match &self.reach {
+            Reach::Any => ("any", &b""[..]),
+            Reach::Host(host) => ("host", host.as_bytes()),
+            Reach::Origin(origin) => ("origin", &**origin),
+        };
+        (kind, value, reach, of)
+    }
+
+    /// What these words say; `None` where that is nothing that this version knows.
+    pub fn of_words(kind: &str, value: &[u8], reach: &str, of: &[u8]) -> Option<Self> {
+        let text = |bytes| Some(Box::from(std::str::from_utf8(bytes).ok()?));
+        let target = match kind {
+            "all" => Target::All,
+            "url" => Target::Url(value.into()),
+            "url-of-any-rule" => Target::UrlOfAnyRule(value.into()),
+            "prefix" => Target::Prefix(text(value)?),
+            "group" => Target::Group(text(value)?),
+            "key" => Target::Key(value.try_into().ok()?),
+            _ => return None,
+        };
+        let reach = match reach {
+            "any" => Reach::Any,
+            "host" => Reach::Host(text(of)?),
+            "origin" => Reach::Origin(of.into()),
+            _ => return None,
+        };
+        Some(Self { target, reach })
+    }
+
     pub fn covers(&self, place: &Place<'_>, groups: Option<&Groups>) -> bool {
         let names = match &self.target {
             Target::All => true,

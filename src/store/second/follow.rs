@@ -68,6 +68,10 @@ impl Second {
                 self.background.spawn(Arc::clone(&self).advise());
             }
             self.looks.send_modify(|count| *count += 1);
+            // What waits for long, and what does not wait any more.
+            if purges.has_untold() && (now != Following::Well || purges.pending() == 0) {
+                keep_untold(&purges).await;
+            }
             if caught_up.is_ok_and(|caught_up| caught_up.has_appended) {
                 sleep(BREATH).await;
             }
@@ -193,7 +197,7 @@ impl Second {
 
     /// The end of the process: waits, not for long, until the fleet has its purges and Redis what was
     /// stored, and says goodbye.
-    pub async fn finish(&self, purges: &PurgeLog, limit: Duration) {
+    pub async fn finish(&self, purges: &Arc<PurgeLog>, limit: Duration) {
         let published = self.published(purges, purges.position(), limit).await;
         let written = timeout(limit, async {
             while self.queued() > 0 || self.settling() > 0 {
@@ -203,10 +207,12 @@ impl Second {
         let written = written.await.is_ok();
         if published.is_none() || !written {
             let (pending, writes) = (purges.pending(), self.queued());
+            let are_kept = pending > 0 && keep_untold(purges).await;
             warn!(
                 pending,
+                are_kept,
                 writes,
-                "Redis was not told everything: purges that others do not know of, and responses that were not written"
+                "Redis was not told everything: purges that others do not know of (kept ones are told at the next start), and responses that were not written"
             );
         }
         self.leave(limit).await;
@@ -225,6 +231,13 @@ impl Second {
         });
         let _ = said.await;
     }
+}
+
+/// Keeps the purges that the fleet does not know of for after this process; whether all of them are.
+pub async fn keep_untold(purges: &Arc<PurgeLog>) -> bool {
+    let purges = Arc::clone(purges);
+    let keeping = tokio::task::spawn_blocking(move || purges.keep_untold());
+    keeping.await.unwrap_or(false)
 }
 
 /// Tells how following the log goes from now on.

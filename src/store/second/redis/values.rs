@@ -113,27 +113,8 @@ pub(super) fn write_purge(purge: Outgoing, arguments: &mut Vec<Value>) {
     } = purge;
     let bytes = |bytes: &[u8]| Value::Bytes(Bytes::copy_from_slice(bytes));
     arguments.extend([number(token), mode.as_str().into(), number(at.as_millis())]);
-    arguments.push(kind(&purge.target).into());
-    arguments.push(match &purge.target {
-        Target::All => "".into(),
-        Target::Url(target) | Target::UrlOfAnyRule(target) => bytes(target),
-        Target::Prefix(text) | Target::Group(text) => bytes(text.as_bytes()),
-        Target::Key(digest) => bytes(digest),
-    });
-    let (reach, of) = match &purge.reach {
-        Reach::Any => ("any", Value::from("")),
-        Reach::Host(host) => ("host", bytes(host.as_bytes())),
-        Reach::Origin(origin) => ("origin", bytes(origin)),
-    };
-    arguments.extend([reach.into(), of]);
-}
-
-/// The word for a target in the log.
-fn kind(target: &Target) -> &'static str {
-    match target {
-        Target::UrlOfAnyRule(_) => "url-of-any-rule",
-        other => other.as_str(),
-    }
+    let (kind, value, reach, of) = purge.words();
+    arguments.extend([kind.into(), bytes(value), reach.into(), bytes(of)]);
 }
 
 /// An entry of the stream: its id, then its fields. One that says what this version does not know
@@ -157,26 +138,11 @@ fn read_logged(entry: Value) -> Option<Logged> {
         return Some(Logged { position, entry });
     };
     let known = || {
-        let value = field("value")?;
-        let word = || Some(Box::from(std::str::from_utf8(value).ok()?));
-        let target = match text("kind")? {
-            "all" => Target::All,
-            "url" => Target::Url(value.into()),
-            "url-of-any-rule" => Target::UrlOfAnyRule(value.into()),
-            "prefix" => Target::Prefix(word()?),
-            "group" => Target::Group(word()?),
-            "key" => Target::Key(value.try_into().ok()?),
-            _ => return None,
-        };
-        let reach = match text("reach")? {
-            "any" => Reach::Any,
-            "host" => Reach::Host(text("of")?.into()),
-            "origin" => Reach::Origin(field("of")?.into()),
-            _ => return None,
-        };
+        let of = field("of").unwrap_or_default();
+        let purge = Purge::of_words(text("kind")?, field("value")?, text("reach")?, of)?;
         let mode: Mode = text("mode")?.parse().ok()?;
         let at = Timestamp::from_millis(text("at")?.parse().ok()?);
-        Some((Purge { target, reach }, mode, at))
+        Some((purge, mode, at))
     };
     let everything = Purge {
         target: Target::All,

@@ -1,0 +1,343 @@
+//! Purges that the fleet's log does not have yet, in a small file: they outlive this process.
+//!
+//! Whoever keeps it holds a lock on the file. Instances that share a folder, such as the old and the new one
+//! of a restart, take the next free name, and an instance that starts takes over what the dead have left.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::fleet::Outgoing;
+use super::named::Purge;
+
+/// Instances that may share one folder.
+const MOST: usize = 64;
+
+/// Lines after which the file is written anew, where some of them are not pending any more.
+const MOST_LINES: usize = 8192;
+
+/// A purge as a line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    token: u64,
+    mode: String,
+    /// Unix milliseconds.
+    at: u64,
+    kind: String,
+    /// Base64.
+    value: String,
+    reach: String,
+    /// Base64.
+    of: String,
+}
+
+impl Line {
+    fn of(purge: &Outgoing) -> Self {
+        let (kind, value, reach, of) = purge.purge.words();
+        Self {
+            token: purge.token,
+            mode: purge.mode.as_str().to_owned(),
+            at: purge.at.as_millis(),
+            kind: kind.to_owned(),
+            value: STANDARD.encode(value),
+            reach: reach.to_owned(),
+            of: STANDARD.encode(of),
+        }
+    }
+
+    fn read(text: &str) -> Option<Outgoing> {
+        let line: Self = serde_json::from_str(text).ok()?;
+        let (value, of) = (STANDARD.decode(line.value), STANDARD.decode(line.of));
+        Some(Outgoing {
+            token: line.token,
+            purge: Purge::of_words(&line.kind, &value.ok()?, &line.reach, &of.ok()?)?,
+            mode: line.mode.parse().ok()?,
+            at: Timestamp::from_millis(line.at),
+        })
+    }
+}
+
+/// What was left in a journal by those before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// In the order in which they were made.
+    pub purges: Vec<Outgoing>,
+    /// Lines that are none: the last one, where the machine stopped while it was written.
+    pub unreadable: usize,
+}
+
+/// The file of this process.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    file: File,
+    /// Tokens of what stands in it, in its order.
+    tokens: Vec<u64>,
+}
+
+impl Journal {
+    /// Opens `path`, or where another instance keeps that, `path` with a number; with what stands there and in
+    /// those that nobody keeps any more.
+    pub fn open(path: &Path) -> io::Result<(Self, Left)> {
+        let (mut own, mut left) = (None, Left::default());
+        let mut others = Vec::new();
+        for number in 0..MOST {
+            let name = numbered(path, number);
+            if own.is_some() && !name.exists() {
+                continue;
+            }
+            let mut options = OpenOptions::new();
+            options.read(true).write(true);
+            let mut file = options.create(own.is_none()).truncate(false).open(&name)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => continue,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            let mut text = Vec::new();
+            file.read_to_end(&mut text)?;
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                let line = std::str::from_utf8(line).ok();
+                match line.and_then(Line::read) {
+                    Some(purge) => left.purges.push(purge),
+                    None => left.unreadable += 1,
+                }
+            }
+            match own {
+                None => own = Some((name, file)),
+                Some(_) => others.push((name, file)),
+            }
+        }
+        let (path, file) = own.ok_or_else(|| {
+            io::Error::other(format!("{MOST} instances keep their purges there already"))
+        })?;
+        let tokens = Vec::new();
+        let journal = Self {
+            path,
+            kept: Mutex::new(Kept { file, tokens }),
+        };
+        if left.purges.is_empty() && left.unreadable == 0 {
+            return Ok((journal, left));
+        }
+        // What the dead have left is in the own file before theirs are gone.
+        journal.keep(&[])?;
+        journal.keep(&left.purges)?;
+        for (name, _locked) in others {
+            std::fs::remove_file(name)?;
+        }
+        Ok((journal, left))
+    }
+
+    /// Where it stands.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether nothing stands in it.
+    pub fn is_empty(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.tokens.is_empty()
+    }
+
+    /// Keeps these purges, and sooner or later no other: they are on the disk when this returns.
+    pub fn keep(&self, purges: &[Outgoing]) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if purges.is_empty() && kept.tokens.is_empty() && kept.file.metadata()?.len() == 0 {
+            return Ok(());
+        }
+        let new: Vec<&Outgoing> = purges
+            .iter()
+            .filter(|purge| !kept.tokens.contains(&purge.token))
+            .collect();
+        let is_long = kept.tokens.len() + new.len() > MOST_LINES;
+        if is_long && !purges.is_empty() {
+            return self.rewrite(&mut kept, purges);
+        }
+        if purges.is_empty() {
+            kept.file.set_len(0)?;
+            kept.tokens.clear();
+        }
+        if !new.is_empty() {
+            kept.file.seek(SeekFrom::End(0))?;
+            kept.file.write_all(&lines(new.iter().copied()))?;
+        }
+        kept.file.sync_data()?;
+        kept.tokens.extend(new.iter().map(|purge| purge.token));
+        Ok(())
+    }
+
+    /// Puts another file in the place of this one, at once.
+    fn rewrite(&self, kept: &mut Kept, purges: &[Outgoing]) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true);
+        let mut file = options.open(&new)?;
+        file.lock()?;
+        file.write_all(&lines(purges.iter()))?;
+        file.sync_data()?;
+        std::fs::rename(&new, &self.path)?;
+        kept.file = file;
+        kept.tokens = purges.iter().map(|purge| purge.token).collect();
+        Ok(())
+    }
+}
+
+fn numbered(path: &Path, number: usize) -> PathBuf {
+    match number {
+        0 => path.to_owned(),
+        _ => {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!(".{number}"));
+            name.into()
+        }
+    }
+}
+
+fn lines<'a>(purges: impl Iterator<Item = &'a Outgoing>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for purge in purges {
+        text.extend(serde_json::to_vec(&Line::of(purge)).unwrap_or_default());
+        text.push(b'\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::named::{Reach, Target};
+    use super::*;
+    use crate::policy::Mode;
+
+    fn purge(token: u64, target: Target) -> Outgoing {
+        Outgoing {
+            token,
+            purge: Purge {
+                target,
+                reach: Reach::Origin(Box::from(&b"http\0h\xff"[..])),
+            },
+            mode: Mode::Hard,
+            at: Timestamp::from_millis(token),
+        }
+    }
+
+    fn open(path: &Path) -> (Journal, Vec<Outgoing>) {
+        let (journal, left) = Journal::open(path).unwrap();
+        (journal, left.purges)
+    }
+
+    #[test]
+    fn what_is_kept_is_there_again_until_nothing_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purges");
+        let all = [
+            purge(u64::MAX, Target::Url(Box::from(&b"/a\0?\xfe"[..]))),
+            purge(2, Target::Key([0xfd; 32])),
+            purge(3, Target::Group("a \"group\"\n".into())),
+        ];
+        let (journal, left) = open(&path);
+        assert!(left.is_empty());
+        journal.keep(&all[..1]).unwrap();
+        // Nothing is written twice, and nothing is lost before all are told.
+        journal.keep(&all[..2]).unwrap();
+        journal.keep(&all[1..]).unwrap();
+        drop(journal);
+        let (journal, left) = open(&path);
+        assert_eq!(left, all);
+        drop(journal);
+        let (journal, left) = open(&path);
+        assert_eq!(left, all);
+        journal.keep(&[]).unwrap();
+        drop(journal);
+        assert_eq!(open(&path).1, []);
+    }
+
+    #[test]
+    fn instances_that_share_a_folder_have_files_of_their_own_and_the_dead_leave_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purges");
+        let (one, _) = open(&path);
+        let (other, left) = open(&path);
+        assert!(left.is_empty() && one.path() != other.path());
+        one.keep(&[purge(1, Target::All)]).unwrap();
+        other.keep(&[purge(2, Target::All)]).unwrap();
+        drop(other);
+        let (third, left) = open(&path);
+        assert_eq!(left, [purge(2, Target::All)]);
+        drop((one, third));
+        let (fourth, left) = open(&path);
+        assert_eq!(left, [purge(1, Target::All), purge(2, Target::All)]);
+        assert_eq!(fourth.path(), path);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        drop(fourth);
+        assert_eq!(open(&path).1.len(), 2);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_does_not_take_the_others_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purges");
+        let (journal, _) = open(&path);
+        journal
+            .keep(&[purge(1, Target::All), purge(2, Target::All)])
+            .unwrap();
+        drop(journal);
+        let text = std::fs::read(&path).unwrap();
+        for length in [text.len() - 5, text.len() / 2 + 9] {
+            std::fs::write(&path, &text[..length]).unwrap();
+            let (_, left) = Journal::open(&path).unwrap();
+            let expected = Left {
+                purges: vec![purge(1, Target::All)],
+                unreadable: 1,
+            };
+            assert_eq!(left, expected);
+            // And what comes after it is not glued to it.
+            let (journal, _) = open(&path);
+            let both = [purge(1, Target::All), purge(3, Target::All)];
+            journal.keep(&both).unwrap();
+            drop(journal);
+            assert_eq!(open(&path).1.len(), 2);
+        }
+    }
+
+    #[test]
+    fn the_file_does_not_grow_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("purges");
+        let (journal, _) = open(&path);
+        let pending = purge(u64::MAX, Target::All);
+        for round in 0..10 {
+            let batch = (0..2000).map(|number| purge(1 + round * 2000 + number, Target::All));
+            let mut all = vec![pending.clone()];
+            all.extend(batch);
+            journal.keep(&all).unwrap();
+        }
+        drop(journal);
+        let (_, left) = open(&path);
+        assert!(left.len() <= MOST_LINES && left.contains(&pending));
+    }
+
+    #[test]
+    fn fuzz_journals() {
+        crate::fuzz::run(include_str!("../../../tests/fuzz/journals.txt"), |input| {
+            if let Ok(text) = std::str::from_utf8(input)
+                && let Some(purge) = Line::read(text)
+            {
+                let again = lines(std::iter::once(&purge));
+                let again = std::str::from_utf8(&again).unwrap();
+                assert_eq!(Line::read(again), Some(purge));
+            }
+        });
+    }
+}
