@@ -22,6 +22,7 @@ mod fleet;
 mod fleet_age;
 mod fleet_ill;
 mod fleet_journal;
+mod fleet_lease;
 mod fleet_purge;
 mod framing;
 mod full_disk;

@@ -221,6 +221,9 @@ impl Fetch {
             state.memory.purges().written.fetched(names, took);
         }
         let lease = self.lease.take();
+        if let Some(lease) = &lease {
+            self.route.fetch_time.note(lease.age());
+        }
         // Where a purge came, that is counted, and the answer is its readers' alone.
         let is_stored = self
             .state()

@@ -106,6 +106,7 @@ impl Requested {
             primary: fetch.primary(),
             request: &fetch.client_headers,
             options: fetch.options(),
+            usual: fetch.route.fetch_time.usual(),
             is_apart: fetch.ticket.key().len() > fetch.key.bytes.len(),
             refreshes: refreshed.map(|validation| validation.entry.head.record.born),
             is_cold: self.validation.is_none(),

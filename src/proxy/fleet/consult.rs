@@ -33,6 +33,8 @@ pub struct About<'a> {
     pub options: &'a Options,
     /// Shared only among requests with a credential.
     pub is_apart: bool,
+    /// How long a fetch for it usually takes.
+    pub usual: Option<Duration>,
     /// A refresh behind a stale answer, which is as old as this: no other stale response is of use
     /// to it but a newer one.
     pub refreshes: Option<Timestamp>,
@@ -64,6 +66,7 @@ pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consult
     let state = &plan.state;
     let until = Instant::now() + plan.config.cache.wait_timeout;
     let mut known = None;
+    let mut patience = about.usual.map(|usual| usual.saturating_mul(2));
     loop {
         let cursor = state.memory.purges().cursor().stamp;
         let wanted = Wanted {
@@ -71,6 +74,7 @@ pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consult
             request: about.request,
             is_apart: about.is_apart,
             position: cursor.position,
+            usual: about.usual,
             deadline: Instant::now() + second.read_deadline(),
         };
         let mut found = second.look_up(wanted).await;
@@ -106,18 +110,29 @@ pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consult
                 }
             }
         };
-        if !wait_for(state, elsewhere, until).await {
+        if !wait_for(state, elsewhere, patience, until).await {
             return Consulted::Fetch { lease: None, known };
         }
+        patience = patience.map(|patience| patience.saturating_mul(2));
     }
 }
 
-/// Waits for another instance's fetch; whether to look again.
-async fn wait_for(state: &State, mut elsewhere: Elsewhere, until: Instant) -> bool {
+/// Waits for another instance's fetch; whether to look again. After `patience` its lease may have been
+/// lost, and nobody would hear of its end.
+async fn wait_for(
+    state: &State,
+    mut elsewhere: Elsewhere,
+    patience: Option<Duration>,
+    until: Instant,
+) -> bool {
     let left = until.saturating_duration_since(Instant::now());
-    let lasts = elsewhere.left.max(LEAST_WAIT);
+    let lasts = elsewhere.left.min(patience.unwrap_or(Duration::MAX));
+    let lasts = lasts.max(LEAST_WAIT);
     let end = elsewhere.waiting.end(lasts.min(left)).await;
     let timed_out = Instant::now() >= until;
+    if end == End::Expired && !timed_out && lasts < elsewhere.left {
+        return true;
+    }
     state.metrics.second.awaited(match end {
         _ if timed_out => Awaited::TimedOut,
         End::Outcome(LeaseOutcome::Stored) => Awaited::Stored,

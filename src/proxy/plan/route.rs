@@ -11,7 +11,7 @@ use crate::guard::credential::Credentials;
 use crate::metrics::RouteSeries;
 use crate::policy::key::RuleDigest;
 use crate::policy::{Options, Share};
-use crate::proxy::state::{SharedRoute, State};
+use crate::proxy::state::{FetchTime, SharedRoute, State};
 use crate::proxy::wire::Forwarding;
 use crate::store::{Purge, PurgeLog, Reach, Target};
 
@@ -25,6 +25,8 @@ pub struct PlannedRoute {
     pub credentials: Arc<Credentials>,
     /// Part of the key of everything that is stored under the route.
     pub digest: RuleDigest,
+    /// How long fetches for the fleet usually take.
+    pub fetch_time: Arc<FetchTime>,
     /// Where one answer is shared among all whose key is good.
     pub sharing: Option<Sharing>,
 }
@@ -64,9 +66,11 @@ impl PlannedRoute {
                 observed: state.shared_routes.of(observed),
             }
         });
+        let digest = rule_digest(rule, forwarding);
         Arc::new(Self {
             series: state.metrics.route_series(&rule.path),
-            digest: rule_digest(rule, forwarding),
+            digest,
+            fetch_time: state.fetch_times.of(digest),
             credentials: Arc::clone(credentials),
             rule: rule.clone(),
             sharing,

@@ -3,6 +3,8 @@
 //!
 //! Nothing here may hold what a configuration says, but for sizes that are fixed at the start.
 
+mod by_route;
+mod fetch_time;
 mod shared_route;
 
 use std::sync::Arc;
@@ -16,13 +18,17 @@ use crate::flight::Flights;
 use crate::guard::{GuardState, LimitState};
 use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
+use crate::policy::key::RuleDigest;
 use crate::policy::{Mode, Reason};
 use crate::store::second::used::Used;
 use crate::store::second::{Lease, LeaseOutcome, Second};
 use crate::store::{Entry, Memory, Purge, PurgeLog};
 use crate::upstream::Origin;
 
-pub use shared_route::{SharedRoute, SharedRoutes};
+pub use fetch_time::FetchTime;
+pub use shared_route::SharedRoute;
+
+use by_route::ByRoute;
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
 pub const SWEEP_EVERY: u64 = 16_384;
@@ -43,7 +49,8 @@ pub struct State {
     pub origin: Arc<dyn Origin>,
     pub guard: Arc<GuardState>,
     pub limits: Arc<LimitState>,
-    pub shared_routes: SharedRoutes,
+    pub shared_routes: ByRoute<[u8; 32], SharedRoute>,
+    pub fetch_times: ByRoute<RuleDigest, FetchTime>,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
     /// A plan has taken another one's place.
@@ -75,7 +82,8 @@ impl State {
             flights: Flights::new(config.cache.max_flights),
             guard: Arc::new(guard),
             limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
-            shared_routes: SharedRoutes::default(),
+            shared_routes: ByRoute::default(),
+            fetch_times: ByRoute::default(),
             is_sweeping: AtomicBool::new(false),
             has_exchanged: AtomicBool::new(false),
             second,

@@ -1,9 +1,8 @@
 //! What was observed on routes that share one answer among all keys: why a route was demoted, and how
 //! many misses there were. It is kept by the digest of a route's identity.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 
@@ -36,26 +35,6 @@ impl SharedRoute {
     pub fn is_sampled(&self, every: u64) -> bool {
         let before = self.misses.fetch_add(1, Ordering::Relaxed);
         (before + 1).is_multiple_of(every)
-    }
-}
-
-/// What was observed on all shared routes of the plans that are held somewhere.
-#[derive(Debug, Default)]
-pub struct SharedRoutes {
-    routes: Mutex<HashMap<[u8; 32], Weak<SharedRoute>>>,
-}
-
-impl SharedRoutes {
-    /// What was observed on the route with this digest; every plan that has it shares that.
-    pub fn of(&self, digest: [u8; 32]) -> Arc<SharedRoute> {
-        let mut routes = lock(&self.routes);
-        if let Some(known) = routes.get(&digest).and_then(Weak::upgrade) {
-            return known;
-        }
-        routes.retain(|_, route| route.strong_count() > 0);
-        let fresh = Arc::new(SharedRoute::default());
-        routes.insert(digest, Arc::downgrade(&fresh));
-        fresh
     }
 }
 

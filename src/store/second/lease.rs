@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use strum::{EnumString, IntoStaticStr, VariantArray};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Settlement, ValuePlace};
 
@@ -52,13 +52,38 @@ pub enum End {
     Lost,
 }
 
+/// A lease that this instance holds, and keeps.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    token: u64,
+    /// How long it lasts from each time on that it is renewed.
+    ttl: Duration,
+    /// When it is renewed next.
+    due: Instant,
+}
+
 /// The leases that this instance holds, and those that it waits for.
 #[derive(Debug)]
 pub struct Leases {
-    held: Mutex<HashMap<String, u64>>,
+    held: Mutex<HashMap<String, Held>>,
+    /// Another one is held.
+    took: Notify,
     waiting: Mutex<HashMap<String, Vec<Told>>>,
     next: AtomicU64,
     releases: mpsc::UnboundedSender<Settlement>,
+}
+
+/// What a fetch takes at most where nobody knows what it usually takes.
+const UNKNOWN: Duration = Duration::from_millis(500);
+
+/// Shorter leases would be lost to a machine that is busy for a moment.
+const SHORTEST: Duration = Duration::from_millis(200);
+
+/// How long a lease lasts that is not renewed, where fetches usually take so long: an instance that dies
+/// keeps the others waiting for that, and no longer than `most`.
+pub fn time_to_live(usual: Option<Duration>, most: Duration) -> Duration {
+    let twice = usual.map_or(UNKNOWN, |usual| usual.saturating_mul(2));
+    twice.max(SHORTEST).min(most)
 }
 
 /// Somebody who is told when a lease ends, and by which number they take themselves off the list.
@@ -73,6 +98,7 @@ impl Leases {
     pub fn new(releases: mpsc::UnboundedSender<Settlement>) -> Arc<Self> {
         Arc::new(Self {
             held: Mutex::default(),
+            took: Notify::new(),
             waiting: Mutex::default(),
             next: AtomicU64::new(0),
             releases,
@@ -80,11 +106,16 @@ impl Leases {
     }
 
     /// A lease that this instance has got.
-    pub fn hold(self: &Arc<Self>, place: ValuePlace, token: u64) -> Lease {
-        lock(&self.held).insert(place.lease.clone(), token);
+    pub fn hold(self: &Arc<Self>, place: ValuePlace, token: u64, ttl: Duration) -> Lease {
+        let begun = Instant::now();
+        let due = begun + ttl / 3;
+        let held = Held { token, ttl, due };
+        lock(&self.held).insert(place.lease.clone(), held);
+        self.took.notify_one();
         Lease {
             place,
             token,
+            begun,
             leases: Arc::clone(self),
             is_settled: false,
         }
@@ -126,15 +157,34 @@ impl Leases {
 
     /// Whether this instance holds a lease by this token.
     pub fn holds(&self, lease: &str, token: u64) -> bool {
-        lock(&self.held).get(lease) == Some(&token)
+        lock(&self.held)
+            .get(lease)
+            .is_some_and(|held| held.token == token)
     }
 
-    /// What is held, to be kept.
-    pub fn held(&self) -> Vec<(String, u64)> {
-        let held = lock(&self.held);
-        held.iter()
-            .map(|(lease, token)| (lease.clone(), *token))
-            .collect()
+    /// Waits until leases have to be renewed: each with its token, and for how long.
+    pub async fn due(&self) -> Vec<(String, u64, Duration)> {
+        loop {
+            let next = lock(&self.held).values().map(|held| held.due).min();
+            let until = async {
+                match next {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.took.notified() => continue,
+                () = until => {}
+            }
+            let now = Instant::now();
+            let mut held = lock(&self.held);
+            let due = held.iter_mut().filter(|(_, held)| held.due <= now);
+            let due = due.map(|(lease, held)| {
+                held.due = now + held.ttl / 3;
+                (lease.clone(), held.token, held.ttl)
+            });
+            return due.collect();
+        }
     }
 
     /// Leases that this instance waits for.
@@ -148,11 +198,17 @@ impl Leases {
 pub struct Lease {
     pub place: ValuePlace,
     token: u64,
+    begun: Instant,
     leases: Arc<Leases>,
     is_settled: bool,
 }
 
 impl Lease {
+    /// How long it has been held: how long the fetch has taken.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     /// Ends it without anything to store.
     pub fn end(mut self, outcome: LeaseOutcome) {
         self.release(outcome);
@@ -178,7 +234,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut held = lock(&self.leases.held);
-        if held.get(&self.place.lease) == Some(&self.token) {
+        let known = held.get(&self.place.lease);
+        if known.is_some_and(|held| held.token == self.token) {
             held.remove(&self.place.lease);
         }
         drop(held);

@@ -14,6 +14,7 @@ use crate::metrics::second::{Command, Reading};
 use crate::policy::vary::append_selecting;
 use crate::store::codec::{self, Decoded, Invalid};
 
+use super::lease;
 use super::names::Names;
 use super::tier::Extent;
 use super::used::UsedKey;
@@ -31,6 +32,8 @@ pub struct Wanted<'a> {
     pub is_apart: bool,
     /// How far the fleet's purge log was read here.
     pub position: u64,
+    /// How long a fetch for it usually takes.
+    pub usual: Option<Duration>,
     pub deadline: Instant,
 }
 
@@ -194,13 +197,14 @@ impl Second {
             return Err(TierError::Busy);
         };
         let token = uuid::Uuid::new_v4().as_u64_pair().1.max(1);
+        let lease_ttl = lease::time_to_live(wanted.usual, self.patience.lease);
         let question = Question {
             place: spot.place.clone(),
             wants,
             generation: spot.generation.clone(),
             known: spot.known.clone(),
             token,
-            lease_ttl: self.patience.lease,
+            lease_ttl,
             position: wanted.position,
         };
         let (answer, answered) = oneshot::channel();
@@ -214,7 +218,9 @@ impl Second {
             let _ = answer.send(asked.map(|answer| match answer {
                 Answer::Value(value) => Answered::Value(value),
                 Answer::Nothing => Answered::Nothing,
-                Answer::Lead => Answered::Lease(Found::Lead(leases.hold(spot.place, token))),
+                Answer::Lead => {
+                    Answered::Lease(Found::Lead(leases.hold(spot.place, token, lease_ttl)))
+                }
                 Answer::Wait {
                     token,
                     position,
@@ -247,6 +253,7 @@ impl Second {
             request: &HeaderMap::new(),
             is_apart: false,
             position: 0,
+            usual: None,
             deadline: Instant::now() + self.patience.write,
         };
         let names = Names::of(&self.extent.prefix, key.primary());

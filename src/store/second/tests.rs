@@ -250,6 +250,7 @@ async fn look_up(second: &Second, key: &[u8]) -> Result<Found, TierError> {
         request: &request,
         is_apart: false,
         position: 0,
+        usual: Some(Duration::from_secs(60)),
         deadline: Instant::now() + second.read_deadline(),
     };
     second.look_up(wanted).await

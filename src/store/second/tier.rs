@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::metrics::Metrics;
 use crate::metrics::second::Command;
@@ -274,22 +274,16 @@ impl Second {
 
     /// Keeps what is held for longer than a third of its time.
     async fn renew(self: Arc<Self>) {
-        let mut due = interval(self.patience.lease / 3);
-        let mut known: Vec<(String, u64)> = Vec::new();
         loop {
-            due.tick().await;
-            let held = self.leases.held();
-            let old = held.iter().filter(|held| known.contains(held));
-            let renewing = old.map(|(lease, token)| {
+            let due = self.leases.due().await;
+            let renewing = due.iter().map(|(lease, token, ttl)| {
                 self.metrics.second.asked(Command::Renew);
-                let ttl = self.patience.lease;
-                timeout(self.patience.write, self.tier.renew(lease, *token, ttl))
+                timeout(self.patience.write, self.tier.renew(lease, *token, *ttl))
             });
             if !self.breaker.is_open() {
                 // At once: one that is not answered keeps no other from it.
                 join_all(renewing).await;
             }
-            known = held;
         }
     }
 }
