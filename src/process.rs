@@ -33,7 +33,7 @@ use crate::store::second::seal::Seal;
 use crate::store::second::tier::Extent;
 use crate::store::second::{Patience, Redis, Second, SecondTier};
 use crate::tls;
-use crate::upstream::{Origin, Upstream};
+use crate::upstream::{Breaker, Origin, Upstream};
 
 /// A running sidecar.
 pub struct Sidecar {
@@ -209,7 +209,8 @@ async fn configured_origin(
         return Ok((upstream, None));
     }
     let database = database.context("the built-in origin has no database")?;
-    let (origin, key) = BuiltIn::new(database, metrics, clock)
+    let breaker = Breaker::new(config.origin.breaker_failures, config.origin.breaker_open);
+    let (origin, key) = BuiltIn::new(database, breaker, metrics, clock)
         .await
         .context("the demo data could not be written")?;
     tokio::spawn(Arc::clone(&origin).count_uses());

@@ -26,6 +26,41 @@ async fn a_database_that_is_down_is_503_and_stale_from_the_cache() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_is_told_at_once_and_then_left_alone() {
+    let golden = Golden::new(golden::clock().now());
+    let mut server = PostgresServer::start().await;
+    let api = Api::start(&server.url(), &default_routes(), &golden).await;
+    assert_eq!(api.get("/api/iris/analytics").await.status, 200);
+    server.stop();
+    api.clock.advance(std::time::Duration::from_secs(300));
+    let begun = std::time::Instant::now();
+    for _ in 0..6 {
+        let stale = api.get("/api/iris/analytics").await;
+        assert_eq!((stale.status, stale.cache()), (200, "STALE"));
+        let down = api.get("/api/iris/patterns").await;
+        assert_eq!(down.status, 503, "{}", down.text());
+        // Past what a failed origin is left alone for.
+        api.clock.advance(std::time::Duration::from_secs(2));
+    }
+    // Each of them took two seconds.
+    assert!(begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
+    let down = api.get("/api/iris/patterns").await;
+    assert_eq!(down.status, 503);
+    assert!(down.header("retry-after").is_some(), "{}", down.text());
+    assert!(down.text().contains("once a second"), "{}", down.text());
+    let ready = api.admin("/readyz").await.json();
+    assert_eq!(ready["upstream"]["breaker"], "open", "{ready}");
+    // It is found well again by what is asked.
+    server.launch().await;
+    let well = async { while api.get("/api/iris/patterns").await.status != 200 {} };
+    tokio::time::timeout(PATIENCE, well)
+        .await
+        .expect("it is well");
+    let ready = api.admin("/readyz").await.json();
+    assert_eq!(ready["upstream"]["breaker"], "closed", "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_query_over_its_deadline_is_cancelled_and_504() {
     let golden = Golden::new(golden::clock().now());
     let server = PostgresServer::start().await;

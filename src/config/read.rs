@@ -305,6 +305,13 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
             .map(|number| number as u32),
     );
     set(&mut origin.query_timeout, section.duration("query_timeout"));
+    set(
+        &mut origin.breaker_failures,
+        section
+            .integer("breaker_failures", 1..1_000_001)
+            .map(|number| number as u32),
+    );
+    set(&mut origin.breaker_open, section.duration("breaker_open"));
     if !origin.replicas.is_empty() && !is_postgres(&origin.database) {
         let message = "origin.replicas are of Postgres: expected origin.database = \"postgres://…\" with them";
         section.source().mistake(section.span(), message);

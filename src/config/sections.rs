@@ -199,6 +199,9 @@ pub struct Origin {
     pub connections: u32,
     /// For one statement; a longer one is cancelled, and answered 504.
     pub query_timeout: Duration,
+    /// Failures that open the breaker, and for how long after the last of them it stays open.
+    pub breaker_failures: u32,
+    pub breaker_open: Duration,
 }
 
 impl Default for Origin {
@@ -209,6 +212,8 @@ impl Default for Origin {
             password_file: None,
             connections: 10,
             query_timeout: Duration::from_secs(5),
+            breaker_failures: 5,
+            breaker_open: Duration::from_secs(10),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The pools: one writer and several readers of SQLite, or Postgres with its replicas.
 
 use std::borrow::Cow;
+use std::io::ErrorKind::{ConnectionRefused, NotFound};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -12,6 +14,7 @@ use sqlx::{
     AssertSqlSafe, Connection, Error, PgConnection, PgPool, Postgres, Row, Sqlite,
     SqliteConnection, SqlitePool,
 };
+use tokio::net::{TcpStream, UnixStream};
 use uuid::Uuid;
 
 use crate::error::without_passwords;
@@ -20,6 +23,10 @@ use super::{DatabaseError, Param, Settings, Statement};
 
 /// How long a connection is waited for: a database that is down must not hold requests up.
 const ACQUIRE: Duration = Duration::from_secs(2);
+
+/// How long a connection may take before it is looked whether the server takes any, and between two looks.
+const LOOK_AFTER: Duration = Duration::from_millis(30);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
 
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
@@ -203,7 +210,8 @@ impl Pools {
                     .unwrap_or(primary);
                 let query =
                     bind_postgres(sqlx::query(AssertSqlSafe(statement.postgres)), parameters);
-                let rows = query.fetch_all(reader).await?;
+                let mut connection = acquire(reader).await?;
+                let rows = query.fetch_all(&mut *connection).await?;
                 rows.iter().map(|row| row.try_get(0)).collect()
             }
         }
@@ -231,7 +239,7 @@ impl Pools {
                 written
             }
             Self::Postgres { primary, .. } => {
-                let mut connection = primary.acquire().await?;
+                let mut connection = acquire(primary).await?;
                 let written = write_postgres(&mut connection, steps).await;
                 if written.is_err() {
                     connection.close_on_drop();
@@ -262,6 +270,38 @@ impl Pools {
             }
         }
         Ok(())
+    }
+}
+
+/// A connection of a pool. The pool itself would try for as long as it waits where the server refuses all:
+/// whoever asks is told at once.
+async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
+    let options = pool.connect_options();
+    tokio::select! {
+        biased;
+        connection = pool.acquire() => connection,
+        error = refusal(&options) => Err(Error::Io(error)),
+    }
+}
+
+/// Waits until the server is found to refuse connections.
+async fn refusal(options: &PgConnectOptions) -> std::io::Error {
+    tokio::time::sleep(LOOK_AFTER).await;
+    loop {
+        let looked = match options.get_socket() {
+            Some(folder) => {
+                let socket = folder.join(format!(".s.PGSQL.{}", options.get_port()));
+                UnixStream::connect(socket).await.map(drop)
+            }
+            None => {
+                let place = (options.get_host(), options.get_port());
+                TcpStream::connect(place).await.map(drop)
+            }
+        };
+        match looked {
+            Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => return error,
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
     }
 }
 

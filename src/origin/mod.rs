@@ -16,18 +16,19 @@ mod writes;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::{Clock, Timestamp};
 use crate::database::keys::{Principal, is_well_formed};
 use crate::database::{Database, DatabaseError};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
-use crate::upstream::{Answer, Origin, OriginBody, Started, empty};
+use crate::upstream::{Answer, Breaker, Fault, Origin, OriginBody, Started, empty, url_hash};
 
 use answer::{Computed, Refusal};
 use endpoint::Endpoint;
@@ -40,6 +41,8 @@ const USAGE_EVERY: Duration = Duration::from_secs(5);
 /// Answers the Iris endpoints from a database.
 pub struct BuiltIn {
     database: Database,
+    /// While the database is out of reach, or too slow, it is left alone.
+    breaker: Breaker,
     metrics: Arc<Metrics>,
     clock: Clock,
     usage: Usage,
@@ -50,6 +53,7 @@ impl BuiltIn {
     /// is not seen again.
     pub async fn new(
         database: Database,
+        breaker: Breaker,
         metrics: Arc<Metrics>,
         clock: Clock,
     ) -> Result<(Arc<Self>, Option<String>), DatabaseError> {
@@ -60,6 +64,7 @@ impl BuiltIn {
         };
         let origin = Arc::new(Self {
             database,
+            breaker,
             metrics,
             clock,
             usage: Usage::default(),
@@ -107,6 +112,44 @@ impl BuiltIn {
         if endpoint == Endpoint::Metrics {
             return Ok(answer::counters(&self.metrics.summary()));
         }
+        if let Err(wait) = self.breaker.admit(Instant::now()) {
+            let message =
+                "most of what the database was asked has failed: it is asked once a second";
+            return Err(Failure::new(FailureKind::BreakerOpen, message).retry_after(wait));
+        }
+        let url = url_hash(&parts.uri);
+        let answered = self.ask(endpoint, &parts, body, now).await;
+        self.count(&answered, url);
+        answered
+    }
+
+    /// What an answer of the database, or none, teaches the breaker.
+    fn count(&self, answered: &Result<Response<OriginBody>, Failure>, url: u64) {
+        let fault = match answered.as_ref().map_err(|failure| failure.kind) {
+            Ok(_) => {
+                if self.breaker.succeeded(Instant::now()) {
+                    info!("the database answers again: the breaker is closed");
+                }
+                return;
+            }
+            Err(FailureKind::OriginFailed) => Fault::Connection,
+            Err(FailureKind::DatabaseTimeout) => Fault::Answer(url),
+            // The client's, or one that the database has answered.
+            Err(_) => return,
+        };
+        if self.breaker.failed(fault, Instant::now()) {
+            warn!("most of what the database was asked has failed: the breaker is open");
+        }
+    }
+
+    async fn ask(
+        &self,
+        endpoint: Endpoint<'_>,
+        parts: &Parts,
+        body: OriginBody,
+        now: Timestamp,
+    ) -> Result<Response<OriginBody>, Failure> {
+        let path = parts.uri.path();
         let principal = match self.authenticate(&parts.headers).await {
             Ok(Ok(principal)) => principal,
             Ok(Err(refusal)) => return Ok(answer::refused(&refusal, path, now)),
@@ -226,6 +269,10 @@ impl Origin for BuiltIn {
                 response
             })
         })
+    }
+
+    fn readings(&self) -> (u64, bool) {
+        (0, self.breaker.is_open())
     }
 
     fn finish(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

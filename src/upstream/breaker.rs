@@ -4,8 +4,11 @@
 //! What one client can easily bring about does not open it: a request at which the upstream hangs up
 //! counts once for its path, however often it is made, and successes weigh against it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use http::Uri;
 
 /// Over one of these, and what has passed of the next, failures and successes are counted.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -33,6 +36,13 @@ pub enum Fault {
     Answer(u64),
     /// Its answer broke off, after it had been counted as a success; by the same.
     Body(u64),
+}
+
+/// By what URLs are told apart: their paths. A query is one client's to invent.
+pub fn url_hash(uri: &Uri) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uri.path().hash(&mut hasher);
+    hasher.finish()
 }
 
 #[derive(Debug, Default)]

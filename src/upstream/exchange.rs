@@ -2,7 +2,6 @@
 //! and pass the body on under a deadline between its pieces.
 
 use std::fmt::Display;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 
-use super::breaker::Fault;
+use super::breaker::{Fault, url_hash};
 use super::pool::{Lease, Upstream};
 use super::sending::Sending;
 use super::{OriginBody, Started};
@@ -37,7 +36,7 @@ impl Upstream {
                 "most of what the upstream was asked has failed: it is asked once a second";
             return Err(Failure::new(FailureKind::BreakerOpen, message).retry_after(wait));
         }
-        let url = hash_of(request.uri());
+        let url = url_hash(request.uri());
         let result = self.attempts(request).await;
         match &result {
             Ok(_) => {
@@ -123,7 +122,7 @@ impl Upstream {
         sending: &Arc<Sending>,
     ) -> Result<Response<OriginBody>, Attempt> {
         let is_bound = fields::authenticates_connection(request.headers());
-        let url = hash_of(request.uri());
+        let url = url_hash(request.uri());
         let unanswered = lease.sends();
         let sent = lease.sender.try_send_request(request);
         // The upstream's time begins when it has the whole request: a client that sends slowly is
@@ -190,13 +189,6 @@ pub struct UploadUnwanted;
 struct Attempt {
     failure: Failure,
     unsent: Option<Box<Request<OriginBody>>>,
-}
-
-/// By what the breaker tells URLs apart: their paths. A query is one client's to invent.
-fn hash_of(uri: &Uri) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    uri.path().hash(&mut hasher);
-    hasher.finish()
 }
 
 fn describe(error: &hyper::Error, sending: &Sending) -> Failure {

@@ -21,6 +21,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::error::Failure;
 
+pub use breaker::{Breaker, Fault, url_hash};
 pub use exchange::UploadUnwanted;
 pub use pool::{TunnelSeat, Upstream};
 pub use sending::{begun, empty};

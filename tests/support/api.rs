@@ -56,9 +56,13 @@ impl Api {
         }
     }
 
-    pub async fn metrics(&self) -> String {
+    pub async fn admin(&self, target: &str) -> Received {
         let admin = self.sidecar.as_ref().unwrap().admin_address;
-        Client::admin(admin, "/metrics").await.text()
+        Client::admin(admin, target).await
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.admin("/metrics").await.text()
     }
 
     pub async fn send(
