@@ -56,11 +56,21 @@ async fn what_was_acknowledged_is_there_after_a_disk_was_full() {
         client.response().await.status
     };
     let (mut written, mut refused) = (BTreeSet::new(), 0);
-    for round in 0..3 {
-        for (most, count) in [("unlimited", 20), ("1", 10), ("unlimited", 20)] {
-            limit_files(&running, most);
+    // A disk that is full at once, and one that is full after some pages of a write, whichever they are.
+    let log = folder.path().join("iris.db-wal");
+    for round in 0..14 {
+        for (full, count) in [(false, 8), (true, 3), (false, 4)] {
+            let most = match (full, round) {
+                (false, _) => "unlimited".to_owned(),
+                (true, 0) => "1".to_owned(),
+                (true, _) => {
+                    let length = std::fs::metadata(&log).map_or(0, |log| log.len());
+                    (length + round * 900).to_string()
+                }
+            };
+            limit_files(&running, &most);
             for number in 0..count {
-                let name = format!("w{round}-{most}-{number}-{}", written.len() + refused);
+                let name = format!("w{round}-{full}-{number}-{}", written.len() + refused);
                 match write(&name).await {
                     201 => drop(written.insert(name)),
                     _ => refused += 1,

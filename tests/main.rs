@@ -58,6 +58,7 @@ mod units;
 mod validation;
 mod verdicts;
 mod wishes;
+mod write_faults;
 mod writes;
 
 mod support;

@@ -111,9 +111,12 @@ impl Database {
         let pools = Arc::clone(&self.pools);
         let limit = self.settings.query_timeout;
         let rows = self
-            .run(statement.table, statement.operation, async move {
-                pools.rows(statement, parameters, limit).await
-            })
+            .run(
+                statement.table,
+                statement.operation,
+                Some(self.patience()),
+                async move { pools.rows(statement, parameters, limit).await },
+            )
             .await?;
         let read = |row: &String| {
             serde_json::from_str(row).map_err(|source| DatabaseError::Row {
@@ -159,20 +162,31 @@ impl Database {
         steps: Vec<Step>,
     ) -> Result<u64, DatabaseError> {
         let pools = Arc::clone(&self.pools);
-        self.run(table, operation, async move { pools.write(steps).await })
-            .await
+        // An embedded one is waited for: what is given up half-way may be written all the same.
+        let limit = (!self.is_embedded()).then(|| self.patience());
+        let writing = async move { pools.write(steps).await };
+        self.run(table, operation, limit, writing).await
+    }
+
+    /// The database cancels first; this is for one that does not answer at all.
+    fn patience(&self) -> Duration {
+        self.settings.query_timeout + Duration::from_millis(500)
     }
 
     async fn run<T: Send + 'static>(
         &self,
         table: &'static str,
         operation: &'static str,
+        limit: Option<Duration>,
         work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
     ) -> Result<T, DatabaseError> {
         let started = Instant::now();
-        // The database cancels first; this is for one that does not answer at all.
-        let limit = self.settings.query_timeout + Duration::from_millis(500);
-        let task = self.runtime.spawn(timeout(limit, work));
+        let task = self.runtime.spawn(async move {
+            match limit {
+                Some(limit) => timeout(limit, work).await,
+                None => Ok(work.await),
+            }
+        });
         let result = match task.await {
             Ok(Ok(result)) => result.map_err(|source| DatabaseError::of(table, source)),
             Ok(Err(_)) => Err(DatabaseError::TimedOut { table }),

@@ -241,10 +241,23 @@ impl Pools {
             Self::Postgres { primary, .. } => {
                 let mut connection = acquire(primary).await?;
                 let written = write_postgres(&mut connection, steps).await;
-                if written.is_err() {
-                    connection.close_on_drop();
+                if let Ok(Written::Committed(changed)) = written {
+                    return Ok(changed);
                 }
-                written
+                connection.close_on_drop();
+                drop(connection);
+                match written? {
+                    Written::Committed(changed) => Ok(changed),
+                    // The connection was lost with the answer to the commit.
+                    Written::Untold {
+                        changed,
+                        transaction,
+                        error,
+                    } => match was_committed(primary, transaction).await {
+                        Ok(true) => Ok(changed),
+                        Ok(false) | Err(_) => Err(error),
+                    },
+                }
             }
         }
     }
@@ -324,15 +337,49 @@ async fn has_committed(connection: &mut SqliteConnection) -> Result<(), Error> {
     Ok(())
 }
 
-async fn write_postgres(connection: &mut PgConnection, steps: Vec<Step>) -> Result<u64, Error> {
+/// How a transaction ended on its own connection.
+enum Written {
+    Committed(u64),
+    /// Nobody has heard whether it was committed.
+    Untold {
+        changed: u64,
+        transaction: i64,
+        error: Error,
+    },
+}
+
+async fn write_postgres(connection: &mut PgConnection, steps: Vec<Step>) -> Result<Written, Error> {
     let mut transaction = connection.begin().await?;
+    let id = sqlx::query_scalar("SELECT txid_current()");
+    let id: i64 = id.fetch_one(&mut *transaction).await?;
     let mut changed = 0;
     for Step { sql, parameters } in steps {
         let query = bind_postgres(sqlx::query(AssertSqlSafe(sql)), parameters);
         changed += query.execute(&mut *transaction).await?.rows_affected();
     }
-    transaction.commit().await?;
-    Ok(changed)
+    match transaction.commit().await {
+        Ok(()) => Ok(Written::Committed(changed)),
+        // It was refused.
+        Err(error @ Error::Database(_)) => Err(error),
+        Err(error) => Ok(Written::Untold {
+            changed,
+            transaction: id,
+            error,
+        }),
+    }
+}
+
+/// Whether a transaction was committed, read back over another connection.
+async fn was_committed(pool: &PgPool, transaction: i64) -> Result<bool, Error> {
+    let mut connection = acquire(pool).await?;
+    loop {
+        let status = sqlx::query_scalar("SELECT txid_status($1)").bind(transaction);
+        let status: Option<String> = status.fetch_one(&mut *connection).await?;
+        match status.as_deref() {
+            Some("in progress") => tokio::time::sleep(LOOK_AFTER).await,
+            status => return Ok(status == Some("committed")),
+        }
+    }
 }
 
 fn bind_sqlite<'q>(
