@@ -224,3 +224,60 @@ async fn while_redis_is_out_of_reach_the_operator_says_what_counts() {
         assert_eq!(through, expected, "{word}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_all_instances_together_let_no_more_through_than_the_limit() {
+    let mut redis = RedisServer::start(&[]).await;
+    let config = format!(
+        "[cache.redis]\nbreaker_failures = 1\n{}{}",
+        limit("key", 100, "1h", ""),
+        route("")
+    );
+    let fleet = fleet_of(3, &redis, &config).await;
+    // All have shown up.
+    for at in 0..3 {
+        let known = async {
+            while fleet.purge(at, r#"{"url": "/x"}"#).await["alive"] != 3 {}
+            // Once more, so that each has heard of the others.
+            let looks = "cache_l2_commands_total{command=\"sync\"}";
+            let seen = fleet.metric(at, looks).await;
+            fleet.metric_reaches(at, looks, seen + 1.0).await;
+        };
+        tokio::time::timeout(crate::support::PATIENCE, known).await.expect("three");
+    }
+    // A part of it is used before, by one that the others do not know of.
+    let used = let_through(&fleet, 0, 30, 3).await;
+    assert_eq!(used, 30);
+    redis.kill();
+    for at in 0..3 {
+        fleet
+            .metric_is(at, "cache_l2_heard", |heard| heard == 0.0)
+            .await;
+    }
+    let mut through = 0;
+    for at in 0..3 {
+        through += let_through(&fleet, at, 150, 3).await;
+    }
+    // Each its third, and the first what is left of that.
+    assert_eq!(through, 23 + 33 + 33);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_redis_has_lost_goes_on_with_what_is_known_of_it() {
+    let redis = RedisServer::start(&[]).await;
+    let config = format!("{}{}", limit("key", 100, "1h", ""), route(""));
+    let fleet = fleet_of(2, &redis, &config).await;
+    let mut through = 0;
+    for at in [0, 1] {
+        through += let_through(&fleet, at, 40, 2).await;
+    }
+    assert_eq!(through, 80);
+    for _ in 0..3 {
+        redis.ask("FLUSHALL").await;
+        for at in [1, 0] {
+            through += let_through(&fleet, at, 50, 2).await;
+        }
+    }
+    // What the first one has seen last, and nobody else.
+    assert_eq!(through, 100);
+}

@@ -6,6 +6,10 @@
 //! and all of one below a thousand, is asked for one by one; when it is reached, all instances
 //! give back what they hold and have not used. So no more than the limit is ever let through, and
 //! less only by what an instance holds that dies, or hears nothing, at that moment.
+//!
+//! While Redis is out of reach each instance counts its part of the limit, as many parts as instances
+//! were heard last, from where the fleet's count stood; a window that Redis has lost goes on with what
+//! the instances know of it.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,6 +67,23 @@ struct State {
     reset_at: Timestamp,
     /// Somebody takes in advance, and will have done so by then.
     asking_until: Timestamp,
+}
+
+impl State {
+    fn known(&self, callers: &Callers) -> Known {
+        let is_known = self.began > 0;
+        Known {
+            began: self.began,
+            used: u64::from(is_known) * callers.requests.saturating_sub(self.left),
+        }
+    }
+}
+
+/// What an instance knows of a window in Redis: when it began, and what was used of it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    began: u64,
+    used: u64,
 }
 
 /// Where the callers of one limit stand in its window.
@@ -150,6 +171,12 @@ impl LimitState {
         callers
     }
 
+    /// What one instance counts of a limit by itself, so that all of them together count no more.
+    fn part_of(&self, requests: u64) -> u64 {
+        let instances = self.second.as_ref().map_or(1, |second| second.instances());
+        (requests / instances).max(1)
+    }
+
     fn shared(&self) -> Option<&Arc<Second>> {
         let second = self.second.as_ref();
         second.filter(|second| !second.breaker_is_open())
@@ -177,13 +204,13 @@ impl LimitState {
         let Some((state, callers, caller)) = lock(&self.callers).iter().find_map(named) else {
             return;
         };
-        let (back, began) = {
+        let (back, known) = {
             let mut state = lock(&state);
             state.left = 0;
-            (std::mem::take(&mut state.held), state.began)
+            (std::mem::take(&mut state.held), state.known(&callers))
         };
         if back > 0 {
-            let taking = callers.taking(caller, 0, back, began);
+            let taking = callers.taking(caller, 0, back, known);
             tokio::spawn(Arc::clone(second).take_back(taking));
         }
     }
@@ -338,11 +365,12 @@ impl Limits {
             WithoutRedis::Open if self.state.second.is_some() => all(true, requests),
             WithoutRedis::Closed if self.state.second.is_some() => all(false, 0),
             _ => {
+                let part = self.state.part_of(requests);
                 let state = limit.callers.state(caller);
                 let mut state = lock(&state);
                 let counted = match counting {
-                    Counting::Counted => state.window.take(requests, window, now),
-                    Counting::Foreseen => { state.window }.take(requests, window, now),
+                    Counting::Counted => state.window.take(part, window, now),
+                    Counting::Foreseen => { state.window }.take(part, window, now),
                 };
                 Said {
                     is_allowed: counted.is_allowed,
@@ -395,7 +423,7 @@ impl LimitState {
             return Err(TierError::Open);
         };
         let state = callers.state(caller);
-        let (back, began, is_first) = {
+        let (back, known, is_first) = {
             let mut state = lock(&state);
             // What is held for too long goes back.
             let now = self.clock.now();
@@ -409,12 +437,12 @@ impl LimitState {
             if is_first {
                 state.asking_until = now.plus(ASKING);
             }
-            (back, state.began, is_first)
+            (back, state.known(callers), is_first)
         };
         // Of many that ask at once, one takes in advance.
         let wanted = if is_first { callers.lease() } else { 1 };
         let taken = second
-            .take(callers.taking(caller, wanted.max(now_used), back, began))
+            .take(callers.taking(caller, wanted.max(now_used), back, known))
             .await;
         let mut state = lock(&state);
         if is_first {
@@ -424,9 +452,9 @@ impl LimitState {
         let now = self.clock.now();
         if taken.began != state.began && state.held > 0 {
             // Of the window before: it goes back there.
-            let (back, began) = (std::mem::take(&mut state.held), state.began);
+            let (back, known) = (std::mem::take(&mut state.held), state.known(callers));
             let second = Arc::clone(second);
-            tokio::spawn(second.take_back(callers.taking(caller, 0, back, began)));
+            tokio::spawn(second.take_back(callers.taking(caller, 0, back, known)));
         }
         if taken.granted > 0 {
             state.held += taken.granted - now_used.min(taken.granted);
@@ -435,6 +463,9 @@ impl LimitState {
         state.began = taken.began;
         state.left = taken.left;
         state.reset_at = now.plus(taken.reset);
+        let began = now.plus(taken.reset).minus(callers.window);
+        let used = callers.requests.saturating_sub(taken.left);
+        state.window = Window::of(began, used.div_ceil(second.instances()));
         Ok(Said {
             is_allowed: taken.granted > 0,
             left: taken.left,
@@ -461,8 +492,10 @@ impl Callers {
         }
     }
 
-    fn taking(&self, caller: [u8; 16], wanted: u64, back: u64, began: u64) -> Taking {
+    fn taking(&self, caller: [u8; 16], wanted: u64, back: u64, known: Known) -> Taking {
+        let Known { began, used } = known;
         Taking {
+            used,
             // The caller's bytes, so that a recall can be told whose it is.
             name: format!("{}{}", self.name, hex(&caller)),
             limit: self.requests,

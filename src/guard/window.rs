@@ -26,6 +26,15 @@ pub struct Counted {
 }
 
 impl Window {
+    /// One that began then, and of which so much is used.
+    pub fn of(began: Timestamp, count: u64) -> Self {
+        Self {
+            began,
+            count,
+            before: 0,
+        }
+    }
+
     /// Counts one request, if there is room for it.
     pub fn take(&mut self, limit: u64, length: Duration, now: Timestamp) -> Counted {
         let length = length.as_millis() as u64;

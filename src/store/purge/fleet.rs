@@ -86,6 +86,8 @@ pub struct Synced {
     pub before: Vec<u64>,
     /// This look has begun the log: what there was is of another age, not whole, or not vouched for.
     pub begins: bool,
+    /// Instances that have looked at it and not said goodbye.
+    pub instances: u64,
 }
 
 /// What applying a look at the log did.

@@ -21,6 +21,9 @@ const BATCH: usize = 128;
 /// Between two counts of the instances that know of a purge.
 const RECOUNT: Duration = Duration::from_millis(10);
 
+/// Between two counts where nobody purges.
+const COUNTED_EVERY: Duration = Duration::from_secs(20);
+
 /// Between two appends: purges of one name that come meanwhile are one.
 const BREATH: Duration = Duration::from_millis(3);
 
@@ -45,6 +48,7 @@ impl Second {
     /// Follows the log for ever: when it grows, when something is to be appended, and by and by.
     pub async fn follow(self: Arc<Self>, purges: Arc<PurgeLog>, clock: Clock) {
         let (mut following, mut is_advised) = (Following::Well, false);
+        let mut counted = Instant::now();
         loop {
             let caught_up = self.catch_up(&purges, &clock).await;
             if caught_up.is_err() {
@@ -66,6 +70,13 @@ impl Second {
             }
             if now == Following::Well && !std::mem::replace(&mut is_advised, true) {
                 self.background.spawn(Arc::clone(&self).advise());
+            }
+            if now == Following::Well && counted.elapsed() > COUNTED_EVERY {
+                counted = Instant::now();
+                // Those that are gone without a word leave the list by that.
+                self.metrics.second.asked(Command::Instances);
+                let asking = self.tier.instances(self.patience.max_silence);
+                let _ = timeout(self.patience.write, asking).await;
             }
             self.looks.send_modify(|count| *count += 1);
             // What waits for long, and what does not wait any more.
@@ -117,6 +128,7 @@ impl Second {
                 .filter(|logged| logged.entry.is_none());
             self.metrics.second.passed_over(strange.count());
             let begins = synced.begins;
+            self.note_instances(synced.instances);
             let applied = purges.apply(synced, heard);
             if applied.dropped && before.stamp.epoch != 0 {
                 self.is_blind();

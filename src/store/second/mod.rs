@@ -154,6 +154,8 @@ pub struct Taking {
     /// Taken before and not used, of the window that began then.
     pub back: u64,
     pub began: u64,
+    /// What was used of that window by all when it was last asked; 0 where that is not known.
+    pub used: u64,
 }
 
 /// What was taken.

@@ -59,6 +59,9 @@ pub struct Second {
     /// Microseconds after `started` at which this instance last could not know who else lives; 0 for
     /// never.
     blind: AtomicU64,
+    /// How many instances were heard, and microseconds after `started` at which they were.
+    instances: AtomicU64,
+    instances_at: AtomicU64,
     /// The last purges that were appended are in one server alone.
     in_one_server: AtomicBool,
     /// This instance serves nothing any more.
@@ -105,6 +108,8 @@ impl Second {
             settling: AtomicUsize::new(0),
             started: Instant::now(),
             blind: AtomicU64::new(0),
+            instances: AtomicU64::new(1),
+            instances_at: AtomicU64::new(0),
             in_one_server: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             beat: AtomicU64::new(0),
@@ -205,6 +210,22 @@ impl Second {
         let at = Duration::from_micros(self.blind.load(Ordering::Relaxed));
         let since = self.started.elapsed().saturating_sub(at);
         (!at.is_zero() && since < self.patience.max_silence).then_some(since)
+    }
+
+    /// So many instances have looked at the purge log; fewer count once the others may be gone.
+    pub(super) fn note_instances(&self, count: u64) {
+        let now = self.started.elapsed().as_micros() as u64;
+        let since = now.saturating_sub(self.instances_at.load(Ordering::Relaxed));
+        let is_over = Duration::from_micros(since) > self.patience.max_silence;
+        if count >= self.instances.load(Ordering::Relaxed) || is_over {
+            self.instances.store(count.max(1), Ordering::Relaxed);
+            self.instances_at.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// How many instances there are, as far as was heard: at least this one.
+    pub fn instances(&self) -> u64 {
+        self.instances.load(Ordering::Relaxed)
     }
 
     /// How the last purges were appended.

@@ -95,4 +95,4 @@ end
 redis.pcall('PUBLISH', ARGV[8], 'beat')
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, ARGV[7]) end
 return {epoch, position, redis.call('HGET', meta, 'floor'), restarts and 1 or 0, entries,
-  revoked, before}
+  revoked, before, redis.call('HLEN', instances)}

@@ -305,6 +305,7 @@ impl SecondTier for Redis {
                 number(taking.back),
                 number(taking.began),
                 self.names.recalled.as_str().into(),
+                number(taking.used),
             ];
             let keys = vec![taking.name.into()];
             let taken = self.run(&self.scripts.take, keys, arguments).await?;

@@ -78,7 +78,17 @@ pub(super) fn read_answer(answer: Value) -> Option<Answer> {
 
 pub(super) fn read_synced(synced: Value) -> Option<Synced> {
     let parts = synced.into_array();
-    let [epoch, latest, floor, restarts, entries, revoked, before] = &parts[..] else {
+    let [
+        epoch,
+        latest,
+        floor,
+        restarts,
+        entries,
+        revoked,
+        before,
+        instances,
+    ] = &parts[..]
+    else {
         return None;
     };
     let entries = entries.clone().into_array();
@@ -100,6 +110,7 @@ pub(super) fn read_synced(synced: Value) -> Option<Synced> {
             .filter_map(|epoch| epoch.parse().ok())
             .collect(),
         begins: false,
+        instances: to_number(instances)?,
     })
 }
 
