@@ -63,6 +63,7 @@ pub use client::Handled;
 pub use fleet::Known;
 pub use plan::Plan;
 pub use state::State;
+pub use wire::tunnel::{Handover, Offered};
 pub use wire::{Body, InterimQueue};
 
 /// Answers requests by the plan in force. One per process, shared by all workers.

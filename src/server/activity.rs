@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::proxy::InterimQueue;
+use crate::proxy::{InterimQueue, Offered};
 
 /// What happened on a connection, for its timer to judge. Times are milliseconds since accept.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct Activity {
     is_cut: AtomicBool,
     /// What the origin said before its final response.
     pub interim: Arc<InterimQueue>,
+    /// Whom the stream is handed over to where its protocol is switched.
+    offered: Mutex<Option<Offered>>,
 }
 
 /// So much longer than `body_timeout` one stream of HTTP/2 may stand still while another does not.
@@ -82,6 +84,7 @@ impl Activity {
             is_draining: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             interim: Arc::default(),
+            offered: Mutex::default(),
         }
     }
 
@@ -153,6 +156,26 @@ impl Activity {
         } else {
             oldest
         }
+    }
+
+    /// The request that begins may switch protocols: then the stream is `to`'s.
+    pub fn offer(&self, to: Offered) {
+        *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+    }
+
+    /// Whoever waits for the stream, of those that it was offered to last.
+    pub fn take_offered(&self) -> Option<Offered> {
+        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        offered.take().filter(Offered::is_wanted)
+    }
+
+    /// For how long nothing has been under way, neither to be read nor to be written.
+    pub fn rests_for(&self) -> Duration {
+        let is_busy = self.in_flight.load(Ordering::Relaxed) > 0
+            || self.blocked.load(Ordering::Relaxed) != u64::MAX
+            || !self.has_asked();
+        let since = self.now() - self.last.load(Ordering::Relaxed).min(self.now());
+        Duration::from_millis(if is_busy { 0 } else { since })
     }
 
     pub fn drain(&self) {

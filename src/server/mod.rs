@@ -4,6 +4,7 @@
 mod activity;
 mod connection;
 mod seat;
+mod serving;
 mod stream;
 mod worker;
 

@@ -44,6 +44,8 @@ const CANNED: [(&[u8], FailureKind); 3] = [
 /// The socket, and whether what it has brought since the last response goes beyond one line.
 struct Socket {
     stream: TcpStream,
+    /// What was read of it already, and comes first.
+    first: Bytes,
     has_line: bool,
     /// The client sends no more.
     has_ended: bool,
@@ -56,7 +58,13 @@ impl AsyncRead for Socket {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let read = if self.first.is_empty() {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
+        } else {
+            let first = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first.split_to(first));
+            Poll::Ready(Ok(()))
+        };
         if !self.has_line {
             self.has_line = buffer.filled()[before..].contains(&b'\n');
         }
@@ -116,10 +124,18 @@ pub struct Watched {
 }
 
 impl Watched {
-    pub fn new(stream: TcpStream, activity: Arc<Activity>, proxy: Arc<Proxy>, seat: Seat) -> Self {
+    /// `first` was read of the stream before.
+    pub fn new(
+        stream: TcpStream,
+        first: Bytes,
+        activity: Arc<Activity>,
+        proxy: Arc<Proxy>,
+        seat: Seat,
+    ) -> Self {
         Self {
             stream: Some(TokioIo::new(Socket {
                 stream,
+                first,
                 has_line: false,
                 has_ended: false,
             })),
@@ -131,6 +147,19 @@ impl Watched {
             is_behind: false,
             in_turn: 0,
         }
+    }
+
+    /// What was read and is not used comes once more.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if let Some(stream) = &mut self.stream {
+            stream.inner_mut().first = bytes;
+        }
+    }
+
+    /// The bare stream, of a connection on which nothing is under way.
+    pub fn into_rest(mut self) -> Option<(TcpStream, Seat)> {
+        let socket = self.stream.take()?.into_inner();
+        Some((socket.stream, self.seat.take()?))
     }
 
     fn with_stream<T>(

@@ -1,5 +1,6 @@
 //! Switched protocols: both connections tied together, until one ends or nobody uses them.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +9,9 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response, StatusCode, request};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Failure, FailureKind};
@@ -25,7 +26,8 @@ pub fn switch(
     asked_for: Option<HeaderValue>,
     idle_limit: Duration,
 ) -> Result<Response<Body>, Failure> {
-    let ours = parts.extensions.remove::<OnUpgrade>();
+    let ours = parts.extensions.remove::<Handover>();
+    let ours = ours.and_then(|handover| handover.take());
     let (Some(_), Some(ours)) = (asked_for, ours) else {
         let message = "the upstream switched protocols although nobody asked it to";
         return Err(Failure::new(FailureKind::ProtocolError, message));
@@ -34,13 +36,14 @@ pub fn switch(
     let seat = response.extensions_mut().remove::<TunnelSeat>();
     tokio::spawn(async move {
         let _held_to_the_end = seat;
-        let (ours, theirs) = match futures_util::future::try_join(ours, theirs).await {
-            Ok(both) => both,
-            Err(error) => return tracing::debug!(%error, "a switch of protocols failed"),
+        let (ours, theirs) = match tokio::join!(ours, theirs) {
+            (Ok(ours), Ok(theirs)) => (ours, theirs),
+            (Err(_), _) => return tracing::debug!("the client left before its protocol was switched"),
+            (_, Err(error)) => return tracing::debug!(%error, "a switch of protocols failed"),
         };
         let used = Used::default();
         let mut ours = Noting {
-            stream: TokioIo::new(ours),
+            stream: ours,
             used: used.clone(),
         };
         let mut theirs = TokioIo::new(theirs);
@@ -66,6 +69,53 @@ pub fn switch(
     }
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     Ok(switched)
+}
+
+/// A client's stream as it is handed over.
+pub type ClientStream = Box<dyn Duplex>;
+
+/// What is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl fmt::Debug for dyn Duplex {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a stream")
+    }
+}
+
+/// In the extensions of a request that asks for another protocol: where the client's stream comes from
+/// once its connection has switched.
+#[derive(Clone)]
+pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<ClientStream>>>>);
+
+/// The other end of a [`Handover`], with the connection.
+#[derive(Debug)]
+pub struct Offered(oneshot::Sender<ClientStream>);
+
+impl Handover {
+    pub fn new() -> (Offered, Self) {
+        let (sender, receiver) = oneshot::channel();
+        let receiver = Arc::new(Mutex::new(Some(receiver)));
+        (Offered(sender), Self(receiver))
+    }
+
+    fn take(&self) -> Option<oneshot::Receiver<ClientStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Offered {
+    /// Whether anybody still waits for the stream.
+    pub fn is_wanted(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    pub fn accept(self, stream: ClientStream) {
+        // Nobody is there any more: it is closed.
+        drop(self.0.send(stream));
+    }
 }
 
 /// When a tunnel was last used.
