@@ -407,6 +407,11 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
         section.duration("tunnel_timeout"),
     );
     set(&mut limits.body_rate, section.size("body_rate"));
+    let expected = "a size from \"16KiB\" to \"64MiB\", such as \"256KiB\"";
+    let in_range =
+        |text: &str| super::units::size(text).filter(|size| (16 << 10..=64 << 20).contains(size));
+    let send_buffer = section.parsed("send_buffer", expected, in_range);
+    set(&mut limits.send_buffer, send_buffer.map(|at| at.value));
     section.finish();
     limits
 }

@@ -349,6 +349,8 @@ pub struct Limits {
     pub mib_timeout: Duration,
     /// A tunnel through which nothing goes.
     pub tunnel_timeout: Duration,
+    /// Bytes that the kernel may hold of what is sent on one connection (`SO_SNDBUF`).
+    pub send_buffer: u64,
     /// Bytes a second that a client has to read, and to send, of a body.
     pub body_rate: u64,
 }
@@ -366,6 +368,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(60),
             mib_timeout: Duration::from_secs(10),
             tunnel_timeout: Duration::from_secs(3600),
+            send_buffer: 256 << 10,
             body_rate: 512,
         }
     }

@@ -34,7 +34,8 @@ impl Server {
         let plan = proxy.plan();
         let listen = &plan.config.listen;
         let workers = listen.workers.unwrap_or_else(cores);
-        let listeners = bind(listen.address, workers)?;
+        let send_buffer = plan.config.limits.send_buffer as usize;
+        let listeners = bind(listen.address, workers, send_buffer)?;
         let address = listeners[0].local_addr()?;
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(seat::Connections::default());
@@ -71,8 +72,8 @@ impl Server {
     }
 }
 
-/// Bytes that the kernel holds for a connection beyond what is on its way.
-const UNSENT: u32 = 1 << 20;
+/// Bytes that the kernel takes for a connection beyond what is on its way.
+const UNSENT: u32 = 128 << 10;
 
 /// Cores that this process may use: affinity and quota respected.
 pub fn cores() -> usize {
@@ -83,15 +84,19 @@ pub fn cores() -> usize {
 ///
 /// The first bind is without `SO_REUSEPORT`: a second process on the same address fails here,
 /// instead of silently taking a share of the connections.
-fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let probe = socket(address, false)?;
+fn bind(
+    address: SocketAddr,
+    count: usize,
+    send_buffer: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let probe = socket(address, false, send_buffer)?;
     probe.bind(&address.into())?;
     let taken = probe.local_addr()?.as_socket();
     drop(probe);
     let address = taken.unwrap_or(address);
     (0..count)
         .map(|_| {
-            let socket = socket(address, true)?;
+            let socket = socket(address, true, send_buffer)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             Ok(socket.into())
@@ -99,7 +104,7 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListen
         .collect()
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+fn socket(address: SocketAddr, shared: bool, send_buffer: usize) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -112,6 +117,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     // Accepted connections have it too: what waits for a client that does not read waits here, once,
     // and not in the kernel for each of them.
     socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_send_buffer_size(send_buffer)?;
     Ok(socket)
 }
 
@@ -121,11 +127,11 @@ mod tests {
 
     #[test]
     fn a_second_process_on_the_same_address_fails_to_start() {
-        let first = bind("127.0.0.1:0".parse().unwrap(), 2).unwrap();
+        let first = bind("127.0.0.1:0".parse().unwrap(), 2, 1 << 18).unwrap();
         let address = first[0].local_addr().unwrap();
-        let error = bind(address, 1).unwrap_err();
+        let error = bind(address, 1, 1 << 18).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        bind(address, 1).unwrap();
+        bind(address, 1, 1 << 18).unwrap();
     }
 }
