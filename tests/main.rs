@@ -50,6 +50,7 @@ mod readers;
 mod redis;
 mod redis_log;
 mod restart;
+mod resting;
 mod rules;
 mod stale;
 mod topologies;

@@ -243,7 +243,9 @@ async fn without_redis_all_instances_together_let_no_more_through_than_the_limit
             let seen = fleet.metric(at, looks).await;
             fleet.metric_reaches(at, looks, seen + 1.0).await;
         };
-        tokio::time::timeout(crate::support::PATIENCE, known).await.expect("three");
+        tokio::time::timeout(crate::support::PATIENCE, known)
+            .await
+            .expect("three");
     }
     // A part of it is used before, by one that the others do not know of.
     let used = let_through(&fleet, 0, 30, 3).await;

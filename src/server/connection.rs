@@ -327,7 +327,9 @@ async fn to_rest(
     }
     // It has ended: with a switch of protocols, whoever asked for that waits for the stream.
     if let Some(offered) = clock.activity.take_offered() {
-        let http1::Parts { mut io, read_buf, .. } = connection.into_parts();
+        let http1::Parts {
+            mut io, read_buf, ..
+        } = connection.into_parts();
         io.put_back(read_buf);
         offered.accept(Box::new(TokioIo::new(io)));
     }

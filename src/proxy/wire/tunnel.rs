@@ -38,7 +38,9 @@ pub fn switch(
         let _held_to_the_end = seat;
         let (ours, theirs) = match tokio::join!(ours, theirs) {
             (Ok(ours), Ok(theirs)) => (ours, theirs),
-            (Err(_), _) => return tracing::debug!("the client left before its protocol was switched"),
+            (Err(_), _) => {
+                return tracing::debug!("the client left before its protocol was switched");
+            }
             (_, Err(error)) => return tracing::debug!(%error, "a switch of protocols failed"),
         };
         let used = Used::default();
