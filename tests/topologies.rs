@@ -1,12 +1,10 @@
 //! Where Redis can be: behind TLS, behind Sentinels, behind a user of its own, under a prefix.
 
-use std::process::{Command, Stdio};
-
 use crate::support::PATIENCE;
 use crate::support::certificate::Certificate;
 use crate::support::fleet::Fleet;
-use crate::support::process::Killed;
 use crate::support::redis::{RedisServer, free_port};
+use crate::support::sentinel::Sentinel;
 use crate::support::{numbered, route};
 use tokio::time::timeout;
 
@@ -89,48 +87,6 @@ async fn two_fleets_with_prefixes_of_their_own_share_nothing() {
     assert_eq!(fleet.get(stranger, "/a").await.text(), "2");
     fleet.purge(stranger, r#"{"all": true}"#).await;
     assert_eq!(fleet.get(0, "/a").await.cache(), "HIT");
-}
-
-/// A Sentinel that watches one master.
-struct Sentinel {
-    port: u16,
-    _process: Killed,
-    _folder: tempfile::TempDir,
-}
-
-impl Sentinel {
-    fn start(master: u16) -> Self {
-        let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
-        let file = folder.path().join("sentinel.conf");
-        let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        let process = Command::new("redis-server")
-            .arg(&file)
-            .arg("--sentinel")
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed: tests/run does that");
-        Self {
-            port,
-            _process: Killed(process),
-            _folder: folder,
-        }
-    }
-
-    async fn knows(&self, wanted: &str) {
-        let knows = async {
-            loop {
-                let told = RedisServer::ask_at(self.port, "SENTINEL master main").await;
-                if told.is_some_and(|told| told.contains(wanted)) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, knows).await.expect("the Sentinel knows");
-    }
 }
 
 #[tokio::test]

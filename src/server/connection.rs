@@ -319,7 +319,8 @@ async fn to_rest(
                     return Ok(rested.map(|(stream, seat)| Resting {
                         stream,
                         seat,
-                        first: read_buf,
+                        // Even an empty piece would hold the whole buffer.
+                        first: Bytes::copy_from_slice(&read_buf),
                     }));
                 }
             }

@@ -56,10 +56,39 @@ impl Client {
         let stream = TcpStream::connect(address)
             .await
             .expect("the server accepts");
+        Self::over(stream)
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
         Self {
             stream,
             buffer: Vec::new(),
         }
+    }
+
+    /// Sends one request and reads its response; `None` where the server is gone before that is whole.
+    pub async fn try_ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Option<Received> {
+        let mut out = format!("{method} {target} HTTP/1.1\r\n");
+        for (name, value) in fields {
+            out.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() || method != "GET" {
+            out.push_str(&format!("content-length: {}\r\n", body.len()));
+        }
+        out.push_str(&format!("\r\n{body}"));
+        self.stream.write_all(out.as_bytes()).await.ok()?;
+        while find(&self.buffer, b"\r\n\r\n").is_none() {
+            if !self.more().await {
+                return None;
+            }
+        }
+        Some(self.response().await).filter(|received| !received.is_cut)
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

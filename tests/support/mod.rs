@@ -13,6 +13,7 @@ pub mod postgres;
 pub mod process;
 pub mod ranged;
 pub mod redis;
+pub mod sentinel;
 pub mod traps;
 pub mod wire;
 

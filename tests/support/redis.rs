@@ -121,6 +121,11 @@ impl RedisServer {
         self.process.is_some()
     }
 
+    /// What it has saved is gone: it will be empty at its next start.
+    pub fn forget_snapshots(&self) {
+        let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));
+    }
+
     /// Kills it, without a word to its clients.
     pub fn kill(&mut self) {
         self.process = None;

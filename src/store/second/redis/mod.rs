@@ -30,7 +30,7 @@ use super::{
     TierError, Wants,
 };
 use listen::listen;
-use settings::builder;
+use settings::{builder, for_listening};
 use values::{failed, millis, number, read_answer, to_bytes, to_number, unexpected};
 
 pub use settings::Settings;
@@ -108,11 +108,12 @@ impl Redis {
         settings: &Settings,
         events: mpsc::UnboundedSender<Event>,
     ) -> Result<Self, TierError> {
-        let builder = builder(settings)?;
+        let mut builder = builder(settings)?;
         let pool = builder.build_pool(settings.connections);
         let pool = pool.map_err(|error| failed(&error))?;
-        let listener = builder.build().map_err(|error| failed(&error))?;
         let log = builder.build().map_err(|error| failed(&error))?;
+        for_listening(&mut builder);
+        let listener = builder.build().map_err(|error| failed(&error))?;
         let names = FleetNames::new(&settings.prefix);
         let instance = instance_name();
         let channels = [

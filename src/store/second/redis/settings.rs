@@ -50,8 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Commands that may wait for a connection.
 const MOST_WAITING: usize = 10_000;
 
-/// Messages that may come in one burst before somebody hears them.
-const MOST_UNHEARD: usize = 16_384;
+/// Messages that may come in one burst before somebody hears them. Each connection has nine queues of so
+/// many places, from its beginning: only the one that listens needs more than a few.
+const MOST_UNHEARD: usize = 4096;
 
 /// Makes connections of these settings. The URL can be an error.
 pub(super) fn builder(settings: &Settings) -> Result<Builder, TierError> {
@@ -96,8 +97,14 @@ pub(super) fn builder(settings: &Settings) -> Result<Builder, TierError> {
         })
         .with_performance_config(|performance: &mut PerformanceConfig| {
             performance.default_command_timeout = PATIENCE;
-            performance.broadcast_channel_capacity = MOST_UNHEARD;
         })
         .set_policy(ReconnectPolicy::new_constant(0, RECONNECT_MILLIS));
     Ok(builder)
+}
+
+/// What the connection that listens has more than the others.
+pub(super) fn for_listening(builder: &mut Builder) {
+    builder.with_performance_config(|performance: &mut PerformanceConfig| {
+        performance.broadcast_channel_capacity = MOST_UNHEARD;
+    });
 }
