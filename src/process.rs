@@ -101,6 +101,9 @@ impl Sidecar {
         let listener = background.wait_for(TcpListener::bind(wanted))?;
         let listener = listener.with_context(|| in_use("admin", wanted))?;
         let admin_address = listener.local_addr()?;
+        if let Some(address) = reached_by_others(&proxy.plan().config, admin_address) {
+            proxy.set_admin(address);
+        }
         let admin = Admin::new(Arc::clone(&proxy), Arc::clone(&draining));
         background.handle.spawn(admin.serve(listener));
 
@@ -132,6 +135,23 @@ impl Sidecar {
         let _ = self.background.wait_for(finishing);
         self.background.stop();
     }
+}
+
+/// Where other instances reach the admin port: of a wildcard, the address by which this machine reaches
+/// Redis.
+fn reached_by_others(config: &Config, admin: SocketAddr) -> Option<SocketAddr> {
+    if !admin.ip().is_unspecified() {
+        return Some(admin);
+    }
+    let redis: url::Url = config.cache.redis.as_ref()?.url.parse().ok()?;
+    let place = (redis.host_str()?, redis.port().unwrap_or(6379));
+    let towards = std::net::UdpSocket::bind((admin.ip(), 0)).ok()?;
+    // Nothing is sent: the system only chooses the address.
+    towards.connect(place).ok()?;
+    Some(SocketAddr::new(
+        towards.local_addr().ok()?.ip(),
+        admin.port(),
+    ))
 }
 
 fn in_use(section: &str, address: SocketAddr) -> String {
@@ -319,6 +339,9 @@ fn journal(
     Ok(Some((journal, purges)))
 }
 
+/// Threads for what blocks: packing what goes to Redis, the journal, names. Each has memory of its own.
+const BLOCKING: usize = 4;
+
 /// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.
 struct Background {
     handle: Handle,
@@ -330,6 +353,7 @@ impl Background {
     fn start() -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(BLOCKING)
             .build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();

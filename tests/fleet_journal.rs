@@ -82,28 +82,58 @@ async fn hears(running: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pending_purge_outlives_its_instance_however_that_ends() {
-    for signal in ["KILL", "TERM"] {
+async fn a_pending_purge_outlives_an_instance_that_is_killed() {
+    let pair = Pair::new("").await;
+    let (mut one, other) = (pair.join(), pair.join());
+    let old = get(&one, "/a").await.text();
+    assert_eq!(get(&other, "/a").await.text(), old);
+    pair.redis.signal("STOP");
+    let done = purge(&one, r#"{"url": "/a"}"#).await;
+    assert_eq!(done["state"], "pending", "{done}");
+    one.signal("KILL");
+    one.child.0.wait().unwrap();
+    pair.redis.signal("CONT");
+    assert_eq!(get(&other, "/a").await.text(), old);
+    let again = pair.join();
+    hears(&other).await;
+    assert_ne!(get(&other, "/a").await.text(), old);
+    assert_ne!(get(&again, "/a").await.text(), old);
+    // Nothing is told twice.
+    let empty = async { while pair.journals().iter().any(|length| *length > 0) {} };
+    timeout(PATIENCE, empty).await.expect("it is told");
+    assert_eq!(pair.origin.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_stopped_leaves_it_to_another_that_lives() {
+    for is_alone in [false, true] {
         let pair = Pair::new("").await;
-        let (mut one, other) = (pair.join(), pair.join());
+        let mut one = pair.join();
+        let others: Vec<Running> = (0..2 * usize::from(!is_alone))
+            .map(|_| pair.join())
+            .collect();
+        // Each has heard of the others.
+        let done = purge(&one, r#"{"url": "/x"}"#).await;
+        assert_eq!(done["alive"], 1 + others.len(), "{done}");
         let old = get(&one, "/a").await.text();
-        assert_eq!(get(&other, "/a").await.text(), old);
+        for other in &others {
+            assert_eq!(get(other, "/a").await.text(), old);
+        }
         pair.redis.signal("STOP");
         let done = purge(&one, r#"{"url": "/a"}"#).await;
-        assert_eq!(done["state"], "pending", "{signal}: {done}");
-        one.signal(signal);
-        let ended = one.child.0.wait().unwrap();
-        assert_eq!(ended.code(), (signal == "TERM").then_some(0));
+        assert_eq!(done["state"], "pending", "{done}");
+        one.signal("TERM");
+        assert_eq!(one.child.0.wait().unwrap().code(), Some(0));
         pair.redis.signal("CONT");
-        assert_eq!(get(&other, "/a").await.text(), old);
+        for other in &others {
+            let new = async { while get(other, "/a").await.text() == old {} };
+            timeout(PATIENCE, new).await.expect("it is told");
+        }
+        // Where nobody else lives, it is there at the next start.
+        let kept = pair.journals().iter().any(|length| *length > 0);
+        assert_eq!(kept, is_alone);
         let again = pair.join();
-        hears(&other).await;
-        assert_ne!(get(&other, "/a").await.text(), old, "{signal}");
-        assert_ne!(get(&again, "/a").await.text(), old, "{signal}");
-        // Nothing is told twice.
-        let empty = async { while pair.journals().iter().any(|length| *length > 0) {} };
-        timeout(PATIENCE, empty).await.expect("it is told");
-        assert_eq!(pair.origin.count(), 2);
+        assert_ne!(get(&again, "/a").await.text(), old);
     }
 }
 

@@ -33,6 +33,7 @@ fn at(cursor: Cursor) -> Reader {
         cursor,
         before: Vec::new(),
         serves: true,
+        admin: None,
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Endpoint {
 }
 
 /// All endpoints, in the order in which they are listed.
-pub const ENDPOINTS: [Endpoint; 7] = [
+pub const ENDPOINTS: [Endpoint; 8] = [
     Endpoint {
         path: "/metrics",
         usage: "",
@@ -104,6 +104,13 @@ pub const ENDPOINTS: [Endpoint; 7] = [
         access: Access::Operators,
         meaning: "refuses a key from now on, or takes that back",
         handler: Handler::Order(|proxy, body| Box::pin(revoke::revoke(proxy, body))),
+    },
+    Endpoint {
+        path: "/told",
+        usage: "",
+        access: Access::Operators,
+        meaning: "for the fleet itself: purges of an instance that ended before Redis took them",
+        handler: Handler::Order(|proxy, body| Box::pin(purge::told(proxy, body))),
     },
 ];
 

@@ -58,6 +58,17 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     Ok(told)
 }
 
+/// Takes over what another instance could not tell: how many purges those were, and who knows of them now. An
+/// error says what is wrong with it.
+pub async fn told(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
+    let taken = proxy.take_over(body)?;
+    let known = proxy.known_to_all(proxy.purge_position()).await;
+    info!(taken, ?known, "took over purges of an instance that ended");
+    let mut told = known.told();
+    told["taken"] = json!(taken);
+    Ok(told)
+}
+
 impl Order {
     fn parse(body: &[u8]) -> Result<Self, String> {
         // By way of an object: serde would take an array for the fields in their order.

@@ -36,7 +36,7 @@ mod state;
 mod wire;
 
 use std::cell::RefCell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,7 @@ use crate::store::second::Second;
 use crate::store::{Purge, PurgeLog, Target};
 use crate::upstream::Origin;
 
-use fleet::{acknowledged, warm_up};
+use fleet::{acknowledged, hand_over, warm_up};
 
 pub use client::Handled;
 pub use fleet::Known;
@@ -250,5 +250,21 @@ impl Proxy {
     /// The end of the process: what the fleet does not know yet is told, if that does not take long.
     pub async fn finish(&self, limit: Duration) {
         acknowledged::finish(&self.state, limit).await;
+        let plan = self.plan();
+        let token = plan.config.admin.token.as_ref();
+        hand_over::hand_over(&self.state, token.map(|token| token.text.as_str())).await;
+    }
+
+    /// Tells the fleet where the admin port of this instance is.
+    pub fn set_admin(&self, address: SocketAddr) {
+        if let Some(second) = &self.state.second {
+            second.set_admin(address);
+        }
+    }
+
+    /// Takes over what another instance could not tell the fleet: how many purges those were. An error says
+    /// what is wrong with it.
+    pub fn take_over(&self, part: &[u8]) -> Result<usize, String> {
+        hand_over::take_over(&self.state, part)
     }
 }

@@ -3,6 +3,7 @@
 //! [`Origin`] is the seam: whatever answers a request behind the cache. The pool here is one, the
 //! built-in origin another, and tests bring their own.
 
+mod ask;
 mod breaker;
 mod connect;
 mod exchange;
@@ -21,6 +22,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::error::Failure;
 
+pub use ask::ask_admin;
 pub use breaker::{Breaker, Fault, url_hash};
 pub use exchange::UploadUnwanted;
 pub use pool::{TunnelSeat, Upstream};

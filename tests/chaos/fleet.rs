@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use super::promises::{MAX_SILENCE, Places, Process, Promises};
+use super::promises::{Places, Process, Promises};
 use super::support::process::{FREE_PORTS, Running, file};
 use super::support::redis::RedisServer;
 use super::support::sentinel::Sentinel;
@@ -62,6 +62,9 @@ impl ChaosFleet {
             reply(200, body_of(key, version), &[])
         })
         .await;
+        // With a Sentinel it has to be longer than two masters can be there: until then an instance that
+        // listens to the old one is missed.
+        let max_silence = Duration::from_secs(if has_sentinel { 20 } else { 3 });
         let redis = RedisServer::start(&[]).await;
         let other = if has_sentinel {
             let port = redis.port.to_string();
@@ -93,7 +96,7 @@ impl ChaosFleet {
             let text = format!(
                 "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache]\nmemory = \"{MEMORY}\"\nmax_object = \"1MiB\"\n[cache.redis]\nurl = \"{url}\"\ntimeout = \"200ms\"\nbreaker_open = \"500ms\"\nmax_silence = \"{}s\"\n{}",
                 origin.url(),
-                MAX_SILENCE.as_secs(),
+                max_silence.as_secs(),
                 groups.collect::<String>(),
             );
             let folder = tempfile::tempdir().unwrap();
@@ -104,7 +107,7 @@ impl ChaosFleet {
         let mut fleet = Self {
             board: Arc::new(Board {
                 places: Arc::new(Mutex::new([None; INSTANCES])),
-                promises: Promises::new(has_sentinel),
+                promises: Promises::new(max_silence, has_sentinel),
                 versions,
                 quiet: tokio::sync::RwLock::new(()),
             }),

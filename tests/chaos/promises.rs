@@ -13,9 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::fleet::INSTANCES;
 
-/// As the instances are configured.
-pub const MAX_SILENCE: Duration = Duration::from_secs(3);
-
 /// Between the origin's clock and a reader's.
 const SLACK: Duration = Duration::from_secs(1);
 
@@ -37,14 +34,17 @@ struct Promise {
 
 /// What was promised of each key.
 pub struct Promises {
+    /// As the instances are configured.
+    max_silence: Duration,
     /// Redis may have two masters, each with listeners of its own, for as long as nobody can say.
     may_be_split: bool,
     keys: Mutex<HashMap<usize, Vec<Promise>>>,
 }
 
 impl Promises {
-    pub fn new(may_be_split: bool) -> Self {
+    pub fn new(max_silence: Duration, may_be_split: bool) -> Self {
         Self {
+            max_silence,
             may_be_split,
             keys: Mutex::default(),
         }
@@ -58,7 +58,7 @@ impl Promises {
             "unconfirmed" | "pending" | "write" if self.may_be_split => {
                 now + Duration::from_secs(3600)
             }
-            "unconfirmed" | "pending" | "write" => now + MAX_SILENCE + SLACK,
+            "unconfirmed" | "pending" | "write" => now + self.max_silence + SLACK,
             other => panic!("a purge was answered {other:?}"),
         };
         let promise = Promise {

@@ -5,6 +5,7 @@
 
 pub mod acknowledged;
 pub mod consult;
+pub mod hand_over;
 pub mod warm_up;
 
 pub use acknowledged::Known;

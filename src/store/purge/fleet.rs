@@ -8,6 +8,7 @@
 //! been applied then.
 
 use std::collections::{HashSet, VecDeque};
+use std::net::SocketAddr;
 
 use crate::clock::Timestamp;
 use crate::policy::Groups;
@@ -48,6 +49,8 @@ pub struct Reader {
     pub before: Vec<u64>,
     /// It serves what is stored, so that whoever purges waits for it; else it says goodbye.
     pub serves: bool,
+    /// Where the others reach its admin port.
+    pub admin: Option<SocketAddr>,
 }
 
 /// A purge on its way into the fleet's log.

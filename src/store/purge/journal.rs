@@ -52,15 +52,18 @@ impl Line {
         }
     }
 
-    fn read(text: &str) -> Option<Outgoing> {
-        let line: Self = serde_json::from_str(text).ok()?;
-        let (value, of) = (STANDARD.decode(line.value), STANDARD.decode(line.of));
+    fn purge(self) -> Option<Outgoing> {
+        let (value, of) = (STANDARD.decode(self.value), STANDARD.decode(self.of));
         Some(Outgoing {
-            token: line.token,
-            purge: Purge::of_words(&line.kind, &value.ok()?, &line.reach, &of.ok()?)?,
-            mode: line.mode.parse().ok()?,
-            at: Timestamp::from_millis(line.at),
+            token: self.token,
+            purge: Purge::of_words(&self.kind, &value.ok()?, &self.reach, &of.ok()?)?,
+            mode: self.mode.parse().ok()?,
+            at: Timestamp::from_millis(self.at),
         })
+    }
+
+    fn read(text: &str) -> Option<Outgoing> {
+        serde_json::from_str::<Self>(text).ok()?.purge()
     }
 }
 
@@ -214,6 +217,36 @@ fn lines<'a>(purges: impl Iterator<Item = &'a Outgoing>) -> Vec<u8> {
     text
 }
 
+/// Bytes of one part, as another instance takes them at once.
+const PART: usize = 48 << 10;
+
+/// Purges as they are told to another instance: JSON arrays, each no longer than an order may be.
+pub fn in_parts(purges: &[Outgoing]) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    for purge in purges {
+        let line = serde_json::to_string(&Line::of(purge)).unwrap_or_default();
+        if !part.is_empty() && part.len() + line.len() > PART {
+            parts.push(format!("[{part}]"));
+            part.clear();
+        }
+        if !part.is_empty() {
+            part.push(',');
+        }
+        part.push_str(&line);
+    }
+    if !part.is_empty() {
+        parts.push(format!("[{part}]"));
+    }
+    parts
+}
+
+/// What a part says; `None` where it is none.
+pub fn read_part(part: &[u8]) -> Option<Vec<Outgoing>> {
+    let lines: Vec<Line> = serde_json::from_slice(part).ok()?;
+    lines.into_iter().map(Line::purge).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::named::{Reach, Target};
@@ -326,6 +359,23 @@ mod tests {
         drop(journal);
         let (_, left) = open(&path);
         assert!(left.len() <= MOST_LINES && left.contains(&pending));
+    }
+
+    #[test]
+    fn what_is_handed_over_arrives_whole_and_in_parts_that_are_taken() {
+        let name = |number: u64| Target::Group(format!("{number}{}", "x".repeat(400)).into());
+        let all: Vec<Outgoing> = (1..300).map(|number| purge(number, name(number))).collect();
+        let parts = in_parts(&all);
+        assert!(parts.len() > 2 && parts.iter().all(|part| part.len() < 64 << 10));
+        let read: Vec<Outgoing> = parts
+            .iter()
+            .flat_map(|part| read_part(part.as_bytes()).unwrap())
+            .collect();
+        assert_eq!(read, all);
+        assert!(in_parts(&[]).is_empty());
+        for broken in ["", "{}", "[{}]", "[1]", "[{\"token\":1}]"] {
+            assert_eq!(read_part(broken.as_bytes()), None, "{broken}");
+        }
     }
 
     #[test]

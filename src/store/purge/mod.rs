@@ -18,6 +18,7 @@ mod revoked;
 mod tests;
 mod written;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -253,13 +254,14 @@ impl PurgeLog {
     }
 
     /// What this instance tells of itself when it looks at the fleet's log.
-    pub fn reader(&self, serves: bool) -> Reader {
+    pub fn reader(&self, serves: bool, admin: Option<SocketAddr>) -> Reader {
         let state = self.read();
         let known = state.fleet.as_ref();
         Reader {
             cursor: known.map_or_else(Cursor::default, Fleet::cursor),
             before: known.map_or_else(Vec::new, |fleet| fleet.before().to_vec()),
             serves,
+            admin,
         }
     }
 
@@ -279,11 +281,7 @@ impl PurgeLog {
         let Some(journal) = &self.journal else {
             return false;
         };
-        let untold = self
-            .read()
-            .fleet
-            .as_ref()
-            .map_or_else(Vec::new, Fleet::untold);
+        let untold = self.untold();
         // When it is told at last, the fleet may have a later word on the key: that it is revoked.
         let is_restored =
             |one: &Outgoing| matches!(one.purge.target, Target::Key(_)) && one.mode == Mode::Soft;
@@ -295,6 +293,20 @@ impl PurgeLog {
                 warn!(%error, "[cache.redis] journal: {path} cannot be written: purges that Redis does not take are lost with this process");
                 false
             }
+        }
+    }
+
+    /// Own purges that the fleet does not know of yet, in their order.
+    pub fn untold(&self) -> Vec<Outgoing> {
+        let state = self.read();
+        state.fleet.as_ref().map_or_else(Vec::new, Fleet::untold)
+    }
+
+    /// Another instance tells what this one could not: nothing is kept for the next start.
+    pub fn handed_over(&self) {
+        let kept = self.journal.as_ref().map(|journal| journal.keep(&[]));
+        if let Some(Err(error)) = kept {
+            warn!(%error, "[cache.redis] journal: what another instance tells now is told once more at the next start");
         }
     }
 

@@ -22,7 +22,7 @@ const BATCH: usize = 128;
 const RECOUNT: Duration = Duration::from_millis(10);
 
 /// Between two counts where nobody purges.
-const COUNTED_EVERY: Duration = Duration::from_secs(20);
+const COUNTED_EVERY: Duration = Duration::from_secs(5);
 
 /// Between two appends: purges of one name that come meanwhile are one.
 const BREATH: Duration = Duration::from_millis(3);
@@ -48,7 +48,7 @@ impl Second {
     /// Follows the log for ever: when it grows, when something is to be appended, and by and by.
     pub async fn follow(self: Arc<Self>, purges: Arc<PurgeLog>, clock: Clock) {
         let (mut following, mut is_advised) = (Following::Well, false);
-        let mut counted = Instant::now();
+        let mut counted: Option<Instant> = None;
         loop {
             let caught_up = self.catch_up(&purges, &clock).await;
             if caught_up.is_err() {
@@ -71,12 +71,15 @@ impl Second {
             if now == Following::Well && !std::mem::replace(&mut is_advised, true) {
                 self.background.spawn(Arc::clone(&self).advise());
             }
-            if now == Following::Well && counted.elapsed() > COUNTED_EVERY {
-                counted = Instant::now();
+            let is_due = counted.is_none_or(|counted| counted.elapsed() > COUNTED_EVERY);
+            if now == Following::Well && is_due {
+                counted = Some(Instant::now());
                 // Those that are gone without a word leave the list by that.
                 self.metrics.second.asked(Command::Instances);
                 let asking = self.tier.instances(self.patience.max_silence);
-                let _ = timeout(self.patience.write, asking).await;
+                if let Ok(Ok(all)) = timeout(self.patience.write, asking).await {
+                    self.note_others(&all);
+                }
             }
             self.looks.send_modify(|count| *count += 1);
             // What waits for long, and what does not wait any more.
@@ -117,7 +120,11 @@ impl Second {
                 done.refused = appended.err();
             }
             let serves = !self.has_left.load(Ordering::Relaxed);
-            let (heard, look, reader) = (clock.now(), self.look(), purges.reader(serves));
+            let (heard, look, reader) = (
+                clock.now(),
+                self.look(),
+                purges.reader(serves, self.admin()),
+            );
             let before = reader.cursor;
             self.metrics.second.asked(Command::Sync);
             let asked = timeout(self.patience.write, self.tier.sync(reader)).await;
@@ -185,6 +192,7 @@ impl Second {
             self.metrics.second.asked(Command::Instances);
             let asking = self.tier.instances(self.patience.max_silence);
             let all = timeout(self.patience.write, asking).await.ok()?.ok()?;
+            self.note_others(&all);
             let alive = all.len() as u64;
             let is_missing = |instance: &Instance| !instance.has_applied(stamp);
             let missing: Vec<Instance> = all.into_iter().filter(is_missing).collect();

@@ -29,6 +29,7 @@ pub mod used;
 mod write;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub trait SecondTier: Send + Sync + 'static {
     fn sync(&self, reader: Reader) -> Asking<'_, Synced>;
     /// The instances that were heard within so long, and how far each has applied the fleet's log.
     fn instances(&self, within: Duration) -> Asking<'_, Vec<Instance>>;
+    /// What this instance is called there.
+    fn name(&self) -> &str;
     /// What its settings keep it from promising.
     fn advice(&self) -> Asking<'_, Vec<String>>;
     /// Counts uses of responses, by their keys, in this hour since 1970.
@@ -201,6 +204,8 @@ pub struct Instance {
     pub stamp: Stamp,
     /// Since it was heard.
     pub silent: Duration,
+    /// Where its admin port is, as far as others can reach it.
+    pub admin: Option<SocketAddr>,
 }
 
 impl Instance {

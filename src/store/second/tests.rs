@@ -171,6 +171,10 @@ impl SecondTier for Fake {
         self.answer(Vec::new())
     }
 
+    fn name(&self) -> &str {
+        "host-1-abcd"
+    }
+
     fn advice(&self) -> Asking<'_, Vec<String>> {
         self.answer(Vec::new())
     }

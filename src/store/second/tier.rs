@@ -1,8 +1,9 @@
 //! The second tier as the rest of the house asks it: whether it can be asked, what it tells by itself,
 //! and what goes on behind it.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,7 +18,7 @@ use super::breaker::Breaker;
 use super::lease::Leases;
 use super::seal::Seal;
 use super::write::Write;
-use super::{Event, Patience, SecondTier, TierError};
+use super::{Event, Instance, Patience, SecondTier, TierError};
 
 /// Look-ups that are under way at one time.
 const READS_AT_ONCE: usize = 256;
@@ -62,6 +63,10 @@ pub struct Second {
     /// How many instances were heard, and microseconds after `started` at which they were.
     instances: AtomicU64,
     instances_at: AtomicU64,
+    /// Where the others reach this instance's admin port.
+    admin: OnceLock<SocketAddr>,
+    /// The others, and where theirs are, as they were heard last.
+    others: Mutex<Vec<(String, SocketAddr)>>,
     /// The last purges that were appended are in one server alone.
     in_one_server: AtomicBool,
     /// This instance serves nothing any more.
@@ -110,6 +115,8 @@ impl Second {
             blind: AtomicU64::new(0),
             instances: AtomicU64::new(1),
             instances_at: AtomicU64::new(0),
+            admin: OnceLock::new(),
+            others: Mutex::default(),
             in_one_server: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             beat: AtomicU64::new(0),
@@ -228,6 +235,35 @@ impl Second {
         self.instances.load(Ordering::Relaxed)
     }
 
+    /// Tells the others where the admin port of this instance is.
+    pub fn set_admin(&self, address: SocketAddr) {
+        let _ = self.admin.set(address);
+    }
+
+    pub(super) fn admin(&self) -> Option<SocketAddr> {
+        self.admin.get().copied()
+    }
+
+    /// Remembers where the others are, for when Redis cannot be asked. An address that is a machine's own
+    /// leads to another instance only on that machine.
+    pub(super) fn note_others(&self, instances: &[Instance]) {
+        let is_here = |name: &str| host_of(name) == host_of(self.tier.name());
+        let other = |instance: &Instance| {
+            let admin = instance
+                .admin
+                .filter(|_| instance.name != self.tier.name())?;
+            let is_reached = !admin.ip().is_loopback() || is_here(&instance.name);
+            is_reached.then(|| (instance.name.clone(), admin))
+        };
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        *others = instances.iter().filter_map(other).collect();
+    }
+
+    pub fn others(&self) -> Vec<(String, SocketAddr)> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.clone()
+    }
+
     /// How the last purges were appended.
     pub(super) fn note_appended(&self, in_one_server: bool) {
         self.in_one_server.store(in_one_server, Ordering::Relaxed);
@@ -307,4 +343,9 @@ impl Second {
             }
         }
     }
+}
+
+/// The host in the name of an instance: what stands before process and random digits.
+fn host_of(name: &str) -> &str {
+    name.rsplitn(3, '-').nth(2).unwrap_or_default()
 }

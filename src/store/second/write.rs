@@ -19,8 +19,9 @@ use crate::store::purge::fleet::Stamp;
 use super::names::Names;
 use super::{Lease, LeaseOutcome, Second, Settlement, Store, TierError};
 
-/// KiB of bodies that are written at one time, each at least one.
-const WRITTEN_AT_ONCE: u32 = 32 << 10;
+/// KiB of bodies that are written at one time, each at least a part of that: they are in memory beside the
+/// budget, once as they are stored there and once more on their way.
+const WRITTEN_AT_ONCE: u32 = 4 << 10;
 
 /// Writes that are under way at one time.
 const WRITES_AT_ONCE: u32 = 32;

@@ -1,7 +1,7 @@
 -- What the log has after a reader's place, and whether the reader's place is in this log at all.
 -- KEYS: meta, stream, names, instances, revoked keys. ARGV: epoch for a new log, the reader's epoch, position and
 -- token, instance, most entries, milliseconds the log lives, the instance's own channel, the logs before the
--- reader's, whether the instance serves ("1", or "0" for one that says goodbye).
+-- reader's, whether the instance serves ("1", or "0" for one that says goodbye), where its admin port is.
 local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local known = redis.call('HMGET', meta, 'epoch', 'position', 'before', 'run')
 local epoch, position, before = known[1], tonumber(known[2] or '-1') or -1, known[3] or ''
@@ -88,7 +88,7 @@ end
 -- A memory that is full must not keep an instance from reading: these may fail.
 if ARGV[10] == '1' then
   local now = redis.call('TIME')[1]
-  redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at))
+  redis.pcall('HSET', instances, ARGV[5], now .. ' ' .. epoch .. ' ' .. string.format('%d', at) .. ' ' .. ARGV[11])
 else
   redis.pcall('HDEL', instances, ARGV[5])
 end

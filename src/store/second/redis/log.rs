@@ -86,6 +86,7 @@ impl Redis {
             cursor,
             before,
             serves,
+            admin,
         } = reader;
         let before: Vec<String> = before.iter().map(u64::to_string).collect();
         let new = uuid::Uuid::new_v4().as_u64_pair().1.max(1);
@@ -100,6 +101,9 @@ impl Redis {
             self.channel().into(),
             before.join(" ").into(),
             number(serves.into()),
+            admin
+                .map_or_else(String::new, |admin| admin.to_string())
+                .into(),
         ];
         let synced = self.run(&self.scripts.sync, keys, arguments).await?;
         let mut synced = read_synced(synced).ok_or_else(|| unexpected("sync"))?;
@@ -116,19 +120,20 @@ impl Redis {
         let alive = self.run(&self.scripts.instances, keys, arguments).await?;
         let alive = alive.into_array();
         let instance = |told: &[Value]| {
-            let [name, silent, epoch, position] = told else {
+            let [name, silent, epoch, position, admin] = told else {
                 return None;
             };
             Some(Instance {
                 name: to_text(name)?.to_owned(),
                 silent: Duration::from_secs(to_number(silent)?),
+                admin: to_text(admin).and_then(|admin| admin.parse().ok()),
                 stamp: Stamp {
                     epoch: to_number(epoch)?,
                     position: to_number(position)?,
                 },
             })
         };
-        let alive: Option<_> = alive.chunks(4).map(instance).collect();
+        let alive: Option<_> = alive.chunks(5).map(instance).collect();
         alive.ok_or_else(|| unexpected("instances"))
     }
 

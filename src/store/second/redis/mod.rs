@@ -348,6 +348,10 @@ impl SecondTier for Redis {
         Box::pin(self.read_instances(within))
     }
 
+    fn name(&self) -> &str {
+        &self.instance
+    }
+
     fn advice(&self) -> Asking<'_, Vec<String>> {
         Box::pin(self.look_over())
     }
