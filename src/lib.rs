@@ -41,7 +41,7 @@
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`], [`tls`] | wire vocabulary without policy · whom we trust as a client |
-//! | 0 | [`clock`], [`error`] | time as a value · failures, and the one function that makes a response of one |
+//! | 0 | [`clock`], [`error`], [`give_back`] | time as a value · failures, and the one function that makes a response of one · freed memory, given back to the system |
 //!
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
 //! [`store::second::SecondTier`], whatever the fleet shares. Everything else is enums and plain
@@ -91,6 +91,7 @@ pub mod error;
 pub mod flight;
 #[cfg(test)]
 mod fuzz;
+pub mod give_back;
 pub mod guard;
 #[doc = include_str!("guide.md")]
 pub mod guide {}

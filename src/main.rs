@@ -1,24 +1,21 @@
 //! The `iris-sidecar` binary: see [`iris_sidecar::cli`].
 
-use std::ffi::c_int;
 use std::process::ExitCode;
 
-// Without huge pages (`no_thp`): of each buffer of a connection, what it never uses would be resident.
+// Version 2: in version 3 what is freed between blocks of 64 to 512 KiB stays. Without huge pages (`no_thp`):
+// of each buffer of a connection, what it never uses would be resident.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of `mimalloc.h`, for which the bindings have no name: milliseconds.
-const PURGE_DELAY: c_int = 15;
-
 fn main() -> ExitCode {
-    give_back_at_once();
-    iris_sidecar::cli::main()
+    iris_sidecar::cli::main(give_back)
 }
 
-/// What is freed goes back to the system at once, so that the budget holds in RSS too. After a delay it
-/// would only go when something is allocated again, and by an idle process never.
-#[allow(unsafe_code, reason = "the allocator's options are a C function")]
-fn give_back_at_once() {
-    // SAFETY: it sets a number, before there is another thread.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+/// Gives what this thread has freed back to the system. The allocator would only do that when something is
+/// allocated again, and so for an idle process never; doing it for each block as it is freed costs a fault
+/// for each of its pages when it is used again.
+#[allow(unsafe_code, reason = "the allocator's own function is one of C")]
+fn give_back() {
+    // SAFETY: it may be called at any time.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }

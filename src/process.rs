@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, JournalPlace, VerdictSource};
 use crate::database::{self, Database};
 use crate::descriptors;
+use crate::give_back;
 use crate::guard::Source;
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
@@ -64,6 +65,7 @@ impl Sidecar {
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let background = Background::start()?;
+        background.handle.spawn(give_back::by_and_by());
         let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
         let database = background.wait_for(opening)??;
         if let (Some(database), Some(file)) = (&database, &config.origin.password_file) {

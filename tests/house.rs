@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 22] = [
     ("upstream", 4),
     ("database", 4),
     ("descriptors", 4),
+    ("give_back", 0),
     ("config", 3),
     ("metrics", 3),
     ("policy", 2),

@@ -16,6 +16,7 @@ use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, units};
+use crate::give_back;
 use crate::process::{Sidecar, settings};
 use crate::server::cores;
 
@@ -83,7 +84,11 @@ enum LogFormat {
 }
 
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
-pub fn main() -> ExitCode {
+///
+/// `give_back` gives what the calling thread has freed back to the system: the threads of a sidecar call it
+/// by and by.
+pub fn main(give_back: fn()) -> ExitCode {
+    give_back::by(give_back);
     let arguments = Arguments::parse();
     let ending = match arguments.command {
         None => serve(&arguments.serve),

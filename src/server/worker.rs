@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::error::is_out_of_descriptors;
+use crate::give_back;
 use crate::metrics::latency;
 use crate::proxy::Proxy;
 
@@ -52,6 +53,7 @@ impl Worker {
             Ok(listener) => listener,
             Err(error) => return error!(%error, worker = self.number, "a worker could not listen"),
         };
+        tokio::spawn(give_back::by_and_by());
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.stopped.clone()));
         loop {
             let accepted = tokio::select! {
