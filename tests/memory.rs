@@ -26,12 +26,15 @@ const HEAD_AND_KEY: u64 = 300;
 const A_CONNECTION: u64 = 32 << 10;
 
 fn resident_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    resident(process).expect("it runs")
+}
+
+/// `None` where the process has ended.
+fn resident(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
 }
 
 async fn sample(admin: std::net::SocketAddr, name: &str) -> u64 {
@@ -156,13 +159,11 @@ async fn bodies_of_all_sizes_stay_within_the_promise() {
     });
     let watching = tokio::spawn(async move {
         let mut most = 0;
-        loop {
-            most = resident_bytes(process).max(most);
+        while let Some(now) = resident(process) {
+            most = now.max(most);
             tokio::time::sleep(Duration::from_millis(20)).await;
-            if std::fs::metadata(format!("/proc/{process}")).is_err() {
-                return most;
-            }
         }
+        most
     });
     tokio::time::timeout(Duration::from_secs(300), all(clients))
         .await

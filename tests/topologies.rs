@@ -104,10 +104,7 @@ async fn a_master_that_sentinels_replace_is_followed() {
     let sentinel = Sentinel::start(master.port);
     sentinel.knows("num-slaves\r\n$1\r\n1").await;
     let extra = format!("[cache.redis]\nbreaker_open = \"300ms\"\n{}", route(KEPT));
-    let url = format!(
-        "redis-sentinel://127.0.0.1:{}?sentinelServiceName=main",
-        sentinel.port
-    );
+    let url = sentinel.url();
     let fleet = Fleet::start(&[&url, &url], &extra, |seen| numbered(seen, &[])).await;
     is_shared(&fleet, "/a").await;
     let replicated = async {

@@ -117,8 +117,8 @@ async fn a_connection_to_postgres_that_breaks_anywhere_in_a_write_leaves_no_doub
         "{sizes:?}"
     );
     let (mut written, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    for direction in 0..2 {
-        for bytes in (0..sizes[direction]).step_by(13) {
+    for (direction, size) in sizes.into_iter().enumerate() {
+        for bytes in (0..size).step_by(13) {
             fuse.after(direction, bytes);
             let name = format!("w{direction}-{bytes}");
             match write(&name).await {

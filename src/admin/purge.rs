@@ -29,7 +29,7 @@ struct Order {
     dry_run: bool,
 }
 
-/// Carries out an order: who knows of it ([`Known::told`]), and how many responses in this instance's
+/// Carries out an order: who knows of it ([`Known::told`](crate::proxy::Known::told)), and how many responses in this instance's
 /// memory it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let order = Order::parse(body)?;

@@ -121,6 +121,7 @@ impl RedisServer {
         self.process.is_some()
     }
 
+    #[allow(dead_code, reason = "of tests/chaos")]
     /// What it has saved is gone: it will be empty at its next start.
     pub fn forget_snapshots(&self) {
         let _ = std::fs::remove_file(self.folder.path().join("dump.rdb"));

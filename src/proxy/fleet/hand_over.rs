@@ -41,7 +41,7 @@ pub async fn hand_over(state: &State, token: Option<&str>) {
 async fn takes_all(address: SocketAddr, token: Option<&str>, parts: Vec<String>) -> bool {
     for part in parts {
         let asked = ask_admin(address, token, (Method::POST, PATH), part, PATIENCE).await;
-        if !asked.is_some_and(|(status, _)| status == StatusCode::OK) {
+        if asked.is_none_or(|(status, _)| status != StatusCode::OK) {
             return false;
         }
     }
