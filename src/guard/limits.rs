@@ -60,8 +60,9 @@ struct State {
     /// Taken in advance and not used.
     held: u64,
     held_until: Timestamp,
-    /// The window that it was taken from.
+    /// The window that it was taken from, and what was used of that by all.
     began: u64,
+    used: u64,
     /// What was left when it was taken, and until when.
     left: u64,
     reset_at: Timestamp,
@@ -70,11 +71,10 @@ struct State {
 }
 
 impl State {
-    fn known(&self, callers: &Callers) -> Known {
-        let is_known = self.began > 0;
+    fn known(&self) -> Known {
         Known {
             began: self.began,
-            used: u64::from(is_known) * callers.requests.saturating_sub(self.left),
+            used: self.used,
         }
     }
 }
@@ -207,7 +207,7 @@ impl LimitState {
         let (back, known) = {
             let mut state = lock(&state);
             state.left = 0;
-            (std::mem::take(&mut state.held), state.known(&callers))
+            (std::mem::take(&mut state.held), state.known())
         };
         if back > 0 {
             let taking = callers.taking(caller, 0, back, known);
@@ -437,7 +437,7 @@ impl LimitState {
             if is_first {
                 state.asking_until = now.plus(ASKING);
             }
-            (back, state.known(callers), is_first)
+            (back, state.known(), is_first)
         };
         // Of many that ask at once, one takes in advance.
         let wanted = if is_first { callers.lease() } else { 1 };
@@ -452,7 +452,7 @@ impl LimitState {
         let now = self.clock.now();
         if taken.began != state.began && state.held > 0 {
             // Of the window before: it goes back there.
-            let (back, known) = (std::mem::take(&mut state.held), state.known(callers));
+            let (back, known) = (std::mem::take(&mut state.held), state.known());
             let second = Arc::clone(second);
             tokio::spawn(second.take_back(callers.taking(caller, 0, back, known)));
         }
@@ -464,8 +464,8 @@ impl LimitState {
         state.left = taken.left;
         state.reset_at = now.plus(taken.reset);
         let began = now.plus(taken.reset).minus(callers.window);
-        let used = callers.requests.saturating_sub(taken.left);
-        state.window = Window::of(began, used.div_ceil(second.instances()));
+        state.used = callers.requests.saturating_sub(taken.left);
+        state.window = Window::of(began, state.used.div_ceil(second.instances()));
         Ok(Said {
             is_allowed: taken.granted > 0,
             left: taken.left,
