@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Between two times on one thread. What is used again within that costs no fault.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(200);
 
 static GIVE_BACK: OnceLock<fn()> = OnceLock::new();
 
