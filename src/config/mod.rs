@@ -17,6 +17,7 @@ pub mod units;
 
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use read::DEFAULT;
+pub use read_redis::SCHEMES as REDIS_SCHEMES;
 pub use routes::{Route, Routes};
 pub use secret::Secret;
 pub use sections::{

@@ -1,6 +1,7 @@
 //! From TOML sections to checked types, key by key.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
@@ -224,13 +225,12 @@ fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
         &mut upstream.queue_timeout,
         section.duration("queue_timeout"),
     );
-    set(
-        &mut upstream.breaker_failures,
-        section
-            .integer("breaker_failures", 1..1_000_001)
-            .map(|number| number as u32),
-    );
-    set(&mut upstream.breaker_open, section.duration("breaker_open"));
+    let Upstream {
+        breaker_failures,
+        breaker_open,
+        ..
+    } = &mut upstream;
+    breaker(&mut section, breaker_failures, breaker_open);
     set(&mut upstream.header_bytes, header_bytes(&mut section));
     let via = |text: &str| match text {
         "full" => Some(Via::Full),
@@ -305,19 +305,25 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
             .map(|number| number as u32),
     );
     set(&mut origin.query_timeout, section.duration("query_timeout"));
-    set(
-        &mut origin.breaker_failures,
-        section
-            .integer("breaker_failures", 1..1_000_001)
-            .map(|number| number as u32),
-    );
-    set(&mut origin.breaker_open, section.duration("breaker_open"));
+    let Origin {
+        breaker_failures,
+        breaker_open,
+        ..
+    } = &mut origin;
+    breaker(&mut section, breaker_failures, breaker_open);
     if !origin.replicas.is_empty() && !is_postgres(&origin.database) {
         let message = "origin.replicas are of Postgres: expected origin.database = \"postgres://…\" with them";
         section.source().mistake(section.span(), message);
     }
     section.finish();
     origin
+}
+
+/// The breaker before an origin, of whichever kind.
+fn breaker(section: &mut Section<'_, '_>, failures: &mut u32, open: &mut Duration) {
+    let given = section.integer("breaker_failures", 1..1_000_001);
+    set(failures, given.map(|number| number as u32));
+    set(open, section.duration("breaker_open"));
 }
 
 fn cache(mut section: Section<'_, '_>) -> Cache {

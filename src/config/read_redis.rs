@@ -7,7 +7,7 @@ use super::sections::{JournalPlace, Redis};
 use super::source::{At, Section};
 
 /// What a URL of Redis begins with.
-const SCHEMES: [&str; 6] = [
+pub const SCHEMES: [&str; 6] = [
     "redis",
     "rediss",
     "redis-cluster",

@@ -150,7 +150,7 @@ pub async fn known_to_all(state: &State, local: u64) -> Known {
     let doubt = match &instances {
         None => Some(Doubt::Untold),
         Some(instances) if !instances.missing.is_empty() => Some(Doubt::Missing),
-        Some(_) if second.may_miss_instances().is_some() => Some(Doubt::Blind),
+        Some(_) if second.may_miss_instances() => Some(Doubt::Blind),
         Some(_) if second.is_in_one_server() => Some(Doubt::InOneServer),
         Some(_) => None,
     };

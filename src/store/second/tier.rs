@@ -79,9 +79,9 @@ pub struct Second {
     judged_until: AtomicU64,
     /// The purge log has grown, or may have.
     pub(super) grown: Notify,
-    /// Names of limits of which nothing may be held any more.
     /// Small values that are being written.
     pub(super) notes: Arc<Semaphore>,
+    /// Names of limits of which nothing may be held any more.
     pub(super) recalls: broadcast::Sender<String>,
     /// Counts looks at the purge log.
     pub(super) looks: watch::Sender<u64>,
@@ -211,12 +211,12 @@ impl Second {
         self.blind.store(now, Ordering::Relaxed);
     }
 
-    /// Since when this instance may know all that are alive again, where some may not have shown up
-    /// yet: each that still serves what is older does within `max_silence`.
-    pub fn may_miss_instances(&self) -> Option<Duration> {
+    /// Whether some that are alive may not have shown up yet: each that still serves what is older does
+    /// within `max_silence`.
+    pub fn may_miss_instances(&self) -> bool {
         let at = Duration::from_micros(self.blind.load(Ordering::Relaxed));
         let since = self.started.elapsed().saturating_sub(at);
-        (!at.is_zero() && since < self.patience.max_silence).then_some(since)
+        !at.is_zero() && since < self.patience.max_silence
     }
 
     /// So many instances have looked at the purge log; fewer count once the others may be gone.

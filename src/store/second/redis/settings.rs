@@ -11,6 +11,8 @@ use fred::types::config::{
 };
 use rustls::ClientConfig;
 
+use crate::config::REDIS_SCHEMES;
+
 use super::super::TierError;
 use super::listen::RECONNECT_MILLIS;
 use super::password::PasswordFile;
@@ -33,16 +35,6 @@ pub struct Settings {
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-/// What a URL can begin with; the client library takes any other for the first.
-const SCHEMES: [&str; 6] = [
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "redis-sentinel",
-    "rediss-sentinel",
-];
-
 /// How long a connection may take to be made, and a command to be answered at the very most: what
 /// is asked has shorter deadlines of its own.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -57,8 +49,8 @@ const MOST_UNHEARD: usize = 4096;
 /// Makes connections of these settings. The URL can be an error.
 pub(super) fn builder(settings: &Settings) -> Result<Builder, TierError> {
     let scheme = settings.url.split("://").next().unwrap_or_default();
-    if !SCHEMES.contains(&scheme) {
-        let message = format!("the URL of Redis begins with one of {SCHEMES:?} and \"://\"");
+    if !REDIS_SCHEMES.contains(&scheme) {
+        let message = format!("the URL of Redis begins with one of {REDIS_SCHEMES:?} and \"://\"");
         return Err(TierError::Failed(message));
     }
     // The library would make TLS settings of its own from the scheme.
