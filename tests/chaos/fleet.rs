@@ -166,21 +166,7 @@ impl ChaosFleet {
                 self.launch(place).await;
             }
         }
-        let well = async {
-            for place in 0..INSTANCES {
-                let (_, _, admin) = self.board.places.lock().unwrap()[place].expect("it runs");
-                loop {
-                    let ready = Client::admin(admin, "/readyz").await.json();
-                    let log = &ready["redis"]["purge_log"];
-                    if log["heard"] == true && log["pending"] == 0 {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-        };
-        let well = timeout(HEALED_WITHIN, well).await;
-        assert!(well.is_ok(), "it does not become well");
+        self.board.all_is_told().await;
     }
 
     /// The server of Redis that is master now.
@@ -234,12 +220,10 @@ impl ChaosFleet {
 }
 
 impl Board {
-    /// Nothing is written for a moment, and everything that was promised is asked for everywhere.
-    pub async fn settle(&self) {
-        let _nobody_writes = self.quiet.write().await;
-        // What was written until now is told.
+    /// Waits until all instances that run hear the purge log, and have told what they purged.
+    async fn all_is_told(&self) {
         let places = *self.places.lock().unwrap();
-        for (_, _, admin) in places.iter().flatten() {
+        for (process, _, admin) in places.iter().flatten() {
             let told = async {
                 loop {
                     let ready = Client::admin(*admin, "/readyz").await.json();
@@ -250,20 +234,28 @@ impl Board {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            timeout(HEALED_WITHIN, told).await.expect("all is told");
+            let told = timeout(HEALED_WITHIN, told).await;
+            assert!(told.is_ok(), "{process:?} does not become well");
         }
+    }
+
+    /// Nothing is written for a moment, and everything that was promised is asked for everywhere.
+    pub async fn settle(&self) {
+        let _nobody_writes = self.quiet.write().await;
+        self.all_is_told().await;
+        let places = *self.places.lock().unwrap();
         // Heard by all: each has looked once more since the last was told.
         for (_, _, admin) in places.iter().flatten() {
-            let looks = async |_: ()| {
+            let looks = async || {
                 let text = Client::admin(*admin, "/metrics").await.text();
                 let name = "cache_l2_commands_total{command=\"sync\"} ";
                 let line = text.lines().find_map(|line| line.strip_prefix(name));
                 line.and_then(|count| count.parse::<f64>().ok())
                     .unwrap_or(0.0)
             };
-            let before = looks(()).await;
+            let before = looks().await;
             let again = async {
-                while looks(()).await < before + 2.0 {
+                while looks().await < before + 2.0 {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
