@@ -22,6 +22,13 @@ pub fn prepare(config: &mut Config) {
     }
 }
 
+/// Fits the connections of another `config` into the limit as it is.
+pub fn fit_again(config: &mut Config) {
+    if let Ok((limit, _)) = rlimit::Resource::NOFILE.get() {
+        fit(config, limit);
+    }
+}
+
 /// Connections for which there are no descriptors are not taken at all: what came last would fail
 /// otherwise, whoever it was for.
 fn fit(config: &mut Config, limit: u64) {

@@ -236,11 +236,13 @@ pub fn without_passwords(text: &str) -> String {
         shown.replace_range(colon + 1..end, "…");
     }
     for name in ["password=", "pwd="] {
-        let lower = shown.to_ascii_lowercase();
-        if let Some(start) = lower.find(name).map(|at| at + name.len()) {
+        let mut from = 0;
+        while let Some(at) = shown[from..].to_ascii_lowercase().find(name) {
+            let start = from + at + name.len();
             let end = shown[start..].find(['&', '#', '"', '\'']);
             let end = end.map_or(shown.len(), |end| start + end);
             shown.replace_range(start..end, "…");
+            from = start;
         }
     }
     shown

@@ -35,9 +35,9 @@
 //! |---|---|---|
 //! | 8 | [`cli`], [`process`] | arguments and exit status · the rooms put together, started and drained |
 //! | 7 | [`server`], [`admin`], [`load`] | listeners, workers, connection deadlines · metrics, health, purges · `bench` and `load-test` |
-//! | 6 | [`proxy`] | halls, from the ground: wire, state, plan, parts, fleet, fetch, purging, admission, client |
+//! | 6 | [`reload`], [`proxy`] | a changed configuration comes into force · halls, from the ground: wire, state, plan, parts, fleet, fetch, purging, admission, client |
 //! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be · how much memory |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`], [`tls`] | wire vocabulary without policy · whom we trust as a client |
@@ -85,6 +85,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod container;
 pub mod database;
 pub mod descriptors;
 pub mod error;
@@ -102,6 +103,7 @@ pub mod origin;
 pub mod policy;
 pub mod process;
 pub mod proxy;
+pub mod reload;
 pub mod server;
 pub mod store;
 pub mod tls;

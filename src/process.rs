@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tracing::warn;
 use crate::admin::Admin;
 use crate::clock::Clock;
 use crate::config::{self, Config, JournalPlace, VerdictSource};
+use crate::container;
 use crate::database::{self, Database};
 use crate::descriptors;
 use crate::give_back;
@@ -25,7 +25,10 @@ use crate::guard::Source;
 use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
 use crate::proxy::{Proxy, Shared};
-use crate::server::Server;
+use crate::reload::Reloader;
+use crate::server::hearts::Hearts;
+use crate::server::phase::Phases;
+use crate::server::{Server, workers};
 use crate::store::PurgeLog;
 use crate::store::purge::fleet::Outgoing;
 use crate::store::purge::journal::{Journal, Left};
@@ -44,7 +47,8 @@ pub struct Sidecar {
     /// Of the demo data, where that was made by this start: it is not seen again.
     pub demo_key: Option<String>,
     server: Server,
-    draining: Arc<AtomicBool>,
+    phases: Arc<Phases>,
+    reloader: Arc<Reloader>,
     background: Background,
 }
 
@@ -62,6 +66,7 @@ impl Sidecar {
     ) -> anyhow::Result<Self> {
         let mut config = config;
         descriptors::prepare(&mut config);
+        container::look_over(&config, container::memory_limit());
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let background = Background::start()?;
@@ -72,7 +77,9 @@ impl Sidecar {
             let following = follow_password(database.clone(), file.clone());
             background.handle.spawn(following);
         }
-        let source = verdict_source(&config, &metrics, database.as_ref())?;
+        let key_table = database.clone();
+        let source = Source::of(&config.auth.source, &metrics, database.as_ref());
+        let source = source.map_err(|message| anyhow!(message))?;
         let (origin, demo_key) = match origin {
             Some(origin) => (origin, None),
             None => background.wait_for(configured_origin(
@@ -96,7 +103,9 @@ impl Sidecar {
         );
         let for_background = Arc::clone(&proxy);
         background.wait_for(async move { for_background.spawn_background() })?;
-        let draining = Arc::new(AtomicBool::new(false));
+        let phases = Arc::new(Phases::default());
+        let reloader = Reloader::new(Arc::clone(&proxy), key_table);
+        background.handle.spawn(Arc::clone(&reloader).watch());
 
         // The admin port first: whoever sees the service port open may ask for its health.
         let wanted = config.admin.address;
@@ -106,26 +115,51 @@ impl Sidecar {
         if let Some(address) = reached_by_others(&proxy.plan().config, admin_address) {
             proxy.set_admin(address);
         }
-        let admin = Admin::new(Arc::clone(&proxy), Arc::clone(&draining));
+        let hearts = Arc::new(Hearts::new(workers(&proxy.plan().config.listen)));
+        let life = (Arc::clone(&phases), Arc::clone(&hearts));
+        let admin = Admin::new(Arc::clone(&reloader), life);
         background.handle.spawn(admin.serve(listener));
 
         let wanted = config.listen.address;
-        let server = Server::start(&proxy).with_context(|| in_use("listen", wanted))?;
+        let server =
+            Server::start(&proxy, &phases, &hearts).with_context(|| in_use("listen", wanted))?;
+        phases.start();
         Ok(Self {
             address: server.address,
             admin_address,
             proxy,
             demo_key,
             server,
-            draining,
+            phases,
+            reloader,
             background,
         })
     }
 
-    /// Begins the drain: readiness turns false, and no new connection is accepted.
+    /// Reads the configuration again and puts it in force; what comes of it stands in the log. `why` does
+    /// too.
+    pub fn reload(&self, why: &str) {
+        let _ = self.reloader.reload(why);
+    }
+
+    /// Waits until the admin port orders the end.
+    pub async fn end_ordered(&self) {
+        self.phases.ordered().await;
+    }
+
+    /// Begins the end: readiness turns false, and each answer says that it is its connection's last.
+    /// Everything else goes on as before, for the time that is given back (`listen.drain_delay`, counted
+    /// from when it became unready).
+    pub fn leave(&self) -> Duration {
+        self.phases.leave();
+        self.phases
+            .left_of(self.proxy.plan().config.listen.drain_delay)
+    }
+
+    /// Closes: what waits in the backlog is still accepted, then nothing more; requests in flight
+    /// finish, or are cut at the deadline (`listen.drain_timeout`).
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
-        self.server.drain();
+        self.phases.close();
     }
 
     /// Waits until the drain has ended. Blocks; the admin port answers until then.
@@ -200,20 +234,6 @@ async fn follow_password(database: Database, file: PathBuf) {
             known = password.to_owned();
         }
         tokio::time::sleep(PASSWORD_EVERY).await;
-    }
-}
-
-/// Who says whether keys are good.
-fn verdict_source(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    database: Option<&Database>,
-) -> anyhow::Result<Source> {
-    match (&config.auth.source, database) {
-        (VerdictSource::Url(url), _) => Source::service(url, Arc::clone(metrics))
-            .map_err(|message| anyhow!("[auth] source: {message}")),
-        (VerdictSource::Table, Some(database)) => Ok(Source::Table(database.clone())),
-        _ => Ok(Source::Origin),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bodies that are too large to keep reach every reader whole, at the pace of the slowest.
 
-use crate::support::{Client, Fixture, Gate, Reply, Step, route};
+use crate::support::{Client, Fixture, Gate, Reply, Step, all, route};
 
 const MIB: usize = 1 << 20;
 
@@ -87,4 +87,49 @@ async fn a_reader_that_lets_others_wait_too_long_is_cut_and_they_get_it_whole() 
     gate.open();
     assert_eq!(length(&mut fast).await, 26 * MIB);
     assert!(length(&mut slow).await < 26 * MIB);
+}
+
+#[tokio::test]
+async fn a_body_for_which_the_budget_has_no_room_reaches_the_slower_of_two_whole() {
+    let text = format!(
+        "[cache]\nmemory = \"8MiB\"\nmax_object = \"1MiB\"\n[limits]\nmib_timeout = \"1h\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let gate = Gate::new();
+    let held = gate.clone();
+    // Each would be kept; for all of them together, as far as they have come, there is no room.
+    const PART: usize = 900 << 10;
+    let fixture = Fixture::start(&text, move |_| {
+        let part = |size: usize| {
+            let mut out = format!("{size:x}\r\n").into_bytes();
+            out.resize(out.len() + size, b'a');
+            out.extend_from_slice(b"\r\n");
+            out
+        };
+        let mut begin = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
+        begin.extend(part(PART));
+        let mut end = part(MIB - PART);
+        end.extend_from_slice(b"0\r\n\r\n");
+        vec![Step::Send(begin), Step::Wait(held.clone()), Step::Send(end)]
+    })
+    .await;
+    let mut clients = Vec::new();
+    for number in 0..12 {
+        for _ in 0..2 {
+            let mut client = fixture.connect().await;
+            client.request("GET", &format!("/{number}"), &[]).await;
+            assert_eq!(client.head().await.status, 200);
+            clients.push(client);
+        }
+    }
+    fixture
+        .metric_reaches("cache_not_stored_total{reason=\"budget\"}", 1.0)
+        .await;
+    gate.open();
+    let reading = clients
+        .into_iter()
+        .map(|mut client| async move { length(&mut client).await });
+    for length in all(reading).await {
+        assert_eq!(length, MIB);
+    }
 }

@@ -265,7 +265,10 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
     let folder = tempfile::tempdir().unwrap();
     let config = file(
         folder.path(),
-        &format!("{FREE_PORTS}[upstream]\nurl = \"{}\"\n", origin.url()),
+        &format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
+            origin.url()
+        ),
     );
     for signal in ["TERM", "INT"] {
         let mut running = Running::start(&config);
@@ -283,7 +286,7 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
         let rest: Vec<String> = running.lines.by_ref().collect();
         assert!(
             rest.iter()
-                .any(|line| line.contains("draining") && line.contains(signal)),
+                .any(|line| line.contains("unready") && line.contains(signal)),
             "{rest:?}"
         );
     }

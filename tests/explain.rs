@@ -119,6 +119,7 @@ enum Step {
     Ask(Ask, Script),
     Advance(u64),
     Purge(&'static str, Mode),
+    Switch { off: bool },
 }
 
 const CONFIGURATIONS: [&str; 3] = ["", LIMITED, WITH_GRACE];
@@ -291,6 +292,8 @@ impl World {
                 let reach = Reach::Any;
                 self.proxy.purge(Purge { target, reach }, *mode);
             }
+            Step::Switch { off: true } => drop(self.proxy.switch_off(None, None, false)),
+            Step::Switch { off: false } => drop(self.proxy.switch_on(None, false)),
         }
         Ok(None)
     }
@@ -379,6 +382,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(extended_part()),
         1 => Just(failing_origin()),
         1 => Just(taken_stale()),
+        1 => Just(switched_off()),
         5 => quiet(mode).prop_map(|step| vec![step]),
     ];
     prop::collection::vec(step, 20..50).prop_map(|steps| steps.concat())
@@ -427,6 +431,16 @@ fn failing_origin() -> Vec<Step> {
         get("/own", &[], true),
         get("/own", &[], true),
         get("/own", &[], false),
+    ]
+}
+
+/// Caching is switched off for a moment.
+fn switched_off() -> Vec<Step> {
+    vec![
+        Step::Switch { off: true },
+        get("/granted", &[], false),
+        get("/own", &[], false),
+        Step::Switch { off: false },
     ]
 }
 

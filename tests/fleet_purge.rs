@@ -512,6 +512,9 @@ async fn what_a_stopping_instance_purged_is_told_before_it_goes() {
     assert_eq!(fleet.get(1, "/a").await.text(), "3");
 }
 
+/// An entry larger than any purge.
+const LARGE: &str = "token 7 kind LARGE";
+
 #[tokio::test]
 async fn an_entry_that_no_instance_has_written_makes_nobody_deaf() {
     let redis = RedisServer::start(&[]).await;
@@ -519,14 +522,30 @@ async fn an_entry_that_no_instance_has_written_makes_nobody_deaf() {
     let fleet = Fleet::start(&[&url, &url], &route(KEPT), |seen| numbered(seen, &[])).await;
     fleet.get(0, "/a").await;
     fleet.purge(0, r#"{"url": "/x"}"#).await;
-    for fields in ["token none kind all", "nothing x", "token -1", "token 1.5"] {
+    let epoch = redis.ask("HGET iris:{purges}meta epoch").await;
+    let strange = [
+        "token none kind all",
+        "nothing x",
+        "token -1",
+        "token 1.5",
+        // Larger than any token, or not as one is written.
+        "token 18446744073709551616",
+        "token 99999999999999999999",
+        "token 007",
+        "token +5",
+        "x 5 token abc",
+        "x abc token 7",
+        LARGE,
+    ];
+    for fields in strange {
         let said = redis.ask("HGET iris:{purges}meta position").await.unwrap();
         let position: u64 = said.lines().nth(1).unwrap().parse().unwrap();
         let next = position + 1;
-        let fields = fields.replace(' ', "','");
+        let fields = format!("'{}'", fields.replace(' ', "','"));
+        let fields = fields.replace("'LARGE'", "string.rep('x',140000)");
         // Both at once: a look between the two would find a log that is not whole.
         let script = format!(
-            "redis.call('XADD',KEYS[1],'{next}-0','{fields}') redis.call('HSET',KEYS[2],'position',{next})"
+            "redis.call('XADD',KEYS[1],'{next}-0',{fields}) redis.call('HSET',KEYS[2],'position',{next})"
         );
         redis
             .ask(&format!(
@@ -537,9 +556,15 @@ async fn an_entry_that_no_instance_has_written_makes_nobody_deaf() {
         let purged = fleet.purge(1, r#"{"url": "/a"}"#).await;
         assert_eq!(purged["state"], "done", "{fields}: {purged}");
     }
+    // Nobody has begun another log for it.
+    assert_eq!(redis.ask("HGET iris:{purges}meta epoch").await, epoch);
     for at in [0, 1] {
         fleet
-            .metric_reaches(at, "cache_purge_log_passed_over_total", 4.0)
+            .metric_reaches(
+                at,
+                "cache_purge_log_passed_over_total",
+                strange.len() as f64,
+            )
             .await;
         assert_eq!(fleet.metric(at, "cache_l2_heard").await, 1.0);
     }

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: [(&str, u8); 25] = [
     ("cli", 8),
     ("process", 8),
     ("server", 7),
     ("admin", 7),
     ("load", 7),
+    ("reload", 6),
     ("proxy", 6),
     ("origin", 5),
     ("guard", 5),
@@ -19,6 +20,7 @@ const FLOORS: [(&str, u8); 23] = [
     ("upstream", 4),
     ("database", 4),
     ("descriptors", 4),
+    ("container", 4),
     ("give_back", 0),
     ("config", 3),
     ("metrics", 3),
@@ -32,8 +34,18 @@ const FLOORS: [(&str, u8); 23] = [
 ];
 
 /// Imports between rooms of one floor, each with its reason.
-const BESIDE: [(&str, &str, &str); 3] = [
+const BESIDE: [(&str, &str, &str); 5] = [
     ("cli", "process", "the process is what its arguments start"),
+    (
+        "admin",
+        "server",
+        "the operator asks for the end of the server",
+    ),
+    (
+        "reload",
+        "proxy",
+        "the plan that it exchanges is the proxy's",
+    ),
     (
         "flight",
         "store",

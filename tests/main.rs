@@ -8,6 +8,7 @@
 mod adaptive;
 mod admin;
 mod bodies;
+mod bypass;
 mod caching;
 mod canonical;
 mod claims;
@@ -49,6 +50,7 @@ mod rate_limits;
 mod readers;
 mod redis;
 mod redis_log;
+mod reload;
 mod restart;
 mod resting;
 mod rules;

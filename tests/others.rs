@@ -1,5 +1,9 @@
 //! What one client does, or its part of the origin, is not the others' misfortune.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use socket2::SockRef;
@@ -8,15 +12,20 @@ use tokio::net::TcpStream;
 
 use crate::support::{Client, Fixture, Gate, Origin, Received, Step, after, all, ok, route};
 
+/// Reads up to the end of a request head, or of the connection.
+async fn read_head(stream: &mut TcpStream) {
+    let mut buffer = Vec::new();
+    while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
+        if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}
+
 /// An origin that answers 413 to each head, and closes with the rest unread; or only closes.
 async fn refusing(answer: &'static str) -> Origin {
     Origin::connections_of(move |mut stream| async move {
-        let mut buffer = Vec::new();
-        while !buffer.windows(4).any(|window| window == b"\r\n\r\n") {
-            if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
+        read_head(&mut stream).await;
         let _ = stream.write_all(answer.as_bytes()).await;
     })
     .await
@@ -201,7 +210,7 @@ async fn whoever_has_left_does_not_take_a_connection_to_the_origin() {
     fixture.metric_reaches("cache_flights", 6.0).await;
     for stream in left {
         SockRef::from(&stream)
-            .set_linger(Some(std::time::Duration::ZERO))
+            .set_linger(Some(Duration::ZERO))
             .unwrap();
     }
     fixture
@@ -234,9 +243,24 @@ async fn a_client_that_has_said_all_still_reads_its_answer() {
     assert!(answer.ends_with('x'), "{answer}");
 }
 
+/// Ways in which a body is awaited before anybody gets it: for its entity tag, for what stands in for it, for
+/// what it says.
+const AWAITED: [(&str, &str); 3] = [
+    ("", ""),
+    ("etag_up_to = \"0B\"\n", ""),
+    ("", "error_when = { pointer = \"/a\", equals = 0 }\n"),
+];
+
 #[tokio::test]
 async fn a_body_that_breaks_off_is_answered_from_what_is_stored() {
-    let windows = "ttl = \"10s\"\nstale_if_error = \"1h\"";
+    for (cache, more) in AWAITED {
+        breaks_off(cache, more).await;
+    }
+}
+
+async fn breaks_off(cache: &str, more: &str) {
+    let windows = format!("ttl = \"10s\"\nstale_if_error = \"1h\"\n{more}");
+    let json = [("content-type", "application/json")];
     for (framing, end) in [
         ("content-length: 50\r\n\r\nhello", Step::Close),
         ("content-length: 50\r\n\r\nhello", Step::Reset),
@@ -246,12 +270,13 @@ async fn a_body_that_breaks_off_is_answered_from_what_is_stored() {
         ),
         ("transfer-encoding: chunked\r\n\r\nZZ\r\n", Step::Close),
     ] {
-        let text = format!("[cache]\netag_up_to = \"0B\"\n{}", route(windows));
+        let text = format!("[cache]\n{cache}{}", route(&windows));
         let fixture = Fixture::start(&text, move |seen| {
             if seen.number == 1 {
-                return ok("good", &[]);
+                return ok("good", &json);
             }
-            let broken = format!("HTTP/1.1 200 OK\r\n{framing}").into_bytes();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json";
+            let broken = format!("{head}\r\n{framing}").into_bytes();
             vec![Step::Send(broken), end.clone()]
         })
         .await;
@@ -293,6 +318,11 @@ async fn an_offer_of_another_http_and_an_empty_body_are_ordinary_requests() {
     }
     assert_eq!(fixture.origin.last().body, b"x");
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    // HTTP/1.0 has no Upgrade (RFC 9110 §7.8).
+    client
+        .send("GET /a HTTP/1.0\r\nhost: api.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await;
+    assert_eq!(client.response().await.cache(), "HIT");
 }
 
 #[tokio::test]
@@ -429,29 +459,74 @@ async fn an_upstream_that_reads_nothing_of_an_upload_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_stands_still_is_answered_from_what_is_stored() {
-    let never = Gate::new();
-    let held = never.clone();
-    let text = format!(
-        "[cache]\nwait_timeout = \"300ms\"\netag_up_to = \"0B\"\n{}",
-        route("ttl = \"10s\"\nstale_if_error = \"1h\"")
-    );
-    let fixture = Fixture::start(&text, move |seen| {
-        if seen.number == 1 {
-            return ok("good", &[]);
+async fn a_body_that_stands_still_is_answered_from_what_is_stored_and_counts_for_the_breaker() {
+    for (cache, more) in AWAITED {
+        let (stalls, never) = (Arc::new(AtomicBool::new(false)), Gate::new());
+        let (is_stalling, held) = (Arc::clone(&stalls), never.clone());
+        let text = format!(
+            "[cache]\nwait_timeout = \"300ms\"\n{cache}{}",
+            route(&format!("ttl = \"10s\"\nstale_if_error = \"1h\"\n{more}"))
+        );
+        let fixture = Fixture::start(&text, move |seen| {
+            if seen.target == "/closed" {
+                return vec![Step::Close];
+            }
+            if !is_stalling.load(Ordering::Relaxed) {
+                return ok("good", &[("content-type", "application/json")]);
+            }
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+            let broken = format!("{head}content-length: 50\r\n\r\nhello");
+            vec![Step::Send(broken.into()), Step::Wait(held.clone())]
+        })
+        .await;
+        let targets = ["/a", "/b", "/c", "/d", "/e", "/f"];
+        for target in targets {
+            fixture.get(target).await;
         }
-        let broken = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello".to_vec();
-        vec![Step::Send(broken), Step::Wait(held.clone())]
+        fixture.advance(20);
+        stalls.store(true, Ordering::Relaxed);
+        for _ in 0..5 {
+            let stale = fixture.get("/a").await;
+            assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
+        }
+        // It is given a pause, as after any other failure.
+        assert_eq!(fixture.origin.count(), 7, "{cache}{more}");
+        assert_eq!(fixture.metric("upstream_breaker_open").await, 0.0);
+        for target in targets {
+            assert_eq!(fixture.get(target).await.cache(), "STALE");
+        }
+        // As many as there were answers before: one failure more is most of all.
+        assert_eq!(fixture.get("/closed").await.status, 502);
+        fixture.metric_reaches("upstream_breaker_open", 1.0).await;
+        never.open();
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_comes_by_drops_is_fetched_on_for_a_time_when_nobody_reads_it() {
+    let text = format!(
+        "[limits]\nrequest_timeout = \"1s\"\n{}",
+        route("ttl = \"60s\"")
+    );
+    let origin = Origin::connections_of(|mut stream| async move {
+        read_head(&mut stream).await;
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes()).await;
+        while stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     })
     .await;
-    fixture.get("/a").await;
-    fixture.advance(20);
-    for _ in 0..5 {
-        let stale = fixture.get("/a").await;
-        assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
-    }
-    assert_eq!(fixture.origin.count(), 2);
-    never.open();
+    let fixture = Fixture::in_front_of(origin, &text);
+    let mut client = fixture.connect().await;
+    client.request("GET", "/a", &[]).await;
+    assert_eq!(client.head().await.status, 200);
+    drop(client);
+    // And not for ever.
+    let gone = fixture.metric_is("upstream_connections", |count| count == 0.0);
+    tokio::time::timeout(Duration::from_secs(10), gone)
+        .await
+        .expect("the connection is given up");
 }
 
 #[tokio::test]
@@ -492,7 +567,7 @@ async fn a_write_whose_client_left_while_it_was_queued_is_not_sent() {
             .metric_is("server_connections", |count| count == 2.0)
             .await;
         SockRef::from(&stream)
-            .set_linger(Some(std::time::Duration::ZERO))
+            .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(stream);
         fixture

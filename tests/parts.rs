@@ -106,10 +106,14 @@ async fn a_part_without_a_strong_validator_is_never_put_together_with_another() 
 async fn a_response_that_broke_off_is_completed_by_its_rest() {
     let fixture = Fixture::start(&route(""), |seen| match seen.number {
         1 => {
-            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nx-a: 1\r\ncontent-length: 20\r\n\r\n0123456";
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nx-a: 1\r\nrepr-digest: sha-256=:AAAA:\r\ncontent-length: 20\r\n\r\n0123456";
             vec![Step::Send(head.into()), Step::Close]
         }
-        _ => ranged(seen, BODY, &[FRESH, TAG, ("x-b", "2")]),
+        _ => {
+            // Of the bytes of this part (RFC 9530 §2).
+            let digest = ("content-digest", "sha-256=:BBBB:");
+            ranged(seen, BODY, &[FRESH, TAG, ("x-b", "2"), digest, ("content-md5", "BBBB")])
+        }
     })
     .await;
     let broken = fixture.get("/a").await;
@@ -132,7 +136,13 @@ async fn a_response_that_broke_off_is_completed_by_its_rest() {
     let seen = fixture.origin.last();
     assert_eq!(seen.header("range"), Some("bytes=7-19"));
     assert_eq!(seen.header("if-range"), Some("\"v1\""));
-    assert_eq!(fixture.get("/a").await.cache(), "HIT");
+    let hit = fixture.get("/a").await;
+    assert_eq!(hit.cache(), "HIT");
+    for answer in [&whole, &hit] {
+        let digests = ["content-digest", "content-md5", "repr-digest"];
+        let digests = digests.map(|name| answer.header(name));
+        assert_eq!(digests, [None, None, Some("sha-256=:AAAA:")]);
+    }
     assert_eq!(fixture.origin.count(), 2);
 }
 

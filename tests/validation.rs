@@ -260,7 +260,12 @@ async fn via_may_be_off_and_loops_are_found_all_the_same() {
         route("forward_headers = [\"accept\"]")
     );
     let fixture = Fixture::start(&config, said).await;
-    let fields = [("via", "1.1 a"), ("cdn-loop", "b; c=1, iris-sidecar")];
+    let fields = [
+        ("via", "1.1 a"),
+        ("cdn-loop", "b; c=1, iris-sidecar"),
+        // Nor may `Connection` take it off.
+        ("connection", "cdn-loop, via"),
+    ];
     let answer = fixture.get_with("/b", &fields).await;
     assert_eq!(answer.text(), "1.1 a|b; c=1, iris-sidecar, iris-sidecar");
     let fixture = Fixture::start("[upstream]\nvia = \"off\"\n", said).await;

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::ALLOW;
@@ -11,12 +10,11 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::config::Public;
-use crate::proxy::Proxy;
 
 use super::readings::Admin;
 use super::request::AdminRequest;
-use super::response::json_response;
-use super::{purge, revoke};
+use super::response::{Refused, json_response};
+use super::{control, purge, revoke};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +25,10 @@ pub enum Access {
     Operators,
 }
 
-/// Carries out what the body of a POST says; an error says what is wrong with it.
-pub type Order = for<'a> fn(&'a Arc<Proxy>, &'a [u8]) -> Carrying<'a>;
+/// Carries out what the body of a POST says.
+pub type Order = for<'a> fn(&'a Admin, &'a [u8]) -> Carrying<'a>;
 
-type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, String>> + Send + 'a>>;
+type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, Refused>> + Send + 'a>>;
 
 /// Who answers.
 #[derive(Clone, Copy)]
@@ -53,7 +51,7 @@ pub struct Endpoint {
 }
 
 /// All endpoints, in the order in which they are listed.
-pub const ENDPOINTS: [Endpoint; 8] = [
+pub const ENDPOINTS: [Endpoint; 14] = [
     Endpoint {
         path: "/metrics",
         usage: "",
@@ -78,11 +76,32 @@ pub const ENDPOINTS: [Endpoint; 8] = [
         handler: Handler::Read(|_, _| json_response(StatusCode::OK, &json!({"status": "ok"}))),
     },
     Endpoint {
+        path: "/startup",
+        usage: "",
+        access: Access::Unless(Public::Health),
+        meaning: "200 once clients can come, whether the upstream and Redis are there or not",
+        handler: Handler::Read(|admin, _| admin.startup()),
+    },
+    Endpoint {
+        path: "/livez",
+        usage: "",
+        access: Access::Unless(Public::Health),
+        meaning: "200, or 503 where a worker has not come back from what it does for 10 s",
+        handler: Handler::Read(|admin, _| admin.liveness()),
+    },
+    Endpoint {
         path: "/readyz",
         usage: "",
         access: Access::Unless(Public::Health),
-        meaning: "200, or 503 while draining; the breakers and the purge log",
+        meaning: "200, or 503 while draining; the breakers, the purge log, the configuration and what is bypassed",
         handler: Handler::Read(|admin, _| admin.readiness()),
+    },
+    Endpoint {
+        path: "/config",
+        usage: "",
+        access: Access::Operators,
+        meaning: "every key as it takes effect, and where its value came from; secrets masked",
+        handler: Handler::Read(|admin, _| admin.effective()),
     },
     Endpoint {
         path: "/explain",
@@ -96,21 +115,48 @@ pub const ENDPOINTS: [Endpoint; 8] = [
         usage: "",
         access: Access::Operators,
         meaning: "makes stored responses unusable, or stale",
-        handler: Handler::Order(|proxy, body| Box::pin(purge::purge(proxy, body))),
+        handler: Handler::Order(|admin, body| {
+            Box::pin(async { Ok(purge::purge(&admin.proxy, body).await?) })
+        }),
     },
     Endpoint {
         path: "/revoke",
         usage: "",
         access: Access::Operators,
         meaning: "refuses a key from now on, or takes that back",
-        handler: Handler::Order(|proxy, body| Box::pin(revoke::revoke(proxy, body))),
+        handler: Handler::Order(|admin, body| {
+            Box::pin(async { Ok(revoke::revoke(&admin.proxy, body).await?) })
+        }),
+    },
+    Endpoint {
+        path: "/bypass",
+        usage: "",
+        access: Access::Operators,
+        meaning: "nothing is looked up or stored from now on; `{\"for\": \"30m\"}`, `{\"fleet\": true}`, `{\"route\": \"/path\"}`, `{\"off\": true}` ends it",
+        handler: Handler::Order(|admin, body| Box::pin(control::bypass(admin, body))),
+    },
+    Endpoint {
+        path: "/reload",
+        usage: "",
+        access: Access::Operators,
+        meaning: "reads the configuration again and puts it in force, unless it has mistakes",
+        handler: Handler::Order(|admin, body| Box::pin(control::reload(admin, body))),
+    },
+    Endpoint {
+        path: "/drain",
+        usage: "",
+        access: Access::Operators,
+        meaning: "takes this instance out, and ends it as SIGTERM does; `{\"end\": false}` leaves it running, `{\"back\": true}` puts it back",
+        handler: Handler::Order(|admin, body| Box::pin(control::drain(admin, body))),
     },
     Endpoint {
         path: "/told",
         usage: "",
         access: Access::Operators,
         meaning: "for the fleet itself: purges of an instance that ended before Redis took them",
-        handler: Handler::Order(|proxy, body| Box::pin(purge::told(proxy, body))),
+        handler: Handler::Order(|admin, body| {
+            Box::pin(async { Ok(purge::told(&admin.proxy, body).await?) })
+        }),
     },
 ];
 

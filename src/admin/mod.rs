@@ -1,6 +1,7 @@
 //! The admin port: metrics, the summary, health, purges. Its own listener, away from the clients'
 //! traffic.
 
+mod control;
 mod endpoints;
 mod explain;
 mod port;

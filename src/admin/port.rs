@@ -28,7 +28,7 @@ use super::endpoints::{self, Access, Endpoint, Handler, Order};
 use super::purge;
 use super::readings::Admin;
 use super::request::AdminRequest;
-use super::response::json_response;
+use super::response::{Refused, json_response};
 
 /// How long the body of a request may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ impl Admin {
                 Ok((stream, peer)) => {
                     spare.fill();
                     serving.retain(|task| !task.is_finished());
-                    if serving.len() >= self.config.connections {
+                    if serving.len() >= self.config().connections {
                         // A probe must not be kept out by who only holds connections.
                         serving.drain(..1).for_each(|longest| longest.abort());
                     }
@@ -121,7 +121,8 @@ impl Admin {
 
     /// The answer to who may not use an endpoint, where there is one.
     fn refusal(&self, headers: &HeaderMap, endpoint: &Endpoint) -> Option<Response<Bytes>> {
-        let is_public = |what| self.config.public.contains(&what);
+        let config = self.config();
+        let is_public = |what| config.public.contains(&what);
         match endpoint.access {
             // Probes come by whatever name, and health is no secret.
             Access::Unless(what @ Public::Health) if is_public(what) => return None,
@@ -141,7 +142,8 @@ impl Admin {
         };
         let host = host?;
         let name = without_port(host.as_bytes());
-        if is_of_this_machine(name) || self.config.hosts.iter().any(|known| is_host(known, name)) {
+        if is_of_this_machine(name) || self.config().hosts.iter().any(|known| is_host(known, name))
+        {
             return None;
         }
         let body = json!({"error": format!(
@@ -185,14 +187,14 @@ impl Admin {
                 return refuse(StatusCode::REQUEST_TIMEOUT, error);
             }
         };
-        match order(&self.proxy, &body).await {
+        match order(self, &body).await {
             Ok(done) => json_response(StatusCode::OK, &done),
-            Err(error) => refuse(StatusCode::BAD_REQUEST, error),
+            Err(Refused(told)) => json_response(StatusCode::BAD_REQUEST, &told),
         }
     }
 
     fn is_allowed(&self, headers: &HeaderMap) -> bool {
-        let Some(expected) = &self.token else {
+        let Some(expected) = self.config().token else {
             return true;
         };
         let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -201,7 +203,7 @@ impl Admin {
             let (scheme, token) = value.split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
         });
-        given.is_some_and(|token| expected.is(token))
+        given.is_some_and(|token| self.token.is(token, &expected))
     }
 }
 

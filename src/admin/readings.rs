@@ -1,78 +1,94 @@
 //! What is read on the admin port: metrics, health, explanations.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::config::settings::Setting;
 use crate::config::{self, Secret};
+use crate::error::rfc3339;
 use crate::proxy::Proxy;
+use crate::reload::Reloader;
+use crate::server::hearts::Hearts;
+use crate::server::phase::{Phase, Phases};
 
 use super::explain;
 use super::request::AdminRequest;
 use super::response::{json_response, respond};
+
+/// A worker that was not seen for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the handlers answer from.
 pub struct Admin {
     pub(super) proxy: Arc<Proxy>,
-    /// Set when the drain begins.
-    draining: Arc<AtomicBool>,
-    pub(super) token: Option<Token>,
-    pub(super) config: config::Admin,
+    pub(super) reloader: Arc<Reloader>,
+    pub(super) phases: Arc<Phases>,
+    hearts: Arc<Hearts>,
+    pub(super) token: Token,
 }
 
-/// The token of the port: as it was given at the start, or as its file says now.
-pub(super) struct Token {
-    file: Option<PathBuf>,
-    /// When the file was changed last, and a digest of the token: comparing takes the same time wherever
-    /// two differ.
-    known: Mutex<(Option<SystemTime>, [u8; 32])>,
+/// The token of the port: as the configuration in force has it, or as its file says now.
+#[derive(Default)]
+pub(super) struct Token(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    /// What the rest is of.
+    secret: Option<Secret>,
+    /// When its file was changed last.
+    changed: Option<SystemTime>,
+    /// A digest of the token: comparing takes the same time wherever two differ.
+    digest: [u8; 32],
 }
 
 impl Token {
-    fn new(secret: Secret) -> Self {
-        let digest = Sha256::digest(secret.text).into();
-        Self {
-            file: secret.file,
-            known: Mutex::new((None, digest)),
+    /// Whether this is the token that `secret` means. A file that cannot be read, or is empty, leaves the
+    /// old one.
+    pub(super) fn is(&self, given: &[u8], secret: &Secret) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.secret.as_ref() != Some(secret) {
+            *known = Known {
+                secret: Some(secret.clone()),
+                changed: None,
+                digest: Sha256::digest(&secret.text).into(),
+            };
         }
-    }
-
-    /// Whether this is the token. A file that cannot be read, or is empty, leaves the old one.
-    pub(super) fn is(&self, given: &[u8]) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &self.file {
+        if let Some(file) = &secret.file {
             let changed = std::fs::metadata(file)
                 .and_then(|file| file.modified())
                 .ok();
-            if changed.is_some() && changed != known.0 {
+            if changed.is_some() && changed != known.changed {
                 let text = std::fs::read_to_string(file).unwrap_or_default();
                 let token = text.lines().next().filter(|token| !token.is_empty());
-                known.1 = token.map_or(known.1, |token| Sha256::digest(token).into());
-                known.0 = changed;
+                known.digest = token.map_or(known.digest, |token| Sha256::digest(token).into());
+                known.changed = changed;
             }
         }
-        <[u8; 32]>::from(Sha256::digest(given)) == known.1
+        <[u8; 32]>::from(Sha256::digest(given)) == known.digest
     }
 }
 
 impl Admin {
-    pub fn new(proxy: Arc<Proxy>, draining: Arc<AtomicBool>) -> Arc<Self> {
-        let config = proxy.plan().config.admin.clone();
-        let token = config.token.clone().map(Token::new);
+    pub fn new(reloader: Arc<Reloader>, (phases, hearts): (Arc<Phases>, Arc<Hearts>)) -> Arc<Self> {
         Arc::new(Self {
-            proxy,
-            draining,
-            token,
-            config,
+            proxy: Arc::clone(reloader.proxy()),
+            reloader,
+            phases,
+            hearts,
+            token: Token::default(),
         })
+    }
+
+    /// As it is configured now.
+    pub(super) fn config(&self) -> config::Admin {
+        self.proxy.plan().config.admin.clone()
     }
 
     pub(super) fn metrics(&self) -> Response<Bytes> {
@@ -92,10 +108,36 @@ impl Admin {
         }
     }
 
+    /// Whether clients can come: the upstream and Redis may come later.
+    pub(super) fn startup(&self) -> Response<Bytes> {
+        let has_started = self.phases.has_started();
+        let status = if has_started {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        json_response(status, &json!({"started": has_started}))
+    }
+
+    /// Whether all workers come back from what they do.
+    pub(super) fn liveness(&self) -> Response<Bytes> {
+        let stuck = self.hearts.stuck(STUCK_AFTER);
+        let status = if stuck.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let stuck: Vec<Value> = stuck
+            .into_iter()
+            .map(|(worker, silent)| json!({"worker": worker, "silent_ms": silent.as_millis() as u64}))
+            .collect();
+        json_response(status, &json!({"alive": stuck.is_empty(), "stuck": stuck}))
+    }
+
     /// An open breaker does not make this unready: stale is served, or memory alone answers, and
     /// another replica would fare no better.
     pub(super) fn readiness(&self) -> Response<Bytes> {
-        let draining = self.draining.load(Ordering::Relaxed);
+        let draining = self.phases.now() > Phase::Serving;
         let readings = self.proxy.readings();
         let state = |is_open| if is_open { "open" } else { "closed" };
         let breaker = state(readings.breaker_is_open);
@@ -108,6 +150,7 @@ impl Admin {
             json!({"ready": !draining, "draining": draining, "upstream": {"breaker": breaker}});
         if let Some(second) = readings.second {
             body["redis"] = json!({
+                "reachable": second.is_heard && !second.breaker_is_open,
                 "breaker": state(second.breaker_is_open),
                 "purge_log": {
                     "heard": second.is_heard,
@@ -117,6 +160,31 @@ impl Admin {
                 },
             });
         }
+        body["config"] = self.configuration();
+        body["bypass"] = self.bypass();
         json_response(status, &body)
+    }
+
+    /// Which configuration is in force, and what is wrong with the file where that is another one.
+    fn configuration(&self) -> Value {
+        let status = self.reloader.status();
+        let mut told = json!({"hash": status.digest, "loaded": rfc3339(status.loaded)});
+        if !status.needs_restart.is_empty() {
+            told["needs_restart"] = json!(status.needs_restart);
+        }
+        if let Some(failed) = status.failed {
+            told["failed"] = json!({"at": rfc3339(failed), "mistakes": status.mistakes});
+        }
+        told
+    }
+
+    /// `GET /config`: every key as it takes effect.
+    pub(super) fn effective(&self) -> Response<Bytes> {
+        let plan = self.proxy.plan();
+        let settings: Vec<Value> = plan.config.settings.iter().map(Setting::to_json).collect();
+        let mut told = self.configuration();
+        told["file"] = json!(plan.config.file);
+        told["settings"] = json!(settings);
+        json_response(StatusCode::OK, &told)
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const JSON: &str = "application/json";
 
@@ -18,4 +18,13 @@ pub fn respond(status: StatusCode, content_type: &'static str, body: String) -> 
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Why an order is not carried out: what is wrong with it, as `error`.
+pub struct Refused(pub Value);
+
+impl From<String> for Refused {
+    fn from(error: String) -> Self {
+        Self(json!({"error": error}))
+    }
 }

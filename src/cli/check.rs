@@ -12,14 +12,17 @@ use crate::policy::key::QueryRule;
 use crate::policy::{Cookies, Share, invalidate};
 
 use super::ending::{Ending, load};
-use super::running;
+use super::{control, running};
 
 /// Checks a configuration; prints its routes, and what is probably wrong without being a mistake.
-pub(super) fn check(file: &Path) -> Ending {
+pub(super) fn check(file: &Path, against: Option<&str>) -> Ending {
     let config = match load(file) {
         Ok(config) => config,
         Err(ending) => return ending,
     };
+    if let Some(admin) = against {
+        return compare(&config, admin);
+    }
     let upstream = config.upstream.as_ref();
     let upstream = upstream.map_or("the built-in origin".to_owned(), |upstream| {
         format!("{}://{}", upstream.scheme, upstream.authority())
@@ -40,6 +43,21 @@ pub(super) fn check(file: &Path) -> Ending {
         eprintln!("warning: {doubt}");
     }
     Ending::Done
+}
+
+/// What would change if the sidecar with this admin port read the file.
+fn compare(config: &Config, admin: &str) -> Ending {
+    match control::against(config, admin) {
+        Ok(changes) if changes.is_empty() => {
+            println!("nothing differs from what runs (secrets were not compared)");
+            Ending::Done
+        }
+        Ok(changes) => {
+            print!("{changes}");
+            Ending::Done
+        }
+        Err(error) => Ending::Failed(error),
+    }
 }
 
 /// What controls cost an origin, which may count the keys that it refuses.

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::anyhow;
 
-use crate::config::{Config, Mistake};
+use crate::config::{Config, Mistake, NotLoaded};
 
 /// How a run ended, and so the exit status.
 pub enum Ending {
@@ -24,13 +24,8 @@ pub fn environment(name: &str) -> Option<String> {
 }
 
 pub fn load(file: &Path) -> Result<Config, Ending> {
-    let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{shown} cannot be read"))
-        .map_err(Ending::Unreadable)?;
-    let config = Config::parse(&shown, &text, &environment).map_err(Ending::Refused)?;
-    Ok(Config {
-        file: Some(file.to_owned()),
-        ..config
+    Config::load(file, &environment).map_err(|why| match why {
+        NotLoaded::Unreadable(why) => Ending::Unreadable(anyhow!(why)),
+        NotLoaded::Wrong(mistakes) => Ending::Refused(mistakes),
     })
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
 mod check;
+mod control;
 mod ending;
 mod load;
 mod origin;
@@ -52,7 +53,12 @@ enum Command {
     Check {
         /// The configuration to check
         file: PathBuf,
+        /// Print what differs from what this sidecar runs with
+        #[arg(long, value_name = "ADMIN_URL")]
+        against: Option<String>,
     },
+    #[command(flatten)]
+    Control(control::Order),
 }
 
 #[derive(Debug, Args)]
@@ -93,7 +99,8 @@ pub fn main(give_back: fn()) -> ExitCode {
     let ending = match arguments.command {
         None => serve(&arguments.serve),
         Some(Command::Serve(arguments)) => serve(&arguments),
-        Some(Command::Check { file }) => check::check(&file),
+        Some(Command::Check { file, against }) => check::check(&file, against.as_deref()),
+        Some(Command::Control(order)) => control::carry_out(&order),
         Some(Command::Origin(arguments)) => carry_out(arguments),
         Some(Command::Bench(arguments)) => measured(load::bench(*arguments)),
         Some(Command::LoadTest(arguments)) => measured(load::load_test(&arguments)),
@@ -191,10 +198,7 @@ fn run(config: Config) -> anyhow::Result<()> {
         config.listen.workers.unwrap_or_else(cores),
         config.routes.list().len(),
     );
-    let (drain_timeout, memory) = (
-        config.listen.drain_timeout,
-        units::show_size(config.cache.memory),
-    );
+    let memory = units::show_size(config.cache.memory);
     let sidecar = Sidecar::start(config)?;
     let (address, admin) = (sidecar.address, sidecar.admin_address);
     match upstream {
@@ -212,26 +216,40 @@ fn run(config: Config) -> anyhow::Result<()> {
             info!("then:          curl http://{admin}/api/metrics");
         }
     }
-    let name = wait_for_signal()?;
-    info!(signal = name, deadline = %units::show_duration(drain_timeout), "draining");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(until_closed(&sidecar))?;
+    let deadline = sidecar.proxy.plan().config.listen.drain_timeout;
+    info!(deadline = %units::show_duration(deadline), "closing: what is under way ends");
     sidecar.drain();
     sidecar.join();
     info!("done");
     Ok(())
 }
 
-fn wait_for_signal() -> anyhow::Result<&'static str> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        Ok(tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        })
-    })
+/// Runs until it is time to close: a signal or the admin port has ordered the end, and those who send
+/// clients have had time to see that.
+async fn until_closed(sidecar: &Sidecar) -> anyhow::Result<()> {
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let why = loop {
+        tokio::select! {
+            _ = terminate.recv() => break "SIGTERM",
+            _ = interrupt.recv() => break "SIGINT",
+            () = sidecar.end_ordered() => break "POST /drain",
+            _ = hang_up.recv() => sidecar.reload("SIGHUP"),
+        }
+    };
+    let delay = sidecar.leave();
+    info!(why, delay = %units::show_duration(delay), "unready, and going on for the delay (listen.drain_delay); a second signal skips it");
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub async fn ask(
     config: &Config,
     method: Method,
-    path: &'static str,
+    path: &str,
     body: String,
 ) -> Option<(StatusCode, String)> {
     let admin = &config.admin;

@@ -4,6 +4,9 @@
 //! in range. Defaults live in `sections`, beside the meaning of each key.
 
 mod auth;
+pub mod changes;
+mod effective;
+mod load;
 mod read;
 mod read_auth;
 mod read_redis;
@@ -12,17 +15,19 @@ mod read_value;
 mod routes;
 mod secret;
 mod sections;
+pub mod settings;
 mod source;
 pub mod units;
 
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
+pub use load::{NotLoaded, fingerprint};
 pub use read::DEFAULT;
 pub use read_redis::SCHEMES as REDIS_SCHEMES;
 pub use routes::{Route, Routes};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Cache, Config, HostRule, JournalPlace, Limits, Listen, Origin, Public, Redis, Upstream,
-    Via,
+    Admin, Cache, Config, HostRule, JournalPlace, Limits, Listen, Origin, Public, Redis, Reload,
+    Upstream, Via,
 };
 pub use source::{Environment, Mistake};
 

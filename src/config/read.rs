@@ -1,19 +1,22 @@
 //! From TOML sections to checked types, key by key.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue};
+use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::effective::settings;
 use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_value::{count, readable, set};
 use super::sections::{
-    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Upstream, Via,
+    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Reload, Upstream, Via,
 };
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 
@@ -43,7 +46,10 @@ pub fn config(
 ) -> Result<Config, Vec<Mistake>> {
     let source = Source::new(file, text, environment);
     let table = source.parse();
-    let config = root(Section::root(&source, &table));
+    let mut config = root(Section::root(&source, &table));
+    config.settings = settings(&source, table.get_ref(), &config).into();
+    config.secret_files = source.files();
+    config.digest = hex(&Sha256::digest(text)[..6]);
     drop(table);
     let mistakes = source.into_mistakes();
     if mistakes.is_empty() {
@@ -51,6 +57,10 @@ pub fn config(
     } else {
         Err(mistakes)
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The dotted names of all keys that a configuration may hold.
@@ -66,8 +76,17 @@ fn root(mut root: Section<'_, '_>) -> Config {
     let cache = cache(root.table("cache"));
     let auth = auth(root.table("auth"));
     let routes = routes(root.tables("route"), &cache, &auth.source);
+    let mut every = Reload::default();
+    let mut reload = root.table("reload");
+    set(&mut every.every, reload.duration("every"));
+    reload.finish();
     let config = Config {
         file: None,
+        secret_files: Vec::new(),
+        digest: String::new(),
+        settings: Arc::new([]),
+        bypass: root.boolean("bypass").unwrap_or(false),
+        reload: every,
         listen: listen(root.table("listen")),
         admin: admin(root.table("admin")),
         upstream: upstream(root.table("upstream")),
@@ -126,6 +145,7 @@ fn listen(mut section: Section<'_, '_>) -> Listen {
         &mut listen.trusted_proxies,
         section.list("trusted_proxies", expected, network),
     );
+    set(&mut listen.drain_delay, section.duration("drain_delay"));
     set(&mut listen.drain_timeout, section.duration("drain_timeout"));
     section.finish();
     listen

@@ -126,6 +126,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         methods.dedup();
     }
     let options = policy::Options {
+        bypass: section.boolean("bypass").unwrap_or(false),
         ttl: section.duration("ttl"),
         force_ttl: section.duration("force_ttl"),
         max_ttl: section.duration("max_ttl"),

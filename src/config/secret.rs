@@ -1,7 +1,7 @@
 //! Secrets: in the file itself, or in files of their own, and never shown.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::source::{At, Section};
 
@@ -27,8 +27,10 @@ impl Section<'_, '_> {
         urls: impl Iterator<Item = &'u mut String>,
     ) -> Option<PathBuf> {
         let readable = "the path of a readable file";
+        let source = self.source();
         let first_line = |path: &str| {
             let text = std::fs::read_to_string(path).ok()?;
+            source.note_file(Path::new(path));
             Some((
                 text.lines().next().unwrap_or_default().to_owned(),
                 path.into(),
@@ -69,8 +71,10 @@ impl Section<'_, '_> {
     ) -> Option<Secret> {
         let here = self.parsed(key, expected, |text| is_one(text).then(|| text.to_owned()));
         let readable = "the path of a readable file";
+        let source = self.source();
         let file = self.parsed(file_key, readable, |path| {
             let text = std::fs::read_to_string(path).ok()?;
+            source.note_file(Path::new(path));
             Some((
                 path.to_owned(),
                 text.lines().next().unwrap_or_default().to_owned(),

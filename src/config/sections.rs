@@ -3,6 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -12,12 +13,22 @@ use ipnet::IpNet;
 use super::auth::{Auth, RateLimit};
 use super::routes::Routes;
 use super::secret::Secret;
+use super::settings::Setting;
 
 /// Everything the process needs to know, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The file that it was read from; `None` for the built-in one.
     pub file: Option<PathBuf>,
+    /// Files that were read for it: those of secrets.
+    pub secret_files: Vec<PathBuf>,
+    /// A digest of its text, in hexadecimal digits: the same for all instances that have the same.
+    pub digest: String,
+    /// Each key as it takes effect.
+    pub settings: Arc<[Setting]>,
+    /// Nothing is looked up or stored.
+    pub bypass: bool,
+    pub reload: Reload,
     pub listen: Listen,
     pub admin: Admin,
     /// `None`: the built-in origin answers.
@@ -32,6 +43,21 @@ pub struct Config {
     pub routes: Routes,
 }
 
+/// `[reload]`: how a changed configuration comes into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Between two looks at the files; zero: they are not looked at.
+    pub every: Duration,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(2),
+        }
+    }
+}
+
 /// `[listen]`: where clients come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -40,7 +66,9 @@ pub struct Listen {
     pub workers: Option<usize>,
     /// Peers whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
-    /// How long a drain waits for requests in flight.
+    /// How long a drain goes on accepting, unready, before it closes.
+    pub drain_delay: Duration,
+    /// How long a drain waits for requests in flight after that.
     pub drain_timeout: Duration,
 }
 
@@ -50,6 +78,7 @@ impl Default for Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             workers: None,
             trusted_proxies: Vec::new(),
+            drain_delay: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
         }
     }

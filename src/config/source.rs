@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, header};
@@ -47,6 +48,8 @@ pub struct Source<'a> {
     text: &'a str,
     environment: Environment<'a>,
     mistakes: RefCell<Vec<Mistake>>,
+    /// Files that were read for it.
+    files: RefCell<Vec<PathBuf>>,
     #[cfg(test)]
     asked: RefCell<BTreeSet<String>>,
 }
@@ -58,6 +61,7 @@ impl<'a> Source<'a> {
             text,
             environment,
             mistakes: RefCell::default(),
+            files: RefCell::default(),
             #[cfg(test)]
             asked: RefCell::default(),
         }
@@ -91,6 +95,15 @@ impl<'a> Source<'a> {
         (line, before[line_start..].chars().count() + 1)
     }
 
+    /// Notes that another file was read for this one.
+    pub fn note_file(&self, path: &Path) {
+        self.files.borrow_mut().push(path.to_owned());
+    }
+
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.borrow().clone()
+    }
+
     /// All mistakes in the order of the text.
     pub fn into_mistakes(self) -> Vec<Mistake> {
         let mut mistakes = self.mistakes.into_inner();
@@ -116,8 +129,17 @@ impl<'a> Source<'a> {
         shown
     }
 
-    /// Puts environment variables in the place of `${NAME}`.
-    fn expand(&self, text: &str, span: &Range<usize>) -> Option<String> {
+    /// The text of a key's value, where that may be shown.
+    fn shown_of(&self, key: &str, span: &Range<usize>) -> String {
+        if SECRETS.contains(&key) {
+            "…".to_owned()
+        } else {
+            self.shown(span)
+        }
+    }
+
+    /// Puts environment variables in the place of `${NAME}` in the value of `key`.
+    fn expand(&self, key: &str, text: &str, span: &Range<usize>) -> Option<String> {
         let mut out = String::new();
         let mut rest = text;
         while let Some(start) = rest.find("${") {
@@ -127,7 +149,7 @@ impl<'a> Source<'a> {
                     span.clone(),
                     format!(
                         "{}: \"${{\" is not closed; expected ${{NAME}}",
-                        self.shown(span)
+                        self.shown_of(key, span)
                     ),
                 );
                 return None;
@@ -136,7 +158,7 @@ impl<'a> Source<'a> {
             let Some(value) = (self.environment)(name) else {
                 self.mistake(
                     span.clone(),
-                    format!("{}: the environment variable {name:?} is not set; set it, or write the value here", self.shown(span)),
+                    format!("{}: the environment variable {name:?} is not set; set it, or write the value here", self.shown_of(key, span)),
                 );
                 return None;
             };
@@ -145,6 +167,22 @@ impl<'a> Source<'a> {
         }
         out.push_str(rest);
         Some(out)
+    }
+
+    /// As [`Source::expand`] of what was found to be right, and the names of the variables in it.
+    pub fn with_variables(&self, text: &str) -> (String, Vec<String>) {
+        let (mut out, mut names, mut rest) = (String::new(), Vec::new(), text);
+        while let Some((before, after)) = rest.split_once("${") {
+            let Some((name, after)) = after.split_once('}') else {
+                break;
+            };
+            out.push_str(before);
+            out.push_str(&(self.environment)(name).unwrap_or_default());
+            names.push(name.to_owned());
+            rest = after;
+        }
+        out.push_str(rest);
+        (out, names)
     }
 }
 
@@ -215,11 +253,7 @@ impl<'s, 'a> Section<'s, 'a> {
         if span.is_empty() {
             return; // What the parser put where it found no value, and said so.
         }
-        let shown = if SECRETS.contains(&key) {
-            "…".to_owned()
-        } else {
-            self.source.shown(&span)
-        };
+        let shown = self.source.shown_of(key, &span);
         let message = format!("{} = {shown}: expected {expected}", self.path(key));
         self.source.mistake(span, message);
     }
@@ -291,7 +325,7 @@ impl<'s, 'a> Section<'s, 'a> {
             self.wrong(key, value, "a string");
             return None;
         };
-        let value = self.source.expand(text, &span)?;
+        let value = self.source.expand(key, text, &span)?;
         Some(At { value, span })
     }
 
@@ -308,7 +342,7 @@ impl<'s, 'a> Section<'s, 'a> {
             self.wrong(key, value, expected);
             return None;
         };
-        let text = self.source.expand(text, &value.span())?;
+        let text = self.source.expand(key, text, &value.span())?;
         match parse(&text) {
             Some(parsed) => Some(At {
                 value: parsed,
@@ -498,7 +532,7 @@ pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 }
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 3] = ["token", "secret", "probe_key"];
+pub(super) const SECRETS: [&str; 3] = ["token", "secret", "probe_key"];
 
 /// Reads a header field name, but not of one that frames a message or is of one hop: those are not the
 /// operator's to set or to read.

@@ -486,6 +486,20 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
 }
 
 #[test]
+fn a_secret_with_a_variable_in_it_is_not_shown() {
+    for section in ["[admin]\ntoken", "[auth]\nsecret", "[auth]\nprobe_key"] {
+        for value in ["s3cret${NO_SUCH_NAME}", "s3cret${ss"] {
+            let found = mistakes(&format!("{section} = \"{value}\"\n"));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(!found[0].contains("s3cret"), "{found:?}");
+        }
+    }
+    let two =
+        "[origin]\ndatabase = \"mysql://h/d?password=s3cret&sslpassword=s3cret&password=s3cret\"\n";
+    assert!(!mistakes(two)[0].contains("s3cret"), "{:?}", mistakes(two));
+}
+
+#[test]
 fn fuzz_config() {
     crate::fuzz::run(include_str!("../../tests/fuzz/config.txt"), |input| {
         let text = String::from_utf8_lossy(input);

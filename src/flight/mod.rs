@@ -240,6 +240,12 @@ impl Ticket {
         .await
     }
 
+    /// Whether anybody reads the body, or waits for its head.
+    pub fn has_readers(&self) -> bool {
+        let mut state = lock(&self.flight.state);
+        state.waiters > 0 || state.has_readers()
+    }
+
     /// Leaves the charge for the pieces with them.
     pub fn keep_charge(&self, charge: Charge) {
         lock(&self.flight.state).charge = Some(charge);

@@ -8,7 +8,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use url::{Position, Url};
 
-use crate::config::Upstream;
+use crate::config::{Upstream, VerdictSource};
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::metrics::guard::VerdictBy;
@@ -69,6 +69,20 @@ impl Source {
             target,
             host,
         })
+    }
+
+    /// As it is configured; an error says what is wrong with that.
+    pub fn of(
+        configured: &VerdictSource,
+        metrics: &Arc<Metrics>,
+        database: Option<&Database>,
+    ) -> Result<Self, String> {
+        match (configured, database) {
+            (VerdictSource::Url(url), _) => Self::service(url, Arc::clone(metrics))
+                .map_err(|message| format!("[auth] source: {message}")),
+            (VerdictSource::Table, Some(database)) => Ok(Self::Table(database.clone())),
+            _ => Ok(Self::Origin),
+        }
     }
 
     /// The label in metrics.

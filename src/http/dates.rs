@@ -1,5 +1,6 @@
 //! HTTP dates (RFC 9110 §5.6.7): three formats in, IMF-fixdate out.
 
+use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use http::HeaderValue;
@@ -12,8 +13,7 @@ pub fn parse(value: &HeaderValue) -> Option<Timestamp> {
     let text = value.to_str().ok()?.trim();
     read(text).or_else(|| {
         let text = in_usual_case(text);
-        let full = || rfc850_dates(&text).iter().find_map(|text| read(text));
-        read(&text).or_else(full).or_else(|| by_another_day(&text))
+        read(&text).or_else(|| by_another_day(&text))
     })
 }
 
@@ -34,28 +34,50 @@ const FULL: [&str; 7] = [
 ];
 
 /// A date of which all but the day of the week is right: that says nothing which the rest does not
-/// say. Of the two centuries of an rfc850-date the one about now is meant.
+/// say. Of an rfc850-date it tells which of two centuries is meant, where both can be.
 fn by_another_day(text: &str) -> Option<Timestamp> {
     let letters = text.bytes().take_while(u8::is_ascii_alphabetic).count();
     let (day, rest) = text.split_at(letters);
     if !DAYS.contains(&day) && !FULL.contains(&day) {
         return None;
     }
-    let on_another_day = |rest: &str| {
+    let on_any_day = |rest: &str| {
         let mut dates = DAYS.iter().map(|day| format!("{day}{rest}"));
         dates.find_map(|text| read(&text))
     };
-    on_another_day(rest).or_else(|| {
-        let rest = rest.strip_prefix(", ")?;
-        let mut parts = rest.splitn(3, '-');
-        let (day, month, rest) = (parts.next()?, parts.next()?, parts.next()?);
-        let (year, time) = rest.split_once(' ')?;
-        let is_short = year.len() == 2 && year.bytes().all(|byte| byte.is_ascii_digit());
-        let century = if year < "70" { "20" } else { "19" };
-        let full = format!(", {day} {month} {century}{year} {time}");
-        is_short.then(|| on_another_day(&full)).flatten()
-    })
+    let in_full = |rest: &str| {
+        let dates = in_its_centuries(rest)?;
+        let mut on_its_day = dates.iter().map(|rest| format!("{}{rest}", &day[..3]));
+        let found = on_its_day.find_map(|text| read(&text));
+        found.or_else(|| on_any_day(dates.first()?))
+    };
+    on_any_day(rest).or_else(|| in_full(rest))
 }
+
+/// What follows the day of an rfc850-date, written in full: in this century, unless that is more than 50
+/// years ahead, and in the last (RFC 9110 §5.6.7).
+fn in_its_centuries(rest: &str) -> Option<Vec<String>> {
+    let (date, time) = rest.strip_prefix(", ")?.split_once(' ')?;
+    let mut parts = date.split('-');
+    let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || year.len() != 2 {
+        return None;
+    }
+    let year: u64 = year.parse().ok()?;
+    let years = [2000 + year, 1900 + year].into_iter();
+    let possible = years.filter(|year| *year <= *THIS_YEAR + 50);
+    Some(
+        possible
+            .map(|year| format!(", {day} {month} {year} {time}"))
+            .collect(),
+    )
+}
+
+/// By the system's clock, whatever a test says that the time is: in tens of years.
+static THIS_YEAR: LazyLock<u64> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    1970 + now.unwrap_or_default().as_secs() / 31_556_952
+});
 
 /// The words of a date with their first letter alone in upper case, the zone but for its own.
 fn in_usual_case(text: &str) -> String {
@@ -73,22 +95,6 @@ fn in_usual_case(text: &str) -> String {
         Some(date) => format!("{date} GMT"),
         None => out,
     }
-}
-
-/// An rfc850-date in both centuries that it can mean, written in full. Its day of the week fits
-/// only one of them, so that it does not matter when it is read (RFC 9110 §5.6.7 decides by the
-/// time of reading, for dates without a day that could be believed).
-fn rfc850_dates(text: &str) -> Vec<String> {
-    let full = || {
-        let (weekday, rest) = text.split_once(", ")?;
-        let (date, time) = rest.split_once(' ')?;
-        let mut parts = date.split('-');
-        let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
-        let is_short = year.len() == 2 && parts.next().is_none();
-        let weekday = weekday.get(..3).filter(|_| is_short)?;
-        Some(["19", "20"].map(|century| format!("{weekday}, {day} {month} {century}{year} {time}")))
-    };
-    full().into_iter().flatten().collect()
 }
 
 /// Writes a date as IMF-fixdate.
@@ -150,13 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn two_digits_of_a_year_mean_the_century_that_their_weekday_fits() {
-        let read = |text: &'static str| parse(&HeaderValue::from_static(text));
+    fn two_digits_of_a_year_mean_at_most_fifty_years_ahead_and_else_what_their_weekday_fits() {
+        let read = |text: &str| parse(&HeaderValue::from_str(text).unwrap());
         let full = read("Tue, 01 Jan 2075 00:00:00 GMT");
         assert!(full.is_some());
         assert_eq!(read("Tuesday, 01-Jan-75 00:00:00 GMT"), full);
         let past = read("Wed, 01 Jan 1975 00:00:00 GMT");
         assert_eq!(read("Wednesday, 01-Jan-75 00:00:00 GMT"), past);
+        let past = read("Sun, 06 Nov 1994 08:49:37 GMT");
+        for day in FULL {
+            // Saturday is the day of 2094.
+            assert_eq!(
+                read(&format!("{day}, 06-Nov-94 08:49:37 GMT")),
+                past,
+                "{day}"
+            );
+        }
     }
 
     proptest::proptest! {

@@ -79,7 +79,7 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 
 /// Fields that `Connection` may not take away: a client that names one of these is trying to hide
 /// it from the origin or from the cache, not describing its hop.
-const END_TO_END: [HeaderName; 27] = [
+const END_TO_END: [HeaderName; 28] = [
     header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
@@ -103,6 +103,7 @@ const END_TO_END: [HeaderName; 27] = [
     header::SET_COOKIE,
     header::VARY,
     header::VIA,
+    HeaderName::from_static("cdn-loop"),
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
@@ -126,6 +127,13 @@ pub fn written_size(headers: &HeaderMap) -> usize {
     });
     lines.sum::<usize>() + "\r\n".len()
 }
+
+/// Digests of the bytes of one message's content (RFC 9530 §2; `Content-MD5` is RFC 1864's), and not of the
+/// whole representation as `Repr-Digest` is.
+pub const DIGESTS_OF_CONTENT: [HeaderName; 2] = [
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+];
 
 /// Removes what `Connection` names, but for the fixed fields of one hop, which say how this very
 /// message is to be read.

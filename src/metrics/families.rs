@@ -203,6 +203,11 @@ impl Metrics {
             "1 while the breaker answers instead of the upstream",
             self.gauges.breaker_open.clone(),
         );
+        registry.register(
+            "cache_bypassed",
+            "1 while the operator has switched all caching off (bypass)",
+            self.gauges.bypassed.clone(),
+        );
     }
 
     pub(super) fn register_origin(&mut self, registry: &mut Registry) {

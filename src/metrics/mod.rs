@@ -10,6 +10,7 @@ mod families;
 pub mod guard;
 mod labels;
 pub mod latency;
+mod reload;
 mod routes;
 pub mod second;
 mod summary;
@@ -31,6 +32,7 @@ use by_variant::ByVariant;
 use guard::GuardMetrics;
 use labels::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use latency::Latency;
+use reload::ReloadMetrics;
 use routes::RouteFamilies;
 use second::{SecondMetrics, SecondReadings};
 
@@ -77,6 +79,8 @@ pub struct Readings {
     pub variants_dropped: u64,
     pub upstream_connections: u64,
     pub breaker_is_open: bool,
+    /// Nothing is looked up or stored.
+    pub is_bypassed: bool,
     /// Of the built-in origin's database: all, and those that nobody uses.
     pub database_connections: (u64, u64),
     /// Verdicts that are remembered: good and bad ones.
@@ -105,6 +109,7 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
     pub guard: GuardMetrics,
+    pub reloads: ReloadMetrics,
     db_queries: Family<QueryLabels, Counter>,
     db_duration: Family<QueryLabels, Latency>,
     db_errors: Family<QueryErrorLabels, Counter>,
@@ -121,6 +126,7 @@ struct Gauges {
     variants_dropped: Counter,
     upstream_connections: Gauge,
     breaker_open: Gauge,
+    bypassed: Gauge,
     database_connections: Gauge,
     database_idle: Gauge,
     resident: Gauge,
@@ -149,6 +155,7 @@ impl Metrics {
         metrics.second.register(&mut registry);
         metrics.register_upstream(&mut registry);
         metrics.register_origin(&mut registry);
+        metrics.reloads.register(&mut registry);
         metrics.registry = registry;
         metrics
     }
@@ -242,6 +249,7 @@ impl Metrics {
         set(&gauges.flights, readings.flights);
         set(&gauges.upstream_connections, readings.upstream_connections);
         set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
+        set(&gauges.bypassed, u64::from(readings.is_bypassed));
         self.guard.show(readings.verdicts);
         self.second.show(readings.second.unwrap_or_default());
         set(
@@ -286,6 +294,9 @@ mod tests {
     fn every_family_shows_a_sample_and_a_help_text_before_any_request() {
         let metrics = Metrics::new();
         metrics.route_series("/api/iris/overview");
+        metrics
+            .reloads
+            .in_force("abc", crate::clock::Timestamp::EPOCH);
         let text = metrics.encode(Readings::default()).unwrap();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {

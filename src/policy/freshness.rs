@@ -13,12 +13,8 @@ use crate::http::cache_control::Scope;
 
 impl Record {
     /// The record of a response asked for at `requested` and come at `received`.
-    ///
-    /// What an operator grants counts from the moment the response came in: an origin whose clock
-    /// is behind, or a cache before ours, does not use it up. The age that clients see stays the
-    /// RFC's.
     pub fn new(
-        mut lifetimes: Lifetimes,
+        lifetimes: Lifetimes,
         headers: &HeaderMap,
         requested: Timestamp,
         received: Timestamp,
@@ -26,12 +22,10 @@ impl Record {
         // What is older than the clock itself is as old as that: both ends of what follows are in it.
         let oldest = received.since(Timestamp::EPOCH);
         let initial_age = initial_age(headers, requested, received).min(oldest);
-        if lifetimes.granted_by_operator {
-            lifetimes.fresh = lifetimes.fresh.saturating_add(initial_age);
-        }
         Self {
             lifetimes,
             born: received.minus(initial_age),
+            received,
             has_validator: has_validator(headers),
         }
     }
@@ -192,6 +186,8 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::policy::{Standing, StoredView};
     use http::{HeaderName, HeaderValue};
@@ -364,6 +360,85 @@ mod tests {
             lifetimes(StatusCode::FORBIDDEN, &headers(lines), &with(3600), NOW),
             None
         );
+    }
+
+    /// Numbers about the ends of what they are kept in.
+    fn extreme() -> impl Strategy<Value = u64> {
+        const ENDS: [u64; 8] = [
+            0,
+            1,
+            2,
+            1 << 31,
+            1 << 32,
+            1 << 53,
+            u64::MAX / 1000,
+            u64::MAX,
+        ];
+        prop_oneof![
+            proptest::sample::select(&ENDS[..]),
+            proptest::sample::select(&ENDS[..]).prop_map(|end| end.wrapping_sub(1)),
+            any::<u64>(),
+        ]
+    }
+
+    fn moment() -> impl Strategy<Value = Timestamp> {
+        prop_oneof![
+            extreme().prop_map(Timestamp::from_millis),
+            Just(NOW),
+            (0_u64..4_000_000_000_000).prop_map(Timestamp::from_millis),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        /// Whatever a response says of its age and its times, no addition or subtraction of times goes over
+        /// an end, and nothing lives longer than it was granted.
+        #[test]
+        fn no_time_is_so_extreme_that_a_response_lives_longer_than_granted(
+            (requested, received, now) in (moment(), moment(), moment()),
+            (age, max_age, window) in (extreme(), proptest::option::of(extreme()), extreme()),
+            (date, expires) in (moment(), proptest::option::of(moment())),
+            (ttl, force, cap) in (0_u64..1 << 31, any::<bool>(), proptest::option::of(0_u64..1 << 31)),
+        ) {
+            let mut fields = HeaderMap::new();
+            let mut set = |name: &'static str, value: String| {
+                fields.insert(name, http::HeaderValue::try_from(value).unwrap());
+            };
+            set("age", age.to_string());
+            let lifetime = max_age.map_or(String::new(), |seconds| format!("max-age={seconds}, "));
+            set("cache-control", format!(
+                "{lifetime}stale-while-revalidate={window}, stale-if-error={window}"
+            ));
+            fields.insert(DATE, dates::format(date));
+            if let Some(expires) = expires {
+                fields.insert(EXPIRES, dates::format(expires));
+            }
+            let options = Options {
+                ttl: Some(seconds(ttl)),
+                force_ttl: force.then_some(seconds(ttl)),
+                max_ttl: cap.map(seconds),
+                stale_if_error: Some(seconds(window.min(1 << 31))),
+                ..Options::default()
+            };
+            let found = lifetimes(StatusCode::OK, &fields, &options, received).unwrap();
+            let granted = found.granted_by_operator;
+            let record = Record::new(found, &fields, requested, received);
+            let left = match crate::policy::StoredView::of(&record).standing(received) {
+                Standing::Fresh { left } => left,
+                _ => Duration::ZERO,
+            };
+            if granted {
+                prop_assert!(left <= seconds(ttl), "{left:?} of {ttl}");
+            }
+            if let Some(cap) = cap {
+                prop_assert!(left <= seconds(cap), "{left:?} of {cap}");
+            }
+            let view = crate::policy::StoredView::of(&record);
+            let _ = (view.is_reusable(now), view.ttl(now), view.age(now));
+            // Older by a moment is never fresher.
+            let later = record.age(now.plus(seconds(1)));
+            prop_assert!(later >= record.age(now));
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use invalidate::{Invalidation, Mode};
 pub use normalise::Normalise;
 pub use reason::Reason;
 pub use standing::{Lifetimes, Record, Standing, StoredView};
-pub use storable::storable;
+pub use storable::{again, storable};
 
 /// Between whom one stored response is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +106,8 @@ fn is_among(status: StatusCode, listed: Option<&[StatusCode]>, default: &[u16]) 
 /// The part of a route that caching policy needs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// Nothing is looked up or stored.
+    pub bypass: bool,
     /// Lifetime where the origin gives none.
     pub ttl: Option<Duration>,
     /// Lifetime that replaces the origin's.

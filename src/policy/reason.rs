@@ -30,6 +30,8 @@ pub enum Reason {
     ClientDirective,
     /// The last response for this key could not be shared; it is fetched without waiting.
     HitForMiss,
+    /// The operator has switched caching off (`bypass`).
+    SwitchedOff,
     NoRoute,
     /// The target has no canonical spelling, or its route wants it sent as it came.
     RawTarget,
@@ -72,6 +74,20 @@ impl Reason {
         self.into()
     }
 
+    /// What it means, as the guide's table has it.
+    pub fn meaning(self) -> &'static str {
+        const GUIDE: &str = include_str!("../guide.md");
+        let code = self.as_str();
+        let row = |line: &'static str| {
+            let rest = line
+                .strip_prefix("| `")?
+                .strip_prefix(code)?
+                .strip_prefix("` |")?;
+            rest.trim_end_matches('|').split('|').next_back()
+        };
+        GUIDE.lines().find_map(row).unwrap_or_default().trim()
+    }
+
     /// Why a request went forward, in the words of RFC 9211 §2.2.
     pub fn forwarded_as(self) -> &'static str {
         match self {
@@ -90,6 +106,7 @@ impl Reason {
             | Self::SecondTier
             | Self::StaleWhileRevalidate
             | Self::MaxStale
+            | Self::SwitchedOff
             | Self::NoRoute
             | Self::RawTarget
             | Self::UnknownQuery
@@ -141,6 +158,7 @@ impl Reason {
             | Self::Purged
             | Self::ClientDirective
             | Self::HitForMiss
+            | Self::SwitchedOff
             | Self::NoRoute
             | Self::RawTarget
             | Self::UnknownQuery
@@ -176,6 +194,7 @@ impl Reason {
             | Self::Purged
             | Self::ClientDirective
             | Self::HitForMiss
+            | Self::SwitchedOff
             | Self::NoRoute
             | Self::RawTarget
             | Self::UnknownQuery

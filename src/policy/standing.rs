@@ -6,7 +6,8 @@ use crate::clock::Timestamp;
 
 /// The three windows of a stored response.
 ///
-/// `fresh` is compared with the current age (§4.2.3); each grace window begins where it ends.
+/// `fresh` is compared with the current age (§4.2.3), or, where an operator granted it, with the time since
+/// the response came; each grace window begins where it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes {
     pub fresh: Duration,
@@ -34,12 +35,12 @@ pub enum Standing {
 }
 
 impl Lifetimes {
-    /// Ranks `age` against the windows. A window of zero is never entered.
-    pub fn standing(&self, age: Duration) -> Standing {
-        match age.checked_sub(self.fresh) {
+    /// Ranks what was used of `fresh` against the windows. A window of zero is never entered.
+    pub fn standing(&self, used: Duration) -> Standing {
+        match used.checked_sub(self.fresh) {
             Some(over) => self.grace(over),
             None => Standing::Fresh {
-                left: self.fresh - age,
+                left: self.fresh - used,
             },
         }
     }
@@ -62,6 +63,8 @@ pub struct Record {
     pub lifetimes: Lifetimes,
     /// When its age was zero: before it came, by its corrected age at that moment (§4.2.3).
     pub born: Timestamp,
+    /// When it came, or was confirmed.
+    pub received: Timestamp,
     /// The origin gave an ETag or Last-Modified, so it can confirm the response by 304.
     pub has_validator: bool,
 }
@@ -70,6 +73,17 @@ impl Record {
     /// current_age (§4.2.3).
     pub fn age(&self, now: Timestamp) -> Duration {
         now.since(self.born)
+    }
+
+    /// How much of its freshness lifetime is used: an origin whose clock is behind, or a cache before ours,
+    /// uses up nothing of what an operator grants.
+    fn used(&self, now: Timestamp) -> Duration {
+        let since = if self.lifetimes.granted_by_operator {
+            self.received
+        } else {
+            self.born
+        };
+        now.since(since)
     }
 }
 
@@ -96,7 +110,10 @@ impl<'a> StoredView<'a> {
 
     /// How long it has been stale; `None` while it is fresh.
     pub fn over(&self, now: Timestamp) -> Option<Duration> {
-        let by_age = self.age(now).checked_sub(self.record.lifetimes.fresh);
+        let by_age = self
+            .record
+            .used(now)
+            .checked_sub(self.record.lifetimes.fresh);
         by_age.max(self.stale_since.map(|at| now.since(at)))
     }
 
@@ -104,7 +121,7 @@ impl<'a> StoredView<'a> {
         let lifetimes = &self.record.lifetimes;
         match self.over(now) {
             Some(over) => lifetimes.grace(over),
-            None => lifetimes.standing(self.age(now)),
+            None => lifetimes.standing(self.record.used(now)),
         }
     }
 
@@ -121,7 +138,7 @@ impl<'a> StoredView<'a> {
         let seconds = |duration: Duration| duration.as_secs() as i64;
         match self.over(now) {
             Some(over) if self.stale_since.is_some() => -seconds(over),
-            _ => seconds(self.record.lifetimes.fresh) - seconds(self.age(now)),
+            _ => seconds(self.record.lifetimes.fresh) - seconds(self.record.used(now)),
         }
     }
 }

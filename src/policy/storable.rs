@@ -8,7 +8,7 @@ use crate::http::cache_control::Scope;
 use crate::http::{CacheControl, fields};
 
 use super::freshness::{has_validator, is_event_stream, lifetimes, never_fresh};
-use super::{Cookies, Lifetimes, Options, Reason, RequestView, Share, Wishes, range};
+use super::{Cookies, Lifetimes, Options, Reason, Record, RequestView, Share, Wishes, range};
 
 /// What policy sees of a response head.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +73,21 @@ pub fn storable(
         None if may_be_revalidated(response) => Ok(never_fresh(&control)),
         None if is_event_stream(response.headers) => Err(Reason::EventStream),
         None => Err(Reason::NoLifetime),
+    }
+}
+
+/// What is remembered of a stored response, by other options than it was stored by: for how long it is of
+/// use. Everything else by which it was stored belongs to its key.
+pub fn again(response: ResponseView<'_>, options: &Options, record: &Record) -> Record {
+    let status = match response.status {
+        StatusCode::PARTIAL_CONTENT => StatusCode::OK,
+        status => status,
+    };
+    let lifetimes = lifetimes(status, response.headers, options, record.received);
+    let nobodys = || never_fresh(&options.control(response.headers).0);
+    Record {
+        lifetimes: lifetimes.unwrap_or_else(nobodys),
+        ..*record
     }
 }
 

@@ -70,7 +70,9 @@ pub fn merge(stored: &mut HeaderMap, update: &HeaderMap) {
 
 fn updates(name: &HeaderName) -> bool {
     let of_the_body = [CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE];
-    !of_the_body.contains(name) && !fields::is_hop_by_hop(name)
+    // A digest of the content is one of this message's, which has none (RFC 9530 §2).
+    let is_of_the_body = of_the_body.contains(name) || fields::DIGESTS_OF_CONTENT.contains(name);
+    !is_of_the_body && !fields::is_hop_by_hop(name)
 }
 
 #[cfg(test)]
@@ -131,8 +133,11 @@ mod tests {
         stored.insert("content-length", value("5"));
         stored.insert("cache-control", value("max-age=1"));
         stored.insert("x-kept", value("1"));
+        stored.insert("content-digest", value("sha-256=:b25l:"));
         let mut update = HeaderMap::new();
         update.insert("content-length", value("0"));
+        update.insert("content-digest", value("sha-256=:bm9uZQ==:"));
+        update.insert("repr-digest", value("sha-256=:YWxs:"));
         update.insert("cache-control", value("max-age=9"));
         update.append("x-new", value("a"));
         update.append("x-new", value("b"));
@@ -140,6 +145,8 @@ mod tests {
         assert_eq!(stored["content-length"], "5");
         assert_eq!(stored["cache-control"], "max-age=9");
         assert_eq!(stored["x-kept"], "1");
+        assert_eq!(stored["content-digest"], "sha-256=:b25l:");
+        assert_eq!(stored["repr-digest"], "sha-256=:YWxs:");
         assert_eq!(stored.get_all("x-new").iter().count(), 2);
     }
 }

@@ -8,11 +8,13 @@ use crate::policy::vary::{append_selecting, nominated};
 use crate::policy::{Lifetimes, Options, Record, groups};
 use crate::store::{Fields, Head, Selecting};
 
-use super::state::State;
+use super::plan::Plan;
 
 /// One exchange with the origin: when it began and its head came, and what had been purged before.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange {
+    /// Of the plan that it goes by.
+    generation: u32,
     pub stamp: u64,
     pub requested: Timestamp,
     pub received: Timestamp,
@@ -20,9 +22,11 @@ pub struct Exchange {
 
 impl Exchange {
     /// Of a fetch that begins now.
-    pub fn begin(state: &State) -> Self {
+    pub fn begin(plan: &Plan) -> Self {
+        let state = &plan.state;
         let now = state.clock.now();
         Self {
+            generation: plan.generation,
             stamp: state.purge_position(),
             requested: now,
             received: now,
@@ -57,6 +61,7 @@ impl Exchange {
             stamp: self.stamp,
             vouched: self.received,
             groups: groups::of(headers, options.groups.as_ref()),
+            generation: self.generation,
             withholds: matches!(options.control(headers).0.no_cache, Scope::Fields(_)),
         }
     }

@@ -47,7 +47,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::error::FailureKind;
 use crate::guard::Source;
@@ -58,11 +58,13 @@ use crate::store::{Purge, PurgeLog, Target};
 use crate::upstream::Origin;
 
 use fleet::{acknowledged, hand_over, warm_up};
+use state::bypass;
 
 pub use client::Handled;
 pub use fleet::Known;
 pub use plan::Plan;
 pub use state::State;
+pub use state::bypass::Switch;
 pub use wire::tunnel::{Handover, Offered};
 pub use wire::{Body, InterimQueue};
 
@@ -122,10 +124,14 @@ impl Proxy {
     /// What was fixed at the start stays: addresses, workers, the sizes of memory and pools, the
     /// upstream and Redis.
     pub fn exchange(&self, config: Arc<Config>, source: Source) {
-        self.state.note_exchange();
         let successor = Plan::new(config, source, Arc::clone(&self.state));
         self.plan.store(Arc::new(successor));
         self.state.metrics.retire_routes();
+    }
+
+    /// The time now, by the clock that all go by.
+    pub fn now(&self) -> Timestamp {
+        self.state.clock.now()
     }
 
     /// The plan in force.
@@ -201,6 +207,37 @@ impl Proxy {
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.
     pub fn purge(&self, purge: Purge, mode: Mode) -> u64 {
         self.state.purge(purge, mode)
+    }
+
+    /// Has nothing looked up or stored from now on: all of it, or what takes the route with this path; here,
+    /// or in the whole fleet, which hears of it up to the position that comes back.
+    pub fn switch_off(&self, path: Option<&str>, until: Option<Timestamp>, in_fleet: bool) -> u64 {
+        let switch = Switch::new(path, until, in_fleet);
+        if in_fleet {
+            self.state.purge(switch.purge(), Mode::Hard)
+        } else {
+            self.state.bypass.add(switch);
+            self.state.purge_position()
+        }
+    }
+
+    /// Takes [`Proxy::switch_off`] back: of one route, or everything; with `in_fleet` what the fleet was told
+    /// too.
+    pub fn switch_on(&self, path: Option<&str>, in_fleet: bool) -> u64 {
+        self.state.bypass.remove_own(path);
+        if in_fleet {
+            let purges = self.state.memory.purges();
+            for (purge, mode) in bypass::words_to_switch_on(purges, self.now(), path) {
+                self.state.purge(purge, mode);
+            }
+        }
+        self.state.purge_position()
+    }
+
+    /// What is switched off now, but for what the configuration says.
+    pub fn switched_off(&self) -> Vec<Switch> {
+        let purges = self.state.memory.purges();
+        self.state.bypass.list(purges, self.now())
     }
 
     /// The purge log's position now.

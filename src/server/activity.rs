@@ -31,7 +31,7 @@ pub struct Activity {
     looks_again: AtomicBool,
     task: Mutex<Option<Waker>>,
     /// The process ends: the next response is the last.
-    is_draining: AtomicBool,
+    is_draining: Arc<AtomicBool>,
     /// Its end is ours, and not to be lingered over.
     is_cut: AtomicBool,
     /// What the origin said before its final response.
@@ -67,8 +67,8 @@ pub enum Verdict {
 }
 
 impl Activity {
-    /// A connection accepted just now.
-    pub fn new() -> Self {
+    /// A connection accepted just now, by a process that ends where `is_draining` says so.
+    pub fn new(is_draining: Arc<AtomicBool>) -> Self {
         Self {
             accepted: Instant::now(),
             heads: AtomicU64::new(0),
@@ -81,7 +81,7 @@ impl Activity {
             has_said_all: AtomicBool::new(false),
             looks_again: AtomicBool::new(false),
             task: Mutex::default(),
-            is_draining: AtomicBool::new(false),
+            is_draining,
             is_cut: AtomicBool::new(false),
             interim: Arc::default(),
             offered: Mutex::default(),
@@ -178,10 +178,7 @@ impl Activity {
         Duration::from_millis(if is_busy { 0 } else { since })
     }
 
-    pub fn drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
-    }
-
+    /// Whether the next response is to be the connection's last.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
@@ -303,10 +300,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_never_asks_is_told_from_one_that_is_idle() {
-        let silent = Activity::new();
+        let silent = Activity::new(Arc::default());
         assert_eq!(after(&silent, 9).await, Ok(10));
         assert_eq!(after(&silent, 1).await, Err("no request head in time"));
-        let idle = Activity::new();
+        let idle = Activity::new(Arc::default());
         idle.begin();
         idle.end();
         assert_eq!(after(&idle, 30).await, Ok(75));
@@ -315,7 +312,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_nobody_comes_back_for_is_cut() {
-        let activity = Activity::new();
+        let activity = Activity::new(Arc::default());
         activity.begin();
         let held_back = activity.watch_body();
         held_back.gave(&activity);
@@ -330,7 +327,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_stream_that_stands_still_has_more_time_while_another_is_read() {
-        let activity = Activity::new();
+        let activity = Activity::new(Arc::default());
         activity.begin();
         let (read, held_back) = (activity.watch_body(), activity.watch_body());
         held_back.gave(&activity);
@@ -342,7 +339,7 @@ mod tests {
         assert!(after(&activity, 60).await.is_ok());
         assert_eq!(after(&activity, 60).await, Err("the client does not read"));
         // Nothing is read any more: as with one alone.
-        let activity = Activity::new();
+        let activity = Activity::new(Arc::default());
         activity.begin();
         let (one, other) = (activity.watch_body(), activity.watch_body());
         one.gave(&activity);
@@ -352,7 +349,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_under_way_is_never_idle_but_a_client_that_does_not_read_is_cut() {
-        let activity = Activity::new();
+        let activity = Activity::new(Arc::default());
         activity.begin();
         assert_eq!(after(&activity, 1000).await, Ok(1060));
         activity.wrote(false, 0);
@@ -365,7 +362,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_by_drops_is_cut_and_a_slow_one_is_not() {
         for (bytes, expected) in [(100, Err(())), (600, Ok(()))] {
-            let activity = Activity::new();
+            let activity = Activity::new(Arc::default());
             activity.begin();
             let mut outcome = Ok(());
             for _ in 0..600 {
@@ -378,7 +375,7 @@ mod tests {
             assert_eq!(outcome, expected, "{bytes} bytes a second");
         }
         // Who is not waited for reads as slowly as it likes.
-        let activity = Activity::new();
+        let activity = Activity::new(Arc::default());
         activity.begin();
         for _ in 0..600 {
             activity.wrote(true, 1);

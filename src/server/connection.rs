@@ -16,7 +16,6 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use smallvec::SmallVec;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
@@ -24,6 +23,7 @@ use crate::config::Limits;
 use crate::proxy::Proxy;
 
 use super::activity::{Activity, Verdict};
+use super::phase::{self, Phase};
 use super::seat::Seat;
 use super::serving::Serving;
 use super::stream::Watched;
@@ -34,18 +34,19 @@ const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// How long a drain waits for the first request of a connection.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
+/// How soon it is looked again whether a client has asked for anything.
+const ASKED_BY_NOW: Duration = Duration::from_millis(50);
+
 /// Idle for so long, a connection is at rest.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a connection of HTTP/2 begins with (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves connections with the protocol settings of this process.
+/// Serves connections by the limits of the plan that is in force when they come.
 pub struct Acceptor {
     proxy: Arc<Proxy>,
-    stopped: watch::Receiver<bool>,
-    http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    phase: phase::Watched,
 }
 
 /// A connection at rest, or one that has not begun.
@@ -62,28 +63,8 @@ enum Protocol {
 }
 
 impl Acceptor {
-    pub fn new(proxy: Arc<Proxy>, stopped: watch::Receiver<bool>) -> Self {
-        let plan = proxy.plan();
-        let limits = &plan.config.limits;
-        let mut http1 = http1::Builder::new();
-        http1
-            .max_buf_size(limits.header_bytes)
-            .max_headers(limits.header_count)
-            // Ours tells an idle connection from a slow one.
-            .header_read_timeout(None)
-            .timer(TokioTimer::new());
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-            .max_concurrent_streams(256)
-            .max_send_buf_size(64 << 10)
-            .timer(TokioTimer::new());
-        Self {
-            proxy,
-            stopped,
-            http1,
-            http2,
-        }
+    pub fn new(proxy: Arc<Proxy>, phase: phase::Watched) -> Self {
+        Self { proxy, phase }
     }
 
     /// Serves one connection to its end. `seat` goes with the stream: a tunnel keeps it.
@@ -91,10 +72,10 @@ impl Acceptor {
         let Ok(peer) = stream.peer_addr() else { return };
         // Responses leave in one write; waiting for an acknowledgement would only delay them.
         let _ = stream.set_nodelay(true);
-        let activity = Arc::new(Activity::new());
+        let activity = Arc::new(Activity::new(Arc::clone(&self.phase.leaves)));
         // Its own: a plan is not to live as long as a connection.
         let limits = self.proxy.plan().config.limits.clone();
-        let mut clock = Clock::new(limits, self.stopped.clone(), Arc::clone(&activity));
+        let mut clock = Clock::new(limits, self.phase.clone(), Arc::clone(&activity));
         let serving = || Serving {
             proxy: Arc::clone(&self.proxy),
             peer: peer.ip(),
@@ -119,11 +100,11 @@ impl Acceptor {
                 None => return drop(watched),
                 // In a place of their own: one at rest needs none.
                 Some(Protocol::Http2) => {
-                    let connection = self.http2.serve_connection(watched, serving());
+                    let connection = http_2(&clock.limits).serve_connection(watched, serving());
                     Box::pin(to_end(connection, &mut clock)).await.err()
                 }
                 Some(Protocol::Http1) => {
-                    let connection = self.http1.serve_connection(watched, serving());
+                    let connection = http_1(&clock.limits).serve_connection(watched, serving());
                     match Box::pin(to_rest(connection, &mut clock)).await {
                         Ok(Some(again)) => {
                             resting = again;
@@ -141,6 +122,27 @@ impl Acceptor {
     }
 }
 
+fn http_1(limits: &Limits) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        .max_buf_size(limits.header_bytes)
+        .max_headers(limits.header_count)
+        // Ours tells an idle connection from a slow one.
+        .header_read_timeout(None)
+        .timer(TokioTimer::new());
+    http1
+}
+
+fn http_2(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(256)
+        .max_send_buf_size(64 << 10)
+        .timer(TokioTimer::new());
+    http2
+}
+
 impl Resting {
     /// Waits until there is something to read, and tells the protocol by how it begins; `None` at the end
     /// of the connection.
@@ -156,7 +158,7 @@ impl Resting {
                 tick = clock.tick(false) => match tick {
                     Tick::Close => true,
                     Tick::End => return None,
-                    Tick::Rest => continue,
+                    Tick::Leave | Tick::Rest => continue,
                 }
             };
             // Only the first bytes of all tell anything.
@@ -191,13 +193,18 @@ struct Clock {
     activity: Arc<Activity>,
     limits: Limits,
     timer: Pin<Box<Sleep>>,
-    stopped: watch::Receiver<bool>,
-    is_draining: bool,
+    phase: phase::Watched,
+    /// What the connection was told.
+    told: Phase,
+    /// Its client is to be told to go elsewhere, as soon as it has asked for anything.
+    leaves: bool,
     is_closing: bool,
 }
 
 /// What time asks of a connection.
 enum Tick {
+    /// To tell its client to go elsewhere next.
+    Leave,
     /// To end after what is under way.
     Close,
     /// To end now.
@@ -207,7 +214,7 @@ enum Tick {
 }
 
 impl Clock {
-    fn new(limits: Limits, stopped: watch::Receiver<bool>, activity: Arc<Activity>) -> Self {
+    fn new(limits: Limits, phase: phase::Watched, activity: Arc<Activity>) -> Self {
         let first = limits
             .head_timeout
             .min(limits.idle_timeout)
@@ -216,8 +223,9 @@ impl Clock {
             timer: Box::pin(sleep_until(activity.accepted + first)),
             activity,
             limits,
-            stopped,
-            is_draining: false,
+            phase,
+            told: Phase::Serving,
+            leaves: false,
             is_closing: false,
         }
     }
@@ -232,22 +240,33 @@ impl Clock {
             tokio::select! {
                 biased;
                 () = self.timer.as_mut() => {}
-                _ = self.stopped.wait_for(|stopped| *stopped), if !self.is_draining => {
-                    self.is_draining = true;
-                    self.activity.drain();
-                    if self.activity.has_asked() {
+                phase = self.phase.other_than(self.told), if self.told < Phase::Closing => {
+                    self.told = phase;
+                    self.leaves = phase == Phase::Leaving;
+                    let has_asked = self.activity.has_asked();
+                    if phase == Phase::Closing && has_asked {
                         self.is_closing = true;
                         return Tick::Close;
                     }
-                    // Accepted, and its first request perhaps still unread in the socket.
-                    self.timer.as_mut().reset(Instant::now() + FIRST_REQUEST_GRACE);
-                    continue;
+                    if phase == Phase::Closing {
+                        // Accepted, and its first request perhaps still unread in the socket.
+                        self.timer.as_mut().reset(Instant::now() + FIRST_REQUEST_GRACE);
+                        continue;
+                    }
                 }
             }
+            // A client that is told before it has asked anything would only come again.
+            if self.leaves && self.activity.has_asked() {
+                self.leaves = false;
+                return Tick::Leave;
+            }
             match self.activity.verdict(&self.limits) {
-                _ if self.is_draining && !self.is_closing => return self.closes(),
+                _ if self.told == Phase::Closing && !self.is_closing => return self.closes(),
                 Verdict::WaitUntil(until) => {
                     self.timer.as_mut().reset(until);
+                    if self.leaves {
+                        self.look_again_by(Instant::now() + ASKED_BY_NOW);
+                    }
                     if rests && !self.is_closing {
                         if self.activity.rests_for() >= REST_AFTER {
                             return Tick::Rest;
@@ -290,7 +309,7 @@ async fn to_end(
             biased;
             ended = connection.as_mut() => return ended,
             tick = clock.tick(false) => match tick {
-                Tick::Close => connection.as_mut().graceful_shutdown(),
+                Tick::Close | Tick::Leave => connection.as_mut().graceful_shutdown(),
                 Tick::End => return Ok(()),
                 Tick::Rest => {}
             }
@@ -313,6 +332,8 @@ async fn to_rest(
             tick = clock.tick(true) => match tick {
                 Tick::Close => Pin::new(&mut connection).graceful_shutdown(),
                 Tick::End => return Ok(None),
+                // The next answer says so.
+                Tick::Leave => {}
                 Tick::Rest => {
                     let http1::Parts { io, read_buf, .. } = connection.into_parts();
                     let rested = io.into_rest();

@@ -3,6 +3,8 @@
 
 mod activity;
 mod connection;
+pub mod hearts;
+pub mod phase;
 mod seat;
 mod serving;
 mod stream;
@@ -14,30 +16,31 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::watch;
 
+use crate::config::Listen;
 use crate::proxy::Proxy;
+
+use hearts::Hearts;
+use phase::Phases;
 
 /// Connections that may wait in the kernel while a worker is busy.
 const BACKLOG: i32 = 4096;
 
-/// A running server. Dropping it does not stop it: [`Server::drain`] does.
+/// A running server. Dropping it does not stop it: its [`Phases`] do.
 pub struct Server {
     pub address: SocketAddr,
-    stop: watch::Sender<bool>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Server {
     /// Binds `listen.address` and starts the workers.
-    pub fn start(proxy: &Arc<Proxy>) -> io::Result<Self> {
+    pub fn start(proxy: &Arc<Proxy>, phases: &Phases, hearts: &Arc<Hearts>) -> io::Result<Self> {
         let plan = proxy.plan();
         let listen = &plan.config.listen;
-        let workers = listen.workers.unwrap_or_else(cores);
+        let workers = workers(listen);
         let send_buffer = plan.config.limits.send_buffer as usize;
         let listeners = bind(listen.address, workers, send_buffer)?;
         let address = listeners[0].local_addr()?;
-        let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(seat::Connections::default());
         let mut threads = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
@@ -45,22 +48,16 @@ impl Server {
                 number,
                 proxy: Arc::clone(proxy),
                 connections: Arc::clone(&connections),
-                stopped: stopped.clone(),
+                phase: phases.watched(),
+                hearts: Arc::clone(hearts),
             };
             let thread = std::thread::Builder::new().name(format!("worker-{number}"));
             threads.push(thread.spawn(move || worker.run(listener))?);
         }
         Ok(Self {
             address,
-            stop,
             workers: threads,
         })
-    }
-
-    /// Begins the drain: what waits in the backlog is still accepted, then nothing more; requests
-    /// in flight finish, or are cut at the deadline.
-    pub fn drain(&self) {
-        self.stop.send_replace(true);
     }
 
     /// Waits until all workers have ended.
@@ -74,6 +71,11 @@ impl Server {
 
 /// Bytes that the kernel takes for a connection beyond what is on its way.
 const UNSENT: u32 = 128 << 10;
+
+/// Workers that are started.
+pub fn workers(listen: &Listen) -> usize {
+    listen.workers.unwrap_or_else(cores)
+}
 
 /// Cores that this process may use: affinity and quota respected.
 pub fn cores() -> usize {

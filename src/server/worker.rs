@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -16,6 +15,8 @@ use crate::metrics::latency;
 use crate::proxy::Proxy;
 
 use super::connection::Acceptor;
+use super::hearts::Hearts;
+use super::phase::Watched;
 use super::seat::Connections;
 
 /// How long a worker pauses when the system has no file descriptors left.
@@ -26,7 +27,8 @@ pub struct Worker {
     pub number: usize,
     pub proxy: Arc<Proxy>,
     pub connections: Arc<Connections>,
-    pub stopped: watch::Receiver<bool>,
+    pub phase: Watched,
+    pub hearts: Arc<Hearts>,
 }
 
 /// What a client gets that is one too many. Sent without reading its request.
@@ -54,11 +56,13 @@ impl Worker {
             Err(error) => return error!(%error, worker = self.number, "a worker could not listen"),
         };
         tokio::spawn(give_back::by_and_by());
-        let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.stopped.clone()));
+        let (hearts, number) = (Arc::clone(&self.hearts), self.number);
+        tokio::spawn(async move { hearts.beat(number).await });
+        let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.phase.clone()));
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = self.stopped.wait_for(|stopped| *stopped) => break,
+                () = self.phase.closing() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! version u8 · crc32 of all that follows u32 · flags u16 · status u16
-//! born, fresh, stale-while-revalidate, stale-if-error, stale since (0: never): u64 milliseconds
+//! born, received, fresh, stale-while-revalidate, stale-if-error, stale since (0: never): u64 milliseconds
 //! epoch u64 · position u64 of the purge log
 //! fields: length u32, block
 //! selecting, by its flag: count u16, each name: length u16, text · values: length u32, bytes
@@ -22,11 +22,11 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::policy::{Groups, Lifetimes, Record};
 
-use super::entry::{Entry, Fields, Head, Selecting};
+use super::entry::{Entry, Fields, Head, OTHERS, Selecting};
 use super::purge::fleet::Stamp;
 
 /// Of the layout; another one is a miss.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bodies below this are not worth compressing.
 const COMPRESSED_FROM: usize = 1 << 10;
@@ -94,7 +94,10 @@ pub fn encode(entry: &Entry, stamp: Stamp) -> Encoded {
     out.put_u8(VERSION);
     out.put_u32(0);
     let Record {
-        lifetimes, born, ..
+        lifetimes,
+        born,
+        received,
+        ..
     } = head.record;
     let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
     out.put_u16(
@@ -109,6 +112,7 @@ pub fn encode(entry: &Entry, stamp: Stamp) -> Encoded {
     );
     out.put_u16(head.status.as_u16());
     out.put_u64(born.as_millis());
+    out.put_u64(received.as_millis());
     for duration in [
         lifetimes.fresh,
         lifetimes.stale_while_revalidate,
@@ -182,6 +186,7 @@ pub fn decode(value: &[u8], limit: u64) -> Result<Decoded, Invalid> {
         return Err(Invalid::Status);
     }
     let born = Timestamp::from_millis(rest.try_get_u64()?);
+    let received = Timestamp::from_millis(rest.try_get_u64()?);
     let mut duration = || rest.try_get_u64().map(Duration::from_millis);
     let lifetimes = Lifetimes {
         fresh: duration()?,
@@ -215,6 +220,7 @@ pub fn decode(value: &[u8], limit: u64) -> Result<Decoded, Invalid> {
         record: Record {
             lifetimes,
             born,
+            received,
             has_validator: has(HAS_VALIDATOR),
         },
         selecting,
@@ -222,6 +228,7 @@ pub fn decode(value: &[u8], limit: u64) -> Result<Decoded, Invalid> {
         stamp: 0,
         vouched: Timestamp::EPOCH,
         groups,
+        generation: OTHERS,
         withholds: has(WITHHOLDS),
     };
     // A length that is not the body's would be believed by clients.

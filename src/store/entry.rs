@@ -125,6 +125,9 @@ pub struct Selecting {
     pub values: Vec<u8>,
 }
 
+/// The generation of what another instance has judged, whose rules may be others.
+pub const OTHERS: u32 = u32::MAX;
+
 /// A response head that may be shared, stored or still streaming.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -140,6 +143,8 @@ pub struct Head {
     /// heard for it.
     pub vouched: Timestamp,
     pub groups: Option<Groups>,
+    /// Of the plan by whose rules its lifetimes and groups are.
+    pub generation: u32,
     /// `no-cache="field"` names fields that are left out on reuse.
     pub withholds: bool,
 }
@@ -232,6 +237,36 @@ impl Entry {
             judged: AtomicU64::new(head.stamp),
             stale_since: AtomicU64::new(0),
         })
+    }
+
+    /// The same response, judged by the rules of another plan; shares the entry's allocation. With other
+    /// groups, purges of those count that came since its fetch began.
+    pub fn judged_again(
+        &self,
+        record: Record,
+        groups: Option<Groups>,
+        withholds: bool,
+        generation: u32,
+    ) -> Self {
+        let copy = |number: &AtomicU64| AtomicU64::new(number.load(Ordering::Acquire));
+        let judged = if groups == self.head.groups {
+            self.judged()
+        } else {
+            self.head.stamp
+        };
+        Self {
+            refresh_after: copy(&self.refresh_after),
+            used: copy(&self.used),
+            judged: AtomicU64::new(judged),
+            stale_since: copy(&self.stale_since),
+            head: Head {
+                record,
+                groups,
+                withholds,
+                generation,
+                ..self.head.clone()
+            },
+        }
     }
 
     /// The body; shares the entry's allocation.
@@ -333,6 +368,7 @@ mod tests {
             stamp: 0,
             groups: None,
             vouched: Timestamp::EPOCH,
+            generation: 0,
             withholds: false,
         }
     }

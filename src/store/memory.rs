@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderMap, HeaderName};
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, EntryAction};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
 
@@ -378,6 +378,20 @@ impl Memory {
             self.cache
                 .insert(key.into(), Slot::NotShared { until, reason });
         }
+    }
+
+    /// Puts `again`, the same response judged again, in the place of `entry`, unless something else stands
+    /// there by now.
+    pub fn exchange(&self, key: &[u8], entry: &Arc<Entry>, again: &Arc<Entry>) {
+        let (key, at_once): (Key, _) = (key.into(), Some(std::time::Duration::ZERO));
+        let exchanged = self.cache.entry(&key, at_once, |_, slot| {
+            if matches!(slot, Slot::Entry(stored) if Arc::ptr_eq(stored, entry)) {
+                *slot = Slot::Entry(Arc::clone(again));
+            }
+            EntryAction::Retain(())
+        });
+        // What is not there, or being put there, is not waited for.
+        drop(exchanged);
     }
 
     /// Removes `entry` from under its primary key, unless something else stands there by now.

@@ -9,7 +9,7 @@ pub mod memory;
 pub mod purge;
 pub mod second;
 
-pub use entry::{Entry, Fields, Head, NotAssembled, Selecting};
+pub use entry::{Entry, Fields, Head, NotAssembled, OTHERS, Selecting};
 pub use ledger::{Charge, Ledger};
 pub use memory::{Found, Memory};
 pub use purge::{Judgement, Purge, PurgeLog, Reach, Seen, Target};

@@ -19,7 +19,7 @@ use super::{Origin, Upstream};
 pub async fn ask_admin(
     address: SocketAddr,
     token: Option<&str>,
-    (method, path): (Method, &'static str),
+    (method, path): (Method, &str),
     body: String,
     limit: Duration,
 ) -> Option<(StatusCode, String)> {
@@ -30,7 +30,7 @@ pub async fn ask_admin(
 async fn answer(
     address: SocketAddr,
     token: Option<&str>,
-    (method, path): (Method, &'static str),
+    (method, path): (Method, &str),
     body: String,
     limit: Duration,
 ) -> Option<(StatusCode, String)> {
@@ -44,7 +44,7 @@ async fn answer(
     let body = Full::from(body).map_err(|never| match never {});
     let mut request = Request::new(body.boxed_unsync());
     *request.method_mut() = method;
-    *request.uri_mut() = Uri::from_static(path);
+    *request.uri_mut() = path.parse::<Uri>().ok()?;
     let headers = request.headers_mut();
     headers.insert(HOST, host);
     headers.insert(CONTENT_LENGTH, length.into());

@@ -173,10 +173,12 @@ impl Upstream {
             Some(lease)
         };
         let read_timeout = self.config.read_timeout;
-        Ok(response.map(|body| {
-            let told = (self.this.clone(), url);
-            ResponseBody::new(body, lease, read_timeout, told).boxed_unsync()
-        }))
+        let told = FailureOf {
+            upstream: self.this.clone(),
+            url,
+        };
+        response.extensions_mut().insert(told.clone());
+        Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout, told).boxed_unsync()))
     }
 }
 
@@ -184,6 +186,22 @@ impl Upstream {
 /// no more of it.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadUnwanted;
+
+/// In the extensions of a response: who hears where its body fails, and of which URL.
+#[derive(Clone)]
+pub struct FailureOf {
+    upstream: Weak<Upstream>,
+    url: u64,
+}
+
+impl FailureOf {
+    /// The body has failed: whoever reads it has waited for long enough, say.
+    pub fn tell(&self, failure: &Failure) {
+        if let Some(upstream) = self.upstream.upgrade() {
+            upstream.count_failure(failure, self.url);
+        }
+    }
+}
 
 /// A failed attempt, and the request if not a byte of it was sent.
 struct Attempt {
@@ -217,19 +235,13 @@ struct ResponseBody {
     body: Incoming,
     lease: Option<Lease>,
     read_timeout: Duration,
-    /// Who hears of its failure, and as whose.
-    told: (Weak<Upstream>, u64),
+    told: FailureOf,
     /// Made when a piece lets itself be waited for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
-    fn new(
-        body: Incoming,
-        lease: Option<Lease>,
-        read_timeout: Duration,
-        told: (Weak<Upstream>, u64),
-    ) -> Self {
+    fn new(body: Incoming, lease: Option<Lease>, read_timeout: Duration, told: FailureOf) -> Self {
         let mut this = Self {
             body,
             lease,
@@ -246,10 +258,7 @@ impl ResponseBody {
     fn failed(&mut self, kind: FailureKind, message: impl Display) -> Failure {
         self.lease = None;
         let failure = Failure::new(kind, message);
-        let (upstream, url) = &self.told;
-        if let Some(upstream) = upstream.upgrade() {
-            upstream.count_failure(&failure, *url);
-        }
+        self.told.tell(&failure);
         failure
     }
 

@@ -24,7 +24,7 @@ use crate::error::Failure;
 
 pub use ask::ask_admin;
 pub use breaker::{Breaker, Fault, url_hash};
-pub use exchange::UploadUnwanted;
+pub use exchange::{FailureOf, UploadUnwanted};
 pub use pool::{TunnelSeat, Upstream};
 pub use sending::{begun, empty};
 

@@ -34,11 +34,21 @@ pub struct Fixture {
     pub origin: Origin,
     pub clock: Clock,
     sidecar: Option<Sidecar>,
+    /// Where its configuration is, where that has a file.
+    folder: Option<tempfile::TempDir>,
 }
 
 /// The configuration of a sidecar in front of `upstream`, on free ports. `extra` may add keys to
 /// the sections that stand here already.
 pub fn config(upstream: &str, extra: &str) -> Config {
+    let text = config_text(upstream, extra);
+    Config::parse("test.toml", &text, &|_| None).unwrap_or_else(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        panic!("{}\nin\n{text}", lines.join("\n"))
+    })
+}
+
+fn config_text(upstream: &str, extra: &str) -> String {
     let url = format!("url = \"{upstream}\"");
     let sections = [
         (
@@ -60,11 +70,9 @@ pub fn config(upstream: &str, extra: &str) -> Config {
         let kept: Vec<&str> = kept.collect();
         text.push_str(&format!("[{section}]\n{}\n{own}\n", kept.join("\n")));
     }
-    text.push_str(&rest);
-    Config::parse("test.toml", &text, &|_| None).unwrap_or_else(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-        panic!("{}\nin\n{text}", lines.join("\n"))
-    })
+    // Keys before the first table are the file's own.
+    let tables = rest.find('[').unwrap_or(rest.len());
+    format!("{}{text}{}", &rest[..tables], &rest[tables..])
 }
 
 /// The lines of one section, and the text without it.
@@ -106,7 +114,41 @@ impl Fixture {
             origin,
             clock,
             sidecar: Some(sidecar),
+            folder: None,
         }
+    }
+
+    /// One whose configuration is a file, read again by order alone.
+    pub fn with_file(origin: Origin, extra: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::manual(Timestamp::from(SystemTime::now()));
+        let mut this = Self {
+            origin,
+            clock: clock.clone(),
+            sidecar: None,
+            folder: Some(folder),
+        };
+        this.write_file(extra);
+        let config = Config::load(&this.file(), &|_| None).expect("it is right");
+        let sidecar = Sidecar::start_with(config, clock, None).expect("the sidecar starts");
+        this.sidecar = Some(sidecar);
+        this
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        let folder = self.folder.as_ref().expect("it has a file");
+        folder.path().join("iris.toml")
+    }
+
+    /// Puts another text into its file.
+    pub fn write_file(&self, extra: &str) {
+        let watch = "[reload]\nevery = \"0s\"\n";
+        let text = config_text(&self.origin.url(), &format!("{extra}\n{watch}"));
+        std::fs::write(self.file(), text).expect("it can be written");
+    }
+
+    pub fn remove_file(&self) {
+        std::fs::remove_file(self.file()).expect("it is there");
     }
 
     pub fn sidecar(&self) -> &Sidecar {

@@ -169,7 +169,7 @@ pub async fn pass_keyed(plan: &Plan, keyed: KeyedRequest, mut note: Note) -> Del
         Ok(request) => request,
         Err(failure) => return failed(plan, let_in, failure).answer(plan, route, method, note),
     };
-    let mut exchange = Exchange::begin(&plan.state);
+    let mut exchange = Exchange::begin(plan);
     let probe = probe_of(plan, let_in, &request);
     let mut response = match plan.state.origin.answer(request).await {
         Ok(response) => response,

@@ -129,7 +129,7 @@ impl Course {
             return Self::PassRange;
         }
         // It begins before the part is looked up: a purge between the two would be missed.
-        let exchange = Exchange::begin(&plan.state);
+        let exchange = Exchange::begin(plan);
         match Extension::of(plan, keyed) {
             Some(extension) => Self::Extend(extension, exchange),
             None => Self::PassRange,

@@ -24,14 +24,37 @@ use crate::proxy::request_key::{RequestKey, units};
 use crate::proxy::wire::upload::client_body;
 use crate::store::{Entry, Found};
 
+use super::advice;
 use super::course::Miss;
 use super::look_up::LookedUp;
 use super::received::receive;
 use super::routed::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
-/// stored for it, and what would come of it.
+/// stored for it, what would come of it, in a sentence too, and what to change so that it is answered
+/// from the cache.
 pub fn explain<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut told = steps(plan, request, address);
+    let result = told["result"].as_str().unwrap_or_default();
+    let code = told["reason"].as_str().unwrap_or_default();
+    let sentence = advice::sentence(method.as_str(), &path, result, code);
+    // What the last answer could not be shared for is the cause.
+    let cause = told["not_stored"].as_str().unwrap_or(code);
+    let route = &told["route"];
+    let route = route["path"].as_str().zip(route["line"].as_u64());
+    let change = advice::remedy(route, &path, cause);
+    told["sentence"] = json!(sentence);
+    told["change"] = json!(change);
+    told
+}
+
+/// What the steps of a request come to.
+fn steps<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -86,6 +109,9 @@ where
             let (route, let_in) = (Arc::clone(keyed.route), keyed.let_in);
             let request = routed.into_keyed_request(plan, let_in, route, key);
             let miss = Miss::of(plan, request, found);
+            if let Found::NotShared(reason) = &miss.found {
+                told["not_stored"] = json!(reason.as_str());
+            }
             told["stored"] = match &miss.found {
                 Found::Entry(entry) => told_entry(entry, now),
                 Found::NotShared(reason) => json!(format!(

@@ -55,8 +55,12 @@ impl Keyed<'_> {
             return self.missed(Found::Nothing);
         }
         let (memory, now) = (&plan.state.memory, plan.state.clock.now());
-        let found = memory.get(&mut self.key.bytes, &self.request.parts.headers, now);
+        let mut found = memory.get(&mut self.key.bytes, &self.request.parts.headers, now);
         let (request, options) = (self.request.view(), self.route.options());
+        if let Found::Entry(entry) = found {
+            let entry = plan.in_force(&self.key.bytes, entry, options);
+            found = entry.map_or(Found::Nothing, Found::Entry);
+        }
         if let Found::Entry(entry) = &found {
             let decision = policy::decide(request, Some(entry.view()), options, now);
             if let Some(note) = reuse(entry, decision, now) {
@@ -70,7 +74,7 @@ impl Keyed<'_> {
             }
         }
         let primary = self.key.primary();
-        if let Some((entry, _)) = covering_part(&plan.state, primary, request, options, now) {
+        if let Some((entry, _)) = covering_part(plan, primary, request, options, now) {
             let note = Note::hit(CacheResult::Hit, Reason::Fresh, entry.view().ttl(now));
             return LookedUp::Hit(Hit { entry, note, now });
         }

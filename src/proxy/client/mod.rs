@@ -15,6 +15,7 @@
 //!
 //! Nothing here may decide what caching means: that is [`policy`](crate::policy)'s word.
 
+mod advice;
 mod bypass;
 mod course;
 mod deliver;

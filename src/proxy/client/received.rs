@@ -3,8 +3,9 @@
 
 use std::borrow::Cow;
 
+use http::header::UPGRADE;
 use http::uri::PathAndQuery;
-use http::{Uri, request};
+use http::{Uri, Version, request};
 
 use crate::http::fields;
 use crate::policy::Reason;
@@ -38,6 +39,10 @@ pub fn receive(
 ) -> Result<Received, Box<Refusal>> {
     // Before anything is selected by them: the origin will not see these fields.
     fields::strip_named(&mut parts.headers);
+    if parts.version < Version::HTTP_11 {
+        // Of HTTP/1.0 it means nothing (RFC 9110 §7.8).
+        parts.headers.remove(UPGRADE);
+    }
     let host = framing::check(parts, client, &plan.config.limits).map_err(|failure| {
         let reason = Reason::Refused;
         Box::new(Refusal { failure, reason })

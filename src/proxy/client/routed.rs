@@ -245,6 +245,9 @@ impl<'p> Routed<'p> {
         let Some(route) = &self.route else {
             return Err(Reason::NoRoute);
         };
+        if plan.is_bypassed(route) {
+            return Err(Reason::SwitchedOff);
+        }
         if self.request.is_raw {
             return Err(Reason::RawTarget);
         }

@@ -157,7 +157,9 @@ impl Answered {
         let Some(rule) = self.fetch.options().error_when.clone() else {
             return;
         };
-        match whole_body::means_failure(response, &rule).await {
+        let is_covered = self.fetch.is_covered(self.validation.as_ref());
+        let patience = self.fetch.patience(is_covered, response.extensions());
+        match whole_body::means_failure(response, &rule, patience).await {
             Ok((false, response)) => {
                 let (request, options) = (self.fetch.view(), self.fetch.options());
                 let received = self.fetch.exchange.received;

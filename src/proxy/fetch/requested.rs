@@ -68,7 +68,7 @@ impl Requested {
                     .as_ref()
                     .is_some_and(Validation::is_never_confirmed),
                 is_background: leader.is_none(),
-                exchange: Exchange::begin(&plan.state).at(ticket.stamp()),
+                exchange: Exchange::begin(plan).at(ticket.stamp()),
                 lease: None,
                 sent: is_shared.then(|| copied(&request)),
                 ticket,

@@ -1,15 +1,17 @@
 //! Streaming and Complete: a response that may be stored goes to the waiters and into the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use crate::error::{Failure, FailureKind};
-use crate::flight::Outcome;
+use crate::flight::{Outcome, Ticket};
 use crate::metrics::Refresh;
 use crate::policy::storable::ResponseView;
 use crate::policy::{self, Lifetimes, Reason};
@@ -49,8 +51,24 @@ impl Fetch {
         let has_validator = head.record.has_validator;
         head.record.has_validator &= !(self.is_never_confirmed && has_weak_tag(&parts.headers));
         let head = Arc::new(head);
+        let limit = self.plan.config.cache.await_up_to;
+        let mut ahead = self.state().memory.charge();
+        let is_awaited = length.map_or_else(|| ahead.grow(limit), |length| length <= limit)
+            && self.is_covered(validation.as_ref());
+        let mut is_slow = false;
+        if is_awaited {
+            // What stands in for a failed origin stands in for a body that breaks off too.
+            match look_ahead(body, limit, self.patience(true, &parts.extensions)).await {
+                Ok((ahead, is_whole)) => (body, is_slow) = (ahead, !is_whole),
+                Err(failure) => {
+                    self.state().metrics.upstream_failed(failure.kind);
+                    return self.failed(failure, validation.as_ref()).await;
+                }
+            }
+        }
+        drop(ahead);
         let tagged = length.filter(|length| {
-            let is_plain = parts.status == StatusCode::OK && !has_validator;
+            let is_plain = parts.status == StatusCode::OK && !has_validator && !is_slow;
             is_plain && *length <= self.plan.config.cache.etag_up_to
         });
         if let Some(length) = tagged {
@@ -59,38 +77,30 @@ impl Fetch {
                 .store_whole(&parts.headers, &head, whole, charge, validation.as_ref())
                 .await;
         }
-        let limit = self.plan.config.cache.await_up_to;
-        let mut ahead = self.state().memory.charge();
-        let is_awaited = length.map_or_else(|| ahead.grow(limit), |length| length <= limit)
-            && self.is_covered(validation.as_ref());
-        if is_awaited {
-            // What stands in for a failed origin stands in for a body that breaks off too.
-            let limits = &self.plan.config.limits;
-            let patience = Patience {
-                between: self
-                    .plan
-                    .config
-                    .cache
-                    .wait_timeout
-                    .min(limits.request_timeout / 3),
-                whole: limits.request_timeout / 2,
-            };
-            match look_ahead(body, limit, patience).await {
-                Ok(ahead) => body = ahead,
-                Err(failure) => {
-                    self.state().metrics.upstream_failed(failure.kind);
-                    return self.failed(failure, validation.as_ref()).await;
-                }
-            }
-        }
-        drop(ahead);
         self.begin(&head);
         self.stream(&head, body, length, charge, validation.as_ref())
             .await;
     }
 
+    /// How long a body is awaited before anybody gets it: where something stored may stand in for it, not
+    /// for so long that its clients have their deadline first.
+    pub(super) fn patience(&self, is_covered: bool, of: &Extensions) -> Patience {
+        let config = &self.plan.config;
+        let limit = config.limits.request_timeout;
+        let between = if is_covered {
+            config.cache.wait_timeout.min(limit / 3)
+        } else {
+            limit
+        };
+        Patience {
+            between,
+            whole: limit / 2,
+            told: of.get().cloned(),
+        }
+    }
+
     /// Whether something stored may stand in for what comes now (RFC 5861 §4).
-    fn is_covered(&self, validation: Option<&Validation>) -> bool {
+    pub(super) fn is_covered(&self, validation: Option<&Validation>) -> bool {
         let now = self.exchange.received;
         validation
             .is_some_and(|stored| may_stand_in(self.state(), self.primary(), &stored.entry, now))
@@ -117,6 +127,7 @@ impl Fetch {
     ) {
         let limit = self.plan.config.cache.max_object;
         let (mut received, mut storing, mut trailers) = (0, true, None);
+        let mut alone = Alone::default();
         loop {
             let piece = match body.frame().await {
                 None => break,
@@ -138,6 +149,10 @@ impl Fetch {
                     }
                 },
             };
+            if alone.for_longer_than(self.plan.config.limits.request_timeout, &self.ticket) {
+                self.count_not_stored(Reason::WaitTimeout);
+                return self.refreshed(Refresh::NotStored);
+            }
             let size = piece.len() as u64;
             received += size;
             // A known length is charged already.
@@ -235,6 +250,24 @@ impl Fetch {
             }
         }
         self.ticket.finish(Ok(None));
+    }
+}
+
+/// Since when nobody reads a body that comes in.
+#[derive(Default)]
+struct Alone {
+    since: Option<Instant>,
+}
+
+impl Alone {
+    /// Whether nobody has read it for so long: it goes on, so that it may be stored, but does not hold a
+    /// connection for ever.
+    fn for_longer_than(&mut self, limit: Duration, ticket: &Ticket) -> bool {
+        if ticket.has_readers() {
+            self.since = None;
+            return false;
+        }
+        self.since.get_or_insert_with(Instant::now).elapsed() > limit
     }
 }
 

@@ -87,7 +87,7 @@ pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consult
                     return Consulted::Fetch { lease, known };
                 }
                 Ok(Found::Value(fresh)) => {
-                    let (worth, value) = judge_value(state, about, fresh.value);
+                    let (worth, value) = judge_value(plan, about, fresh.value);
                     state.metrics.second.worth(worth);
                     match value {
                         Value::Answers(entry) => return Consulted::Promoted(entry),
@@ -156,9 +156,12 @@ fn is_outdated(state: &State, about: &About<'_>, stamp: Stamp) -> bool {
 }
 
 /// Judges a value by the purges and by the request; one that answers is stored here.
-fn judge_value(state: &State, about: &About<'_>, value: Decoded) -> (Worth, Value) {
-    let unusable = (Worth::Unusable, Value::Unusable);
-    let Some(entry) = made_ours(state, about.primary, value) else {
+fn judge_value(plan: &Plan, about: &About<'_>, value: Decoded) -> (Worth, Value) {
+    let (state, unusable) = (&plan.state, (Worth::Unusable, Value::Unusable));
+    // Another instance may have other lifetimes, and groups: ours count here.
+    let entry = made_ours(state, about.primary, value)
+        .and_then(|entry| plan.in_force(about.primary, entry, about.options));
+    let Some(entry) = entry else {
         return unusable;
     };
     let is_selected = entry.head.selecting.as_ref().is_none_or(|selecting| {

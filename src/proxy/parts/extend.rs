@@ -29,7 +29,7 @@ use super::store::{PartToStore, StoredPart, held, is_same, known_part, part_key}
 
 /// A stored part that covers what a GET asks for, and its age.
 pub fn covering_part(
-    state: &State,
+    plan: &Plan,
     primary: &[u8],
     request: RequestView<'_>,
     options: &Options,
@@ -39,7 +39,8 @@ pub fn covering_part(
     if *request.method != Method::GET || !range::is_single(headers) {
         return None;
     }
-    let part = known_part(state, primary, headers, now)?;
+    let part = known_part(&plan.state, primary, headers, now)?;
+    let part = plan.in_force(&part_key(primary), part, options)?;
     let stored = part.view();
     let Decision::Hit { age, .. } = policy::decide(request, Some(stored), options, now) else {
         return None;

@@ -9,6 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
+use crate::http::fields::DIGESTS_OF_CONTENT;
 use crate::policy::range::{self, Selected, Span};
 
 use crate::proxy::wire::body::{Body, Pieces, Slice};
@@ -78,7 +79,7 @@ pub fn cut(
 /// What is said of the bytes of one message says nothing of other bytes (RFC 9530 §2, RFC 1864);
 /// `Repr-Digest` is of the whole, and stays.
 pub fn forget_digests(headers: &mut HeaderMap) {
-    for name in ["content-digest", "content-md5"] {
+    for name in &DIGESTS_OF_CONTENT {
         headers.remove(name);
     }
 }

@@ -19,9 +19,12 @@ use crate::config::Config;
 use crate::error::{self, Failure};
 use crate::guard::credential::Credentials;
 use crate::guard::{Guard, Limits, Source};
+use crate::http::cache_control::Scope;
 use crate::http::dates;
 use crate::metrics::{NO_ROUTE, RouteSeries};
-use crate::policy::{Invalidation, readings};
+use crate::policy::storable::ResponseView;
+use crate::policy::{self, Invalidation, Options, groups, readings};
+use crate::store::Entry;
 
 use super::state::State;
 use super::wire::{Client, Forwarding, host};
@@ -30,6 +33,8 @@ pub use route::{PlannedRoute, Sharing};
 
 /// Everything made from one configuration, and the state that it works on.
 pub struct Plan {
+    /// Which of this process's plans it is: what is stored says by which it was judged.
+    pub generation: u32,
     pub config: Arc<Config>,
     pub state: Arc<State>,
     /// Who says whether keys are good.
@@ -83,6 +88,7 @@ impl Plan {
             route.sharing.is_some() || Some(route.strictness()) != strictness
         };
         Self {
+            generation: state.next_generation(),
             is_mixed: routes.len() > 1 && routes.iter().any(differs),
             no_route: state.metrics.route_series(NO_ROUTE),
             credentials: credentials(&cache.credential_fields, &cache.credential_cookies),
@@ -151,6 +157,38 @@ impl Plan {
         }
         let all = places.into_iter().filter_map(|place| self.in_effect(place));
         all.max_by_key(|route| route.strictness())
+    }
+
+    /// Whether nothing is looked up or stored, by the configuration or by the operator's order.
+    pub fn is_bypassed(&self, route: &PlannedRoute) -> bool {
+        let (state, path) = (&self.state, Some(&*route.rule.path));
+        self.config.bypass
+            || route.options().bypass
+            || state
+                .bypass
+                .is_on(state.memory.purges(), state.clock.now(), path)
+    }
+
+    /// A stored response as this plan has it, judged again where another plan, or another instance, has
+    /// judged it; `None` where it is in a group now that was purged.
+    pub fn in_force(&self, key: &[u8], entry: Arc<Entry>, options: &Options) -> Option<Arc<Entry>> {
+        if entry.head.generation == self.generation {
+            return Some(entry);
+        }
+        let headers = &entry.head.fields.unpack(0);
+        let status = entry.head.status;
+        let record = policy::again(
+            ResponseView { status, headers },
+            options,
+            &entry.head.record,
+        );
+        let groups = groups::of(headers, options.groups.as_ref());
+        let withholds = matches!(options.control(headers).0.no_cache, Scope::Fields(_));
+        let again = entry.judged_again(record, groups, withholds, self.generation);
+        let again = Arc::new(again);
+        let memory = &self.state.memory;
+        memory.exchange(key, &entry, &again);
+        memory.is_current(key, &again).then_some(again)
     }
 
     fn in_effect(&self, place: usize) -> Option<&Arc<PlannedRoute>> {

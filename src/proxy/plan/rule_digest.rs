@@ -96,6 +96,8 @@ fn add_options(parts: &mut Parts, options: &Options) {
         credential_fields,
         credential_cookies,
         // How long a response is good for, and how it looks: of the answer, not of what is stored.
+        // What is stored is right when it is switched back.
+        bypass: _,
         ttl: _,
         force_ttl: _,
         max_ttl: _,

@@ -4,11 +4,12 @@
 //! Nothing here may hold what a configuration says, but for sizes that are fixed at the start.
 
 mod by_route;
+pub mod bypass;
 mod fetch_time;
 mod shared_route;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use http::StatusCode;
 
@@ -22,13 +23,14 @@ use crate::policy::key::RuleDigest;
 use crate::policy::{Mode, Reason};
 use crate::store::second::used::Used;
 use crate::store::second::{Lease, LeaseOutcome, Second};
-use crate::store::{Entry, Memory, Purge, PurgeLog};
+use crate::store::{Entry, Memory, OTHERS, Purge, PurgeLog};
 use crate::upstream::Origin;
 
 pub use fetch_time::FetchTime;
 pub use shared_route::SharedRoute;
 
 use by_route::ByRoute;
+use bypass::Bypass;
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
 pub const SWEEP_EVERY: u64 = 16_384;
@@ -50,11 +52,13 @@ pub struct State {
     pub guard: Arc<GuardState>,
     pub limits: Arc<LimitState>,
     pub shared_routes: ByRoute<[u8; 32], SharedRoute>,
+    /// What the operator has switched off by hand.
+    pub bypass: Bypass,
     pub fetch_times: ByRoute<RuleDigest, FetchTime>,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
-    /// A plan has taken another one's place.
-    has_exchanged: AtomicBool,
+    /// Plans that have been made.
+    plans: AtomicU32,
 }
 
 impl State {
@@ -83,9 +87,10 @@ impl State {
             guard: Arc::new(guard),
             limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
             shared_routes: ByRoute::default(),
+            bypass: Bypass::default(),
             fetch_times: ByRoute::default(),
             is_sweeping: AtomicBool::new(false),
-            has_exchanged: AtomicBool::new(false),
+            plans: AtomicU32::new(0),
             second,
             metrics,
             clock,
@@ -116,15 +121,15 @@ impl State {
         is_stored
     }
 
-    /// From now on there may be stored responses of another plan's rules.
-    pub fn note_exchange(&self) {
-        self.has_exchanged.store(true, Ordering::Release);
+    /// The number of a plan that is made: none has the one of others.
+    pub fn next_generation(&self) -> u32 {
+        self.plans.fetch_add(1, Ordering::AcqRel) % OTHERS
     }
 
     /// Whether responses may be stored by other rules than those of the plan in force: by a plan
     /// before it, or by another instance of the fleet.
     pub fn may_have_other_rules(&self) -> bool {
-        self.second.is_some() || self.has_exchanged.load(Ordering::Acquire)
+        self.second.is_some() || self.plans.load(Ordering::Acquire) > 1
     }
 
     /// The second tier lets go of what the origin says may not be used any more.
@@ -188,6 +193,9 @@ impl State {
             upstream_connections,
             breaker_is_open,
             database_connections: self.origin.database_connections(),
+            is_bypassed: self
+                .bypass
+                .is_on(self.memory.purges(), self.clock.now(), None),
             verdicts: self.guard.remembered(),
             second: self.second_readings(),
         }

@@ -12,11 +12,12 @@ use super::claims::{self, Client};
 
 /// Fields that only a head can have: framing, routing, conditions and other words on the request,
 /// credentials, control of the response, and how the content is to be processed.
-const OF_A_HEAD: [HeaderName; 31] = [
+const OF_A_HEAD: [HeaderName; 32] = [
     header::ACCEPT_RANGES,
     header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
+    HeaderName::from_static("cdn-loop"),
     header::CONTENT_ENCODING,
     header::CONTENT_LENGTH,
     header::CONTENT_RANGE,

@@ -58,12 +58,14 @@ fn any_head() -> impl Strategy<Value = Head> {
                         forbids_stale,
                     },
                     born: Timestamp::from_millis(times[3]),
+                    received: Timestamp::from_millis(times[3].saturating_add(times[0])),
                     has_validator,
                 },
                 selecting,
                 stamp: 0,
                 vouched: Timestamp::EPOCH,
                 groups: groups.map(|groups| Groups::new(names(groups))),
+                generation: OTHERS,
                 withholds,
             }
         },
@@ -88,6 +90,7 @@ fn sample() -> Entry {
                 ..Lifetimes::default()
             },
             born: Timestamp::from_millis(1_795_000_000_000),
+            received: Timestamp::from_millis(1_795_000_000_500),
             has_validator: true,
         },
         selecting: Some(Box::new(Selecting {
@@ -97,6 +100,7 @@ fn sample() -> Entry {
         stamp: 0,
         vouched: Timestamp::EPOCH,
         groups: Some(Groups::new(vec!["overview".into()])),
+        generation: OTHERS,
         withholds: false,
     };
     entry(&head, "{\"projects\":[]}".repeat(100).as_bytes())

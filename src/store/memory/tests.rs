@@ -36,6 +36,7 @@ fn variant(
         stamp: 0,
         vouched: Timestamp::EPOCH,
         groups: None,
+        generation: 0,
         withholds: false,
     };
     let body = [Bytes::copy_from_slice(body)];

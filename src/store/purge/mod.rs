@@ -39,6 +39,7 @@ use written::Written;
 
 pub use book::{Judgement, Seen};
 pub use named::{LONGEST, Purge, Reach, Target, short};
+pub use revoked::SWITCH;
 
 /// Heard always: there is no fleet to hear from.
 const ALONE: u64 = u64::MAX;
@@ -55,6 +56,8 @@ pub struct PurgeLog {
     state: RwLock<State>,
     /// Whether the log has a word on any key.
     names_keys: AtomicBool,
+    /// How often the log has had a word on what is switched off.
+    switched: AtomicU64,
     /// Somebody has queued a purge for the fleet.
     queued: Notify,
     /// How fast groups are written.
@@ -79,6 +82,7 @@ impl Default for PurgeLog {
             max_silence: Duration::MAX,
             state: RwLock::default(),
             names_keys: AtomicBool::new(false),
+            switched: AtomicU64::new(0),
             queued: Notify::new(),
             written: Written::default(),
             journal: None,
@@ -145,6 +149,19 @@ impl PurgeLog {
     fn note_key(&self, revoked: &mut Revoked, key: [u8; 32], mode: Mode, local: u64, shared: u64) {
         revoked.note(key, mode, local, shared);
         self.names_keys.store(true, Ordering::Release);
+        if key.starts_with(&SWITCH) {
+            self.switched.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How often the log has had a word on what is switched off.
+    pub fn switched(&self) -> u64 {
+        self.switched.load(Ordering::Acquire)
+    }
+
+    /// The digests of what is switched off.
+    pub fn switches(&self) -> Vec<[u8; 32]> {
+        self.read().revoked.switches().to_vec()
     }
 
     /// Whether any key was revoked by hand.

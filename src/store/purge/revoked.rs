@@ -9,6 +9,10 @@ use crate::policy::Mode;
 /// what was learned of them before counts again.
 const MOST_RESTORED: usize = 32_768;
 
+/// How the digests begin of what is no key, but something that the operator has switched off
+/// ([`bypass`](crate::proxy)): the log keeps words on keys, and tells them to whoever comes later.
+pub const SWITCH: [u8; 16] = *b"switched off\0\0\0\0";
+
 /// The log's latest word on a key.
 #[derive(Clone, Copy, Debug)]
 struct Word {
@@ -23,6 +27,8 @@ struct Word {
 pub struct Revoked {
     words: HashMap<[u8; 32], Word>,
     restored: usize,
+    /// What is switched off, of all these.
+    switches: Vec<[u8; 32]>,
 }
 
 impl Revoked {
@@ -38,6 +44,12 @@ impl Revoked {
             local,
             shared,
         };
+        if key.starts_with(&SWITCH) {
+            self.switches.retain(|known| *known != key);
+            if mode == Mode::Hard {
+                self.switches.push(key);
+            }
+        }
         let before = self.words.insert(key, word).map(|word| word.mode);
         self.restored += usize::from(mode == Mode::Soft);
         self.restored -= usize::from(before == Some(Mode::Soft));
@@ -69,6 +81,11 @@ impl Revoked {
     pub fn keys(&self) -> impl Iterator<Item = [u8; 32]> {
         let hard = |(key, word): (&[u8; 32], &Word)| (word.mode == Mode::Hard).then_some(*key);
         self.words.iter().filter_map(hard)
+    }
+
+    /// What is switched off.
+    pub fn switches(&self) -> &[[u8; 32]] {
+        &self.switches
     }
 
     /// Refused from now on, until the log says otherwise.

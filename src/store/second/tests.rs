@@ -229,12 +229,14 @@ fn entry() -> Arc<Entry> {
                 ..Lifetimes::default()
             },
             born: Timestamp::EPOCH,
+            received: Timestamp::EPOCH,
             has_validator: false,
         },
         selecting: None,
         stamp: 0,
         vouched: Timestamp::EPOCH,
         groups: None,
+        generation: 0,
         withholds: false,
     };
     let charge = Ledger::new(1 << 20).open();

@@ -15,10 +15,10 @@ if is_value and (ARGV[1] ~= 'lease' or redis.call('GETRANGE', KEYS[1], 0, 23) ~=
 end
 if ARGV[1] == 'alone' then return {'nothing'} end
 local held = redis.call('HGET', KEYS[2], 't')
-if not held or held == ARGV[7] then
+if not held or #held > 20 or held == ARGV[7] then
   redis.call('HSET', KEYS[2], 't', ARGV[3], 'p', ARGV[6])
   redis.call('PEXPIRE', KEYS[2], ARGV[4])
   return {'lead'}
 end
 redis.call('HSET', KEYS[2], 'w' .. ARGV[5], '1')
-return {'wait', held, redis.call('HGET', KEYS[2], 'p'), redis.call('PTTL', KEYS[2])}
+return {'wait', held, string.sub(redis.call('HGET', KEYS[2], 'p') or '', 1, 20), redis.call('PTTL', KEYS[2])}

@@ -4,7 +4,7 @@
 -- reader's, whether the instance serves ("1", or "0" for one that says goodbye), where its admin port is.
 local meta, stream, names, instances = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local known = redis.call('HMGET', meta, 'epoch', 'position', 'before', 'run')
-local epoch, position, before = known[1], tonumber(known[2] or '-1') or -1, known[3] or ''
+local epoch, position, before = known[1], tonumber(known[2] or '-1') or -1, string.sub(known[3] or '', 1, 2048)
 local at = tonumber(ARGV[3])
 
 -- What a server has loaded from its disk, or has from a master that is gone, may be older than what
@@ -16,8 +16,18 @@ local function is_among(wanted, list)
   return string.find(' ' .. list .. ' ', ' ' .. wanted .. ' ', 1, true) ~= nil
 end
 
+-- Whether an instance has written an entry: its first field is a token, 64 bits as Rust writes them, and it is
+-- no larger than any purge. Nobody's entry is passed over, by all alike.
+local function is_written(fields)
+  local token, size = fields[2] or '', 0
+  for _, text in ipairs(fields) do size = size + #text end
+  local is_number = token == '0' or string.match(token, '^[1-9]%d*$')
+  local fits = #token < 20 or (#token == 20 and token <= '18446744073709551615')
+  return fields[1] == 'token' and is_number and fits and size <= 131072
+end
+
 -- Whether what is there is a log, and whole.
-local is_broken = not epoch or position < 0
+local is_broken = not epoch or #epoch > 20 or position < 0
 if not is_broken and position > 0 then
   local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   is_broken = not last or last[1] ~= position .. '-0'
@@ -36,12 +46,11 @@ if not is_broken then
     if not entry then
       -- Compacted or trimmed since: too long ago to vouch for.
       restarts = true
-    elseif entry[2][2] == ARGV[4] then
-      vouches = true
     else
-      -- Nobody's entry, which readers pass over, has no token.
-      is_broken = ARGV[4] ~= '0' or string.match(entry[2][2] or '', '^%d+$') ~= nil
-      vouches = not is_broken
+      -- Of nobody's entry a reader remembers no token.
+      local token = is_written(entry[2]) and entry[2][2] or '0'
+      vouches = token == ARGV[4]
+      is_broken = not vouches
     end
   end
   -- Who does not know the log cannot tell that this server has lost some of it.
@@ -68,10 +77,7 @@ if restarts then at = 0 end
 if position > at then
   entries = redis.call('XRANGE', stream, (at + 1) .. '-0', '+', 'COUNT', ARGV[6])
   for _, entry in ipairs(entries) do
-    local size = 0
-    for _, text in ipairs(entry[2]) do size = size + #text end
-    -- No instance has written so much: it is passed over, unread.
-    if size > 131072 then entry[2] = {} end
+    if not is_written(entry[2]) then entry[2] = {} end
   end
 end
 -- Who begins anew learns which keys are revoked now, whatever was trimmed.

@@ -1,0 +1,496 @@
+//! Commands that ask a running sidecar on its admin port: what it does, why, and to do otherwise.
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::{Args, Subcommand};
+use http::{Method, StatusCode};
+use serde_json::{Map, Value, json};
+use url::form_urlencoded;
+
+use crate::config::Config;
+use crate::config::changes::Changes;
+use crate::config::settings::Setting;
+use crate::upstream::ask_admin;
+
+use super::ending::{Ending, load};
+
+/// How long an answer is waited for: a purge waits for the fleet.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which sidecar is asked, and how its answer is shown.
+#[derive(Debug, Args)]
+pub struct Reached {
+    /// Its admin port
+    #[arg(long, value_name = "URL", env = "IRIS_ADMIN_URL")]
+    admin: Option<String>,
+    /// The configuration that it runs with: its admin port and token are taken from there
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The token of the admin port (better than an argument: those stand in ps)
+    #[arg(long, hide = true, env = "IRIS_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the answer as it came, in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Order {
+    /// Is it working: readiness, configuration, what is bypassed, hit rate
+    Status {
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Why a request would be answered as it would, and what to change
+    Explain {
+        /// The method, e.g. GET
+        method: String,
+        /// Where: /path?query, or with the host that clients name
+        url: String,
+        /// A field of the request, "Name: value"; @FILE takes the value from a file
+        #[arg(long = "header", short = 'H', value_name = "FIELD")]
+        headers: Vec<String>,
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Make stored responses unusable, or stale
+    Purge {
+        #[command(flatten)]
+        what: Purged,
+        /// Stale instead of gone: the grace windows begin
+        #[arg(long)]
+        soft: bool,
+        /// Only count what is stored on this instance
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Refuse a key from now on, everywhere; the key is read from standard input
+    Revoke {
+        /// The digest of the key, in the place of the key itself
+        #[arg(long, value_name = "HEX")]
+        digest: Option<String>,
+        /// Take a revocation back
+        #[arg(long)]
+        restore: bool,
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Turn the cache off now: nothing is looked up or stored
+    Bypass {
+        /// For so long, e.g. 30m; without it until --off
+        #[arg(long = "for", value_name = "DURATION")]
+        lasts: Option<String>,
+        /// All instances of the fleet
+        #[arg(long)]
+        fleet: bool,
+        /// Only the route with this path
+        #[arg(long, value_name = "PATH")]
+        route: Option<String>,
+        /// Turn it on again
+        #[arg(long)]
+        off: bool,
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Read the configuration again and put it in force, unless it has mistakes
+    Reload {
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Take this instance out, and end it as SIGTERM does
+    Drain {
+        /// Leave it running: unready, and telling clients to go elsewhere
+        #[arg(long)]
+        stay: bool,
+        /// Put it back
+        #[arg(long, conflicts_with = "stay")]
+        back: bool,
+        #[command(flatten)]
+        reached: Reached,
+    },
+    /// Exit status 0 where it lives, 1 where it does not: for images without a shell
+    Health {
+        /// Whether it is ready to be sent clients
+        #[arg(long)]
+        ready: bool,
+        #[command(flatten)]
+        reached: Reached,
+    },
+}
+
+impl Order {
+    fn reached(&self) -> &Reached {
+        match self {
+            Self::Status { reached }
+            | Self::Explain { reached, .. }
+            | Self::Purge { reached, .. }
+            | Self::Revoke { reached, .. }
+            | Self::Bypass { reached, .. }
+            | Self::Reload { reached }
+            | Self::Drain { reached, .. }
+            | Self::Health { reached, .. } => reached,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Purged {
+    /// One URL: /path?query, or with its host
+    #[arg(long)]
+    url: Option<String>,
+    /// All URLs that begin so
+    #[arg(long, value_name = "PATH")]
+    prefix: Option<String>,
+    /// A group of responses
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// Everything
+    #[arg(long)]
+    all: bool,
+}
+
+/// Carries out an order.
+pub fn carry_out(order: &Order) -> Ending {
+    let place = match Place::of(order.reached()) {
+        Ok(place) => place,
+        Err(ending) => return ending,
+    };
+    match place.carry_out(order) {
+        Ok(ending) => ending,
+        Err(error) => {
+            eprintln!("{error:#}");
+            Ending::Missed
+        }
+    }
+}
+
+/// Where a sidecar's admin port is.
+pub struct Place {
+    address: SocketAddr,
+    token: Option<String>,
+    is_json: bool,
+}
+
+impl Place {
+    fn of(reached: &Reached) -> Result<Self, Ending> {
+        let config = reached.config.as_deref().map(load).transpose()?;
+        let configured = config.map_or_else(Default::default, |config| config.admin);
+        let mut address = configured.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        if let Some(url) = &reached.admin {
+            address = address_of(url).map_err(Ending::Unreadable)?;
+        }
+        let configured = configured.token.map(|token| token.text);
+        let token = reached.token.clone().filter(|token| !token.is_empty());
+        Ok(Self {
+            address,
+            token: token.or(configured),
+            is_json: reached.json,
+        })
+    }
+
+    /// Asks; what is answered, with its status.
+    pub fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<(StatusCode, String)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let asking = ask_admin(
+            self.address,
+            self.token.as_deref(),
+            (method, path),
+            body,
+            PATIENCE,
+        );
+        runtime.block_on(asking).with_context(|| {
+            format!(
+                "no sidecar answers on {} (its admin port): name it by --admin URL, or by --config FILE",
+                self.address
+            )
+        })
+    }
+
+    /// Asks for something in JSON; an error is what the sidecar says is wrong.
+    fn told(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (status, text) = self.ask(method, path, body)?;
+        let told: Value = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} {path} is no answer of a sidecar: {status}",
+                self.address
+            )
+        })?;
+        if status == StatusCode::UNAUTHORIZED {
+            bail!(
+                "the admin port wants its token: set IRIS_ADMIN_TOKEN, or name the configuration by --config FILE"
+            );
+        }
+        // Readiness is told by a status too.
+        if status.is_client_error() {
+            let mut why = told["error"].as_str().unwrap_or(&text).to_owned();
+            for mistake in told["mistakes"].as_array().into_iter().flatten() {
+                why.push('\n');
+                why.push_str(mistake.as_str().unwrap_or_default());
+            }
+            return Err(anyhow!(why));
+        }
+        Ok(told)
+    }
+
+    fn carry_out(&self, order: &Order) -> anyhow::Result<Ending> {
+        let post = |path: &str, body: Value| self.told(Method::POST, path, &body);
+        let told = match order {
+            Order::Health { ready, .. } => return self.health(*ready),
+            Order::Status { .. } => {
+                let mut told = self.told(Method::GET, "/readyz", &Value::Null)?;
+                told["metrics"] = self.told(Method::GET, "/api/metrics", &Value::Null)?;
+                told
+            }
+            Order::Explain {
+                method,
+                url,
+                headers,
+                ..
+            } => self.told(
+                Method::GET,
+                &explain_path(method, url, headers)?,
+                &Value::Null,
+            )?,
+            Order::Purge {
+                what,
+                soft,
+                dry_run,
+                ..
+            } => {
+                let mut body = json!({"soft": soft, "dry_run": dry_run});
+                let named = [
+                    ("url", &what.url),
+                    ("prefix", &what.prefix),
+                    ("group", &what.group),
+                ];
+                for (name, value) in named {
+                    if let Some(value) = value {
+                        body[name] = json!(value);
+                    }
+                }
+                if what.all {
+                    body["all"] = json!(true);
+                }
+                post("/purge", body)?
+            }
+            Order::Revoke {
+                digest, restore, ..
+            } => {
+                let named = match digest {
+                    Some(digest) => json!({"digest": digest, "restore": restore}),
+                    None => json!({"key": key_from_input()?, "restore": restore}),
+                };
+                post("/revoke", named)?
+            }
+            Order::Bypass {
+                lasts,
+                fleet,
+                route,
+                off,
+                ..
+            } => {
+                let mut body = json!({"fleet": fleet, "off": off});
+                for (name, value) in [("for", lasts), ("route", route)] {
+                    if let Some(value) = value {
+                        body[name] = json!(value);
+                    }
+                }
+                post("/bypass", body)?
+            }
+            Order::Reload { .. } => post("/reload", json!({}))?,
+            Order::Drain { stay, back, .. } => post("/drain", json!({"end": !stay, "back": back}))?,
+        };
+        let text = if self.is_json {
+            format!("{told:#}\n")
+        } else {
+            in_lines(&told)
+        };
+        // A pager that was closed early has seen enough.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        Ok(Ending::Done)
+    }
+
+    fn health(&self, ready: bool) -> anyhow::Result<Ending> {
+        let path = if ready { "/readyz" } else { "/livez" };
+        let (status, text) = self.ask(Method::GET, path, String::new())?;
+        if status.is_success() {
+            return Ok(Ending::Done);
+        }
+        eprintln!("{path}: {status} {text}");
+        Ok(Ending::Missed)
+    }
+}
+
+/// What differs between a file and what a sidecar runs with.
+pub fn against(config: &Config, admin: &str) -> anyhow::Result<Changes> {
+    let place = Place {
+        address: address_of(admin)?,
+        token: std::env::var("IRIS_ADMIN_TOKEN").ok().or_else(|| {
+            let token = config.admin.token.as_ref();
+            token.map(|token| token.text.clone())
+        }),
+        is_json: false,
+    };
+    let told = place.told(Method::GET, "/config", &Value::Null)?;
+    let running = told["settings"].as_array().cloned().unwrap_or_default();
+    let running: Vec<Setting> = running.iter().filter_map(Setting::from_json).collect();
+    let ours = config.settings.iter().map(Setting::to_json);
+    // Secrets are compared by nobody: both sides show none.
+    let ours: Vec<Setting> = ours.filter_map(|told| Setting::from_json(&told)).collect();
+    Ok(Changes::between(&running, &ours))
+}
+
+fn address_of(text: &str) -> anyhow::Result<SocketAddr> {
+    let place = text
+        .strip_prefix("http://")
+        .unwrap_or(text)
+        .trim_end_matches('/');
+    let place = if place
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+    {
+        format!("{place}:9180")
+    } else {
+        place.to_owned()
+    };
+    let mut addresses = place
+        .to_socket_addrs()
+        .with_context(|| format!("--admin {text}: expected a URL such as http://127.0.0.1:9180"))?;
+    addresses
+        .next()
+        .with_context(|| format!("--admin {text}: the name has no address"))
+}
+
+fn explain_path(method: &str, url: &str, headers: &[String]) -> anyhow::Result<String> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("url", url).append_pair("method", method);
+    for field in headers {
+        let (name, value) = field
+            .split_once(':')
+            .with_context(|| format!("-H {field:?}: expected \"Name: value\""))?;
+        let value = match value.trim().strip_prefix('@') {
+            Some(file) => {
+                let text = std::fs::read_to_string(file);
+                let text = text.with_context(|| format!("-H {name}: {file} cannot be read"))?;
+                text.trim_end().to_owned()
+            }
+            None => value.trim().to_owned(),
+        };
+        query.append_pair("header", &format!("{}:{value}", name.trim()));
+    }
+    Ok(format!("/explain?{}", query.finish()))
+}
+
+fn key_from_input() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("the key, and then Return:");
+        let mut key = String::new();
+        std::io::stdin().read_line(&mut key)?;
+        return Ok(key.trim().to_owned());
+    }
+    let mut key = String::new();
+    std::io::stdin().read_to_string(&mut key)?;
+    let key = key.trim();
+    if key.is_empty() {
+        bail!("no key came by standard input: echo it there, or name its --digest");
+    }
+    Ok(key.to_owned())
+}
+
+/// JSON as lines for people: what stands in something is further to the right.
+fn in_lines(told: &Value) -> String {
+    let mut out = String::new();
+    if let Value::Object(members) = told {
+        write_members(&mut out, members, 0);
+    }
+    out
+}
+
+fn write_members(out: &mut String, members: &Map<String, Value>, depth: usize) {
+    for (name, value) in members {
+        let indent = "  ".repeat(depth);
+        match value {
+            Value::Null => {}
+            Value::Object(inner) => {
+                out.push_str(&format!("{indent}{name}:\n"));
+                write_members(out, inner, depth + 1);
+            }
+            Value::Array(items) if items.is_empty() => {}
+            Value::Array(items) => {
+                out.push_str(&format!("{indent}{name}:\n"));
+                for item in items {
+                    out.push_str(&format!("{indent}  - {}\n", in_a_line(item)));
+                }
+            }
+            value => out.push_str(&format!("{indent}{name}: {}\n", in_a_line(value))),
+        }
+    }
+}
+
+fn in_a_line(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(members) => {
+            let told = members.iter().filter(|(_, value)| !value.is_null());
+            let told = told.map(|(name, value)| format!("{name} {}", in_a_line(value)));
+            told.collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_port_is_named_in_the_ways_that_people_do() {
+        for text in [
+            "http://127.0.0.1:9180",
+            "127.0.0.1:9180/",
+            "127.0.0.1",
+            "http://127.0.0.1",
+        ] {
+            assert_eq!(
+                address_of(text).unwrap(),
+                "127.0.0.1:9180".parse().unwrap(),
+                "{text}"
+            );
+        }
+        assert!(address_of("http://").is_err());
+    }
+
+    #[test]
+    fn an_answer_is_lines_for_people() {
+        let told = json!({"ready": true, "none": null, "redis": {"breaker": "closed"}, "list": [{"a": 1, "b": "x"}], "empty": []});
+        assert_eq!(
+            in_lines(&told),
+            "ready: true\nredis:\n  breaker: closed\nlist:\n  - a 1, b x\n"
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! A configuration from its file, and whether that has changed since.
+
+use std::fmt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::sections::Config;
+use super::source::{Environment, Mistake};
+
+/// Why there is no configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotLoaded {
+    /// The file cannot be read; in the system's words.
+    Unreadable(String),
+    Wrong(Vec<Mistake>),
+}
+
+impl NotLoaded {
+    /// Each mistake with its place.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Unreadable(why) => vec![why.clone()],
+            Self::Wrong(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl fmt::Display for NotLoaded {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.lines().join("; "))
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(file: &Path, environment: Environment<'_>) -> Result<Self, NotLoaded> {
+        let shown = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| NotLoaded::Unreadable(format!("{shown} cannot be read: {error}")))?;
+        let config = Self::parse(&shown, &text, environment).map_err(NotLoaded::Wrong)?;
+        Ok(Self {
+            file: Some(file.to_owned()),
+            ..config
+        })
+    }
+}
+
+/// Of what stands in files now; one that cannot be read is told from one that can. Content counts, and not
+/// when or how it came there: a renamed file, or another target of a link.
+pub fn fingerprint<'a>(files: impl IntoIterator<Item = &'a Path>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for file in files {
+        match std::fs::read(file) {
+            Ok(bytes) => {
+                digest.update((bytes.len() as u64).to_be_bytes());
+                digest.update(bytes);
+            }
+            Err(_) => digest.update(u64::MAX.to_be_bytes()),
+        }
+    }
+    digest.finalize().into()
+}
