@@ -37,10 +37,10 @@
 //! | 7 | [`server`], [`admin`], [`load`] | listeners, workers, connection deadlines · metrics, health, purges · `bench` and `load-test` |
 //! | 6 | [`reload`], [`proxy`] | a changed configuration comes into force · halls, from the ground: wire, state, plan, parts, fleet, fetch, purging, admission, client |
 //! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be · how much memory |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`], [`access_log`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be · how much memory · a line for each request |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
-//! | 1 | [`mod@http`], [`tls`] | wire vocabulary without policy · whom we trust as a client |
+//! | 1 | [`mod@http`], [`tls`], [`trace`] | wire vocabulary without policy · whom we trust as a client · what follows a request through several systems |
 //! | 0 | [`clock`], [`error`], [`give_back`] | time as a value · failures, and the one function that makes a response of one · freed memory, given back to the system |
 //!
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
@@ -81,6 +81,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod admin;
 pub mod cli;
 pub mod clock;
@@ -107,4 +108,5 @@ pub mod reload;
 pub mod server;
 pub mod store;
 pub mod tls;
+pub mod trace;
 pub mod upstream;

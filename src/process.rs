@@ -101,6 +101,10 @@ impl Sidecar {
             clock,
             Shared { source, ..shared },
         );
+        let config = Arc::clone(&proxy.plan().config);
+        proxy
+            .open_access_log(&config)
+            .map_err(|message| anyhow!(message))?;
         let for_background = Arc::clone(&proxy);
         background.wait_for(async move { for_background.spawn_background() })?;
         let phases = Arc::new(Phases::default());
@@ -140,6 +144,7 @@ impl Sidecar {
     /// too.
     pub fn reload(&self, why: &str) {
         let _ = self.reloader.reload(why);
+        self.proxy.reopen_access_log();
     }
 
     /// Waits until the admin port orders the end.

@@ -140,6 +140,9 @@ impl Reloader {
         }
         let source = self.source(&config, running, &plan.source)?;
         descriptors::fit_again(&mut config);
+        self.proxy
+            .open_access_log(&config)
+            .map_err(|message| Refused(vec![message]))?;
         let digest = config.digest.clone();
         self.proxy.exchange(Arc::new(config), source);
         Ok((changes, digest))

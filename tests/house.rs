@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The floors, as the crate's front page has them.
-const FLOORS: [(&str, u8); 25] = [
+const FLOORS: [(&str, u8); 27] = [
     ("cli", 8),
     ("process", 8),
     ("server", 7),
@@ -21,12 +21,14 @@ const FLOORS: [(&str, u8); 25] = [
     ("database", 4),
     ("descriptors", 4),
     ("container", 4),
+    ("access_log", 4),
     ("give_back", 0),
     ("config", 3),
     ("metrics", 3),
     ("policy", 2),
     ("http", 1),
     ("tls", 1),
+    ("trace", 1),
     ("clock", 0),
     ("error", 0),
     ("fuzz", 0),

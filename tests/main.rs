@@ -5,6 +5,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod access_log;
 mod adaptive;
 mod admin;
 mod bodies;

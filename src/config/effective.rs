@@ -13,7 +13,7 @@ use super::units;
 const REFERENCE: &str = include_str!("../../config/reference.toml");
 
 /// Tables of the file. What has another name is a value of its own.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 12] = [
     "listen",
     "admin",
     "upstream",
@@ -24,6 +24,8 @@ const SECTIONS: [&str; 10] = [
     "limits",
     "errors",
     "reload",
+    "access_log",
+    "trace",
 ];
 
 /// Those that mean something by being there.

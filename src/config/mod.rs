@@ -3,6 +3,7 @@
 //! What comes out can be acted on as it stands: addresses parse, routes do not collide, limits are
 //! in range. Defaults live in `sections`, beside the meaning of each key.
 
+mod access_log;
 mod auth;
 pub mod changes;
 mod effective;
@@ -19,6 +20,7 @@ pub mod settings;
 mod source;
 pub mod units;
 
+pub use access_log::{AccessLog, LogFormat, LogPlace};
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
 pub use load::{NotLoaded, fingerprint};
 pub use read::DEFAULT;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::access_log::access_log;
 use super::effective::settings;
 use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
@@ -80,8 +81,13 @@ fn root(mut root: Section<'_, '_>) -> Config {
     let mut reload = root.table("reload");
     set(&mut every.every, reload.duration("every"));
     reload.finish();
+    let mut trace = root.table("trace");
+    let starts_traces = trace.boolean("start").unwrap_or(true);
+    trace.finish();
     let config = Config {
         file: None,
+        access_log: access_log(root.table("access_log"), &cache.credential_fields),
+        starts_traces,
         secret_files: Vec::new(),
         digest: String::new(),
         settings: Arc::new([]),

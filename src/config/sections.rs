@@ -10,6 +10,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
+use super::access_log::AccessLog;
 use super::auth::{Auth, RateLimit};
 use super::routes::Routes;
 use super::secret::Secret;
@@ -29,6 +30,9 @@ pub struct Config {
     /// Nothing is looked up or stored.
     pub bypass: bool,
     pub reload: Reload,
+    pub access_log: AccessLog,
+    /// Whether a trace is begun for requests that come without one.
+    pub starts_traces: bool,
     pub listen: Listen,
     pub admin: Admin,
     /// `None`: the built-in origin answers.

@@ -12,6 +12,7 @@ use crate::config::{Upstream, VerdictSource};
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::metrics::guard::VerdictBy;
+use crate::trace;
 use crate::upstream::{self, Origin, empty};
 
 use super::credential::Credentials;
@@ -105,7 +106,10 @@ impl Question {
     pub fn of(credentials: &Credentials, headers: &HeaderMap) -> Self {
         let text = credentials.text(headers).ok().flatten();
         let key = text.and_then(|(key, _)| String::from_utf8(key.to_vec()).ok());
-        let carries = |name: &HeaderName| *name == COOKIE || credentials.is_field(name);
+        let follows = [trace::TRACEPARENT, trace::TRACESTATE, trace::REQUEST_ID];
+        let carries = |name: &HeaderName| {
+            *name == COOKIE || credentials.is_field(name) || follows.contains(name)
+        };
         let carried = headers.iter().filter(|(name, _)| carries(name));
         Self {
             key,

@@ -54,6 +54,16 @@ impl Metrics {
             self.connections_refused.clone(),
         );
         registry.register(
+            "access_log_lines",
+            "Lines of the access log that were written",
+            self.access_log_lines.clone(),
+        );
+        registry.register(
+            "access_log_dropped",
+            "Lines of the access log that were lost: its thread could not keep up, or its place take them",
+            self.access_log_dropped.clone(),
+        );
+        registry.register(
             "memory_rss_bytes",
             "Resident memory of this process",
             self.gauges.resident.clone(),

@@ -108,6 +108,8 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
+    pub access_log_lines: Counter,
+    pub access_log_dropped: Counter,
     pub guard: GuardMetrics,
     pub reloads: ReloadMetrics,
     db_queries: Family<QueryLabels, Counter>,

@@ -28,6 +28,7 @@ use crate::database::keys::{Principal, is_well_formed};
 use crate::database::{Database, DatabaseError};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
+use crate::trace::{Observed, Span};
 use crate::upstream::{Answer, Breaker, Fault, Origin, OriginBody, Started, empty, url_hash};
 
 use answer::{Computed, Refusal};
@@ -262,7 +263,13 @@ impl Origin for BuiltIn {
             if let Some(started) = request.extensions().get::<Started>() {
                 started.tell();
             }
-            let response = self.respond(request).await?;
+            let observed = request.extensions().get::<Arc<Observed>>().cloned();
+            let began = Instant::now();
+            let response = self.respond(request).await;
+            if let Some(observed) = observed {
+                observed.took(Span::Upstream, began);
+            }
+            let response = response?;
             Ok(if is_head {
                 response.map(|_| empty())
             } else {

@@ -1,5 +1,6 @@
 //! A request of a client, checked, with what its later steps need to know of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Request, request};
@@ -7,6 +8,7 @@ use http::{Method, Request, request};
 use crate::error::Failure;
 use crate::policy::key::KeyParts;
 use crate::policy::{RequestView, Share, range};
+use crate::trace::{self, Observed, Span};
 use crate::upstream::OriginBody;
 
 use super::plan::{Plan, PlannedRoute};
@@ -24,9 +26,18 @@ pub struct ClientRequest {
     pub has_body: bool,
     /// Its target is sent as it came, and it is never stored.
     pub is_raw: bool,
+    /// What its steps note of it, where somebody wants to know.
+    pub observed: Option<Arc<Observed>>,
 }
 
 impl ClientRequest {
+    /// Notes how long something took, where somebody wants to know.
+    pub fn took(&self, span: Span, began: Instant) {
+        if let Some(observed) = &self.observed {
+            observed.took(span, began);
+        }
+    }
+
     pub fn host(&self) -> Option<&str> {
         self.host.as_ref().map(Host::as_str)
     }
@@ -103,6 +114,11 @@ impl ClientRequest {
             form,
         };
         let mut request = forwarding.request(sent, conditions, body)?;
+        let starts = plan.config.starts_traces;
+        trace::keep_or_start(request.headers_mut(), starts, self.observed.as_deref());
+        if let Some(observed) = &self.observed {
+            request.extensions_mut().insert(Arc::clone(observed));
+        }
         if let Some(interim) = interim {
             interim.listen(&mut request);
         }

@@ -47,6 +47,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::Value;
 
+use crate::access_log::AccessLog;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::error::FailureKind;
@@ -132,6 +133,32 @@ impl Proxy {
     /// The time now, by the clock that all go by.
     pub fn now(&self) -> Timestamp {
         self.state.clock.now()
+    }
+
+    /// Opens the access log that a configuration wants, before that is put in force; an error says what is
+    /// wrong with its place.
+    pub fn open_access_log(&self, config: &Config) -> Result<(), String> {
+        let opened = self
+            .state
+            .access_logs
+            .of(&config.access_log, &self.state.metrics);
+        opened.map(drop)
+    }
+
+    /// The access log, where one is written.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        if self.state.access_logs.is_on() {
+            self.in_force().0.access_log.clone()
+        } else {
+            None
+        }
+    }
+
+    /// What the access log's file was called is another file by now: one of that name is begun.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = self.state.access_logs.current() {
+            log.reopen();
+        }
     }
 
     /// The plan in force.
@@ -290,6 +317,9 @@ impl Proxy {
         let plan = self.plan();
         let token = plan.config.admin.token.as_ref();
         hand_over::hand_over(&self.state, token.map(|token| token.text.as_str())).await;
+        if let Some(log) = self.state.access_logs.current() {
+            log.flush(limit);
+        }
     }
 
     /// Tells the fleet where the admin port of this instance is.

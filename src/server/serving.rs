@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
+use crate::access_log::{AccessLog, Answered, Asked, Told};
 use crate::error::Failure;
 use crate::proxy::{Body, Handled, Handover, Proxy};
 
@@ -36,6 +37,10 @@ impl Service<Request<Incoming>> for Serving {
         self.activity.begin();
         let guard = InFlight(Arc::clone(&self.activity));
         let version = request.version();
+        let log = self.proxy.access_log().map(|log| {
+            let asked = Asked::of(&log.config, &request, self.peer);
+            Box::new((log, asked))
+        });
         // One request at a time, and after it nothing is read but the next.
         let says_all = (version <= Version::HTTP_11).then(|| Arc::clone(&self.activity));
         let mut request = request.map(|body| TrackedUpload::new(body, says_all));
@@ -51,6 +56,7 @@ impl Service<Request<Incoming>> for Serving {
                 .proxy
                 .handle(request, self.peer, Some(&self.activity.interim)),
             guard: Some(guard),
+            log,
         }
     }
 }
@@ -115,6 +121,7 @@ pub struct Tracked {
     version: Version,
     handled: Handled,
     guard: Option<InFlight>,
+    log: Option<Box<(Arc<AccessLog>, Asked)>>,
 }
 
 impl Future for Tracked {
@@ -132,10 +139,51 @@ impl Future for Tracked {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let version = self.version;
+        let (version, log) = (self.version, self.log.take());
+        let logged = log.map(|log| Box::new(Logged::new(*log, &mut response)));
         Poll::Ready(Ok(
-            response.map(|body| TrackedBody::new(body, guard, version))
+            response.map(|body| TrackedBody::new(body, guard, version, logged))
         ))
+    }
+}
+
+/// A request of which a line will be written when its answer is over.
+struct Logged {
+    log: Arc<AccessLog>,
+    answered: Option<Answered>,
+    bytes: u64,
+    /// The client got all of it.
+    is_whole: bool,
+}
+
+impl Logged {
+    fn new((log, asked): (Arc<AccessLog>, Asked), response: &mut Response<Body>) -> Self {
+        let told = response.extensions_mut().remove::<Told>();
+        Self {
+            log,
+            answered: Some(asked.answered(response.status(), told)),
+            bytes: 0,
+            is_whole: response.body().is_end_stream(),
+        }
+    }
+
+    fn gave(&mut self, frame: &Polled, is_last: bool) {
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.is_whole |= is_last;
+            }
+            Poll::Ready(None) => self.is_whole = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        if let Some(answered) = self.answered.take() {
+            self.log.ended(answered, self.bytes, !self.is_whole);
+        }
     }
 }
 
@@ -148,6 +196,7 @@ pub struct TrackedBody {
     /// What is left of a piece that is given in parts.
     rest: Bytes,
     start: Start,
+    logged: Option<Box<Logged>>,
 }
 
 /// How a body has begun.
@@ -162,7 +211,12 @@ enum Start {
 const PART: usize = 64 << 10;
 
 impl TrackedBody {
-    fn new(body: Body, guard: Option<InFlight>, version: Version) -> Self {
+    fn new(
+        body: Body,
+        guard: Option<InFlight>,
+        version: Version,
+        logged: Option<Box<Logged>>,
+    ) -> Self {
         // Over HTTP/1.1 a client that does not read blocks the connection itself.
         let watched = guard.as_ref().filter(|_| version > Version::HTTP_11);
         let handed = watched.map(|guard| guard.0.watch_body());
@@ -172,6 +226,7 @@ impl TrackedBody {
             handed,
             rest: Bytes::new(),
             start: Start::Unasked,
+            logged,
         }
     }
 }
@@ -199,17 +254,9 @@ impl TrackedBody {
             })
         })
     }
-}
 
-impl http_body::Body for TrackedBody {
-    type Data = Bytes;
-    type Error = Failure;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let this = &mut *self;
+    fn next_frame(&mut self, context: &mut Context<'_>) -> Polled {
+        let this = self;
         match std::mem::replace(&mut this.start, Start::Begun) {
             Start::Begun => {}
             Start::Failed(failure) => return Poll::Ready(Some(Err(failure))),
@@ -232,6 +279,20 @@ impl http_body::Body for TrackedBody {
         }
         let part = this.rest.split_to(this.rest.len().min(PART));
         this.given(Poll::Ready(Some(Ok(Frame::data(part)))))
+    }
+}
+
+impl http_body::Body for TrackedBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let frame = self.next_frame(context);
+        let is_last = self.logged.is_some() && self.is_end_stream();
+        if let Some(logged) = &mut self.logged {
+            logged.gave(&frame, is_last);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

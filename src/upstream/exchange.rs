@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
+use crate::trace::{Observed, Span};
 
 use super::breaker::{Fault, url_hash};
 use super::pool::{Lease, Upstream};
@@ -37,7 +38,11 @@ impl Upstream {
             return Err(Failure::new(FailureKind::BreakerOpen, message).retry_after(wait));
         }
         let url = url_hash(request.uri());
+        let observed = request.extensions().get::<Arc<Observed>>().cloned();
         let result = self.attempts(request).await;
+        if let Some(observed) = observed {
+            observed.took(Span::Upstream, asked);
+        }
         match &result {
             Ok(_) => {
                 if self.breaker.succeeded(Instant::now()) {

@@ -71,6 +71,7 @@ impl Bypassed {
             route: self.route.clone(),
             method: self.request.parts.method.clone(),
             started: self.request.started,
+            observed: self.request.observed.clone(),
             interim: interim.clone(),
         };
         let upload = upload.unwrap_or_else(empty);

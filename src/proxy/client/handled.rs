@@ -15,6 +15,7 @@ use crate::metrics::CacheResult;
 use crate::policy::Reason;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::{Body, InterimListener};
+use crate::trace::Observed;
 
 use super::note::Note;
 use super::refusal::{count, failure_on};
@@ -72,6 +73,7 @@ pub struct Awaited {
     pub route: Option<Arc<PlannedRoute>>,
     pub method: Method,
     pub started: Instant,
+    pub observed: Option<Arc<Observed>>,
     pub interim: Option<InterimListener>,
 }
 
@@ -84,10 +86,11 @@ impl Awaited {
                 route,
                 method,
                 started,
+                observed,
                 interim,
             } = self;
             let limit = plan.config.limits.request_timeout;
-            let Delivered { response, note } = match timeout(limit, answering).await {
+            let Delivered { mut response, note } = match timeout(limit, answering).await {
                 Ok(delivered) => delivered,
                 Err(_) => {
                     let message = format!("no response within {limit:?} (limits.request_timeout)");
@@ -100,8 +103,15 @@ impl Awaited {
             if let Some(interim) = interim {
                 interim.close();
             }
-            let status = response.status();
-            count(&plan, route.as_deref(), &method, started, &note, status);
+            let (asked, observed) = ((&method, started), observed.as_ref());
+            count(
+                &plan,
+                route.as_deref(),
+                asked,
+                observed,
+                &note,
+                &mut response,
+            );
             response
         })
     }

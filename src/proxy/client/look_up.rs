@@ -2,6 +2,7 @@
 //! not; then it is clear why, and in which way the answer is to be had.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, Request, StatusCode};
 
@@ -15,6 +16,7 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::RequestKey;
 use crate::proxy::wire::Body;
 use crate::store::{Entry, Found};
+use crate::trace::Span;
 
 use super::deliver::deliver;
 use super::handled::Handled;
@@ -81,6 +83,16 @@ impl Keyed<'_> {
         self.missed(found)
     }
 
+    /// The same; how long it took is noted where somebody wants to know.
+    pub fn look_up_timed(&mut self, plan: &Plan) -> LookedUp {
+        let began = self.request.observed.as_ref().map(|_| Instant::now());
+        let looked_up = self.look_up(plan);
+        if let Some(began) = began {
+            self.request.took(Span::LookUp, began);
+        }
+        looked_up
+    }
+
     fn missed(&self, found: Found) -> LookedUp {
         let obey = self.route.options().obey;
         if Wishes::of(&self.request.parts.headers, obey).only_if_cached {
@@ -106,15 +118,16 @@ impl Hit {
         let (request, options) = (keyed.request, keyed.route.options());
         let age = entry.view().age(now);
         let body = Body::Whole(entry.body());
-        let response = deliver(plan, request, options, &entry.head, age, body, note);
-        let (method, started) = (&request.parts.method, request.started);
+        let mut response = deliver(plan, request, options, &entry.head, age, body, note);
+        let asked = (&request.parts.method, request.started);
+        let observed = request.observed.as_ref();
         count(
             plan,
             Some(keyed.route),
-            method,
-            started,
+            asked,
+            observed,
             &note,
-            response.status(),
+            &mut response,
         );
         Handled::now(response)
     }
@@ -144,6 +157,8 @@ fn copy_of_request(plan: &Plan, keyed: &Keyed<'_>) -> KeyedRequest {
             started: keyed.request.started,
             has_body: false,
             is_raw: false,
+            // What is done behind the answer is not the client's time.
+            observed: None,
         },
         route: Arc::clone(keyed.route),
         key: keyed.key.clone(),

@@ -81,6 +81,7 @@ pub fn answer_miss(
         route: Some(Arc::clone(&keyed.route)),
         method: keyed.request.parts.method.clone(),
         started: keyed.request.started,
+        observed: keyed.request.observed.clone(),
         interim: keyed.interim.clone(),
     };
     let missed = Missed {

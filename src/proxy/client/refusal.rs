@@ -1,10 +1,12 @@
 //! Answers that are made here: to requests that are not let in, and to what is not even a request.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response};
 
+use crate::access_log::Told;
 use crate::error::{Failure, FailureKind};
 use crate::metrics::CacheResult;
 use crate::policy::Reason;
@@ -12,21 +14,30 @@ use crate::proxy::admission::Refusal;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::wire::Body;
 use crate::proxy::wire::framing::target_too_long;
+use crate::trace::Observed;
 
 use super::note::Note;
 
-/// Counts an answer.
+/// Counts an answer, and notes on it how it came to be where a log is written of that.
 pub fn count(
     plan: &Plan,
     route: Option<&PlannedRoute>,
-    method: &Method,
-    started: Instant,
+    (method, started): (&Method, Instant),
+    observed: Option<&Arc<Observed>>,
     note: &Note,
-    status: StatusCode,
+    response: &mut Response<Body>,
 ) {
     plan.series(route)
-        .answered(method, status, started.elapsed());
+        .answered(method, response.status(), started.elapsed());
     plan.state.metrics.cache_result(note.result, note.reason);
+    if plan.access_log.is_some() {
+        response.extensions_mut().insert(Told {
+            route: route.map(|route| Arc::clone(&route.label)),
+            result: note.result.as_str(),
+            reason: note.detail.unwrap_or(note.reason).as_str(),
+            observed: observed.cloned(),
+        });
+    }
 }
 
 /// The answer to a request that is not let in, counted.
@@ -38,8 +49,8 @@ pub fn refuse(
     refusal: &Refusal,
 ) -> Response<Body> {
     let note = Note::new(CacheResult::Bypass, refusal.reason);
-    let response = failure_on(plan, route, method, &refusal.failure, note);
-    count(plan, route, method, started, &note, response.status());
+    let mut response = failure_on(plan, route, method, &refusal.failure, note);
+    count(plan, route, (method, started), None, &note, &mut response);
     response
 }
 

@@ -21,6 +21,7 @@ use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::RequestKey;
 use crate::proxy::wire::{Client, Host, InterimQueue};
 
+use crate::trace::{self, Span};
 use crate::upstream::OriginBody;
 
 use super::bypass::Bypassed;
@@ -96,6 +97,7 @@ impl<'p> Routed<'p> {
                 client,
                 started,
                 is_raw,
+                observed: plan.access_log.as_ref().map(|_| Arc::default()),
             },
             upload,
             route,
@@ -140,7 +142,12 @@ impl<'p> Routed<'p> {
         let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
         Handled::later(async move {
             let measured = match who(&plan, &routed.request, routed.route()) {
-                Ok(who) => plan.limits.ask(who).await,
+                Ok(who) => {
+                    let began = Instant::now();
+                    let measured = plan.limits.ask(who).await;
+                    routed.request.took(Span::Guard, began);
+                    measured
+                }
                 Err(refusal) => return routed.refuse(&plan, &refusal).response().await,
             };
             let routed = routed.in_effect_now(&plan);
@@ -202,7 +209,7 @@ impl<'p> Routed<'p> {
             Admission::AskAbout(caller) => return self.ask_about(caller, plan, interim),
         };
         match self.key(plan, admitted, &mut key) {
-            Ok(mut keyed) => match keyed.look_up(plan) {
+            Ok(mut keyed) => match keyed.look_up_timed(plan) {
                 LookedUp::Hit(hit) => hit.answer(plan, &keyed),
                 LookedUp::StaleHit(hit) => {
                     hit.refresh(plan, &keyed);
@@ -226,9 +233,15 @@ impl<'p> Routed<'p> {
         plan: &Arc<Plan>,
         interim: Option<&Arc<InterimQueue>>,
     ) -> Handled {
-        let (plan, interim, routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
+        let (plan, interim, mut routed) = (Arc::clone(plan), interim.cloned(), self.into_own());
         Handled::later(async move {
+            // Whoever is asked about it hears of the same trace as the origin will.
+            let observed = routed.request.observed.clone();
+            let fields = &mut routed.request.parts.headers;
+            trace::keep_or_start(fields, plan.config.starts_traces, observed.as_deref());
+            let began = Instant::now();
             let answered = ask_about(&plan, &routed.request, routed.route(), caller).await;
+            routed.request.took(Span::Guard, began);
             let routed = routed.in_effect_now(&plan);
             let handled = routed.admit(&plan, interim.as_ref(), answered);
             handled.response().await
@@ -356,8 +369,15 @@ pub fn nothing_stored(
     let note = Note::new(result, reason);
     let message = "nothing stored answers this request, and the client wants nothing else";
     let failure = Failure::new(FailureKind::OnlyIfCached, message);
-    let response = failure_response(plan, &failure, note);
-    let (method, started) = (&request.parts.method, request.started);
-    count(plan, route, method, started, &note, response.status());
+    let mut response = failure_response(plan, &failure, note);
+    let asked = (&request.parts.method, request.started);
+    count(
+        plan,
+        route,
+        asked,
+        request.observed.as_ref(),
+        &note,
+        &mut response,
+    );
     Handled::now(response)
 }

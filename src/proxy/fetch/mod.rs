@@ -34,6 +34,7 @@ use crate::flight::Ticket;
 use crate::policy::{Lifetimes, Options, RequestView};
 use crate::store::Head;
 use crate::store::second::Lease;
+use crate::trace::Observed;
 
 use super::exchange::Exchange;
 use super::keyed_request::LetIn;
@@ -69,6 +70,8 @@ pub struct Fetch {
     /// A refresh behind a stale answer: nobody waits for it.
     is_background: bool,
     exchange: Exchange,
+    /// What is noted of the request that set it off.
+    observed: Option<Arc<Observed>>,
     /// For whom else in the fleet this fetch is, until they have been told.
     lease: Option<Lease>,
 }

@@ -1,6 +1,7 @@
 //! Requested: the fleet is asked for what another instance has or fetches, then the origin.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{Method, Request};
 use tokio::sync::oneshot;
@@ -16,6 +17,7 @@ use crate::proxy::plan::Plan;
 use crate::proxy::wire::Conditions;
 use crate::proxy::wire::conditions::unconditional;
 use crate::store::Entry;
+use crate::trace::Span;
 use crate::upstream::OriginBody;
 
 use super::compare_keys::copied;
@@ -70,6 +72,7 @@ impl Requested {
                 is_background: leader.is_none(),
                 exchange: Exchange::begin(plan).at(ticket.stamp()),
                 lease: None,
+                observed: keyed.request.observed.clone(),
                 sent: is_shared.then(|| copied(&request)),
                 ticket,
                 leader,
@@ -111,7 +114,12 @@ impl Requested {
             refreshes: refreshed.map(|validation| validation.entry.head.record.born),
             is_cold: self.validation.is_none(),
         };
-        let known = match consult(&plan, second, &about).await {
+        let began = Instant::now();
+        let consulted = consult(&plan, second, &about).await;
+        if let Some(observed) = &fetch.observed {
+            observed.took(Span::SecondTier, began);
+        }
+        let known = match consulted {
             Consulted::Promoted(entry) => return Some(entry),
             Consulted::Fetch { lease, known } => {
                 fetch.lease = lease;

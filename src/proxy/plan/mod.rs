@@ -15,6 +15,7 @@ use http::header::DATE;
 use http::{HeaderName, Method, Response};
 use smallvec::SmallVec;
 
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::error::{self, Failure};
 use crate::guard::credential::Credentials;
@@ -46,6 +47,8 @@ pub struct Plan {
     pub guard: Option<Arc<Guard>>,
     pub limits: Arc<Limits>,
     pub credentials: Credentials,
+    /// `None`: none is written.
+    pub access_log: Option<Arc<AccessLog>>,
     no_route: Arc<RouteSeries>,
     /// Some routes keep callers apart more than others, or may be found to have to.
     is_mixed: bool,
@@ -87,7 +90,10 @@ impl Plan {
         let differs = |route: &Arc<PlannedRoute>| {
             route.sharing.is_some() || Some(route.strictness()) != strictness
         };
+        // Whoever puts a plan in force has opened it, or said what is wrong with it.
+        let access_log = state.access_logs.of(&config.access_log, &state.metrics);
         Self {
+            access_log: access_log.unwrap_or_default(),
             generation: state.next_generation(),
             is_mixed: routes.len() > 1 && routes.iter().any(differs),
             no_route: state.metrics.route_series(NO_ROUTE),

@@ -20,6 +20,8 @@ use super::rule_digest::rule_digest;
 /// One route of a plan.
 pub struct PlannedRoute {
     pub rule: Route,
+    /// Its pattern, as logs have it.
+    pub label: Arc<str>,
     pub series: Arc<RouteSeries>,
     /// Where keys stand in its requests.
     pub credentials: Arc<Credentials>,
@@ -72,6 +74,7 @@ impl PlannedRoute {
             digest,
             fetch_time: state.fetch_times.of(digest),
             credentials: Arc::clone(credentials),
+            label: rule.path.as_str().into(),
             rule: rule.clone(),
             sharing,
         })

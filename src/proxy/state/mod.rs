@@ -3,6 +3,7 @@
 //!
 //! Nothing here may hold what a configuration says, but for sizes that are fixed at the start.
 
+mod access_logs;
 mod by_route;
 pub mod bypass;
 mod fetch_time;
@@ -29,6 +30,7 @@ use crate::upstream::Origin;
 pub use fetch_time::FetchTime;
 pub use shared_route::SharedRoute;
 
+use access_logs::AccessLogs;
 use by_route::ByRoute;
 use bypass::Bypass;
 
@@ -54,6 +56,7 @@ pub struct State {
     pub shared_routes: ByRoute<[u8; 32], SharedRoute>,
     /// What the operator has switched off by hand.
     pub bypass: Bypass,
+    pub access_logs: AccessLogs,
     pub fetch_times: ByRoute<RuleDigest, FetchTime>,
     /// Stored responses are being judged by the purge log, one by one.
     is_sweeping: AtomicBool,
@@ -88,6 +91,7 @@ impl State {
             limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
             shared_routes: ByRoute::default(),
             bypass: Bypass::default(),
+            access_logs: AccessLogs::default(),
             fetch_times: ByRoute::default(),
             is_sweeping: AtomicBool::new(false),
             plans: AtomicU32::new(0),
