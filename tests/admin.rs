@@ -74,7 +74,7 @@ async fn metrics_carry_the_operators_names_with_route_patterns_as_paths() {
         scraped
             .header("content-type")
             .unwrap()
-            .starts_with("application/openmetrics-text")
+            .starts_with("text/plain; version=0.0.4")
     );
 }
 

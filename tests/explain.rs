@@ -13,6 +13,7 @@ use iris_sidecar::clock::{Clock, Timestamp};
 use iris_sidecar::config::Config;
 use iris_sidecar::error::{Failure, FailureKind};
 use iris_sidecar::metrics::Metrics;
+use iris_sidecar::metrics::text::Format;
 use iris_sidecar::policy::{Mode, Reason};
 use iris_sidecar::proxy::{Proxy, Shared};
 use iris_sidecar::store::{Purge, Reach, Target};
@@ -215,7 +216,10 @@ impl World {
 
     /// The result and the reason of the one request that was answered since the last look.
     fn words(&mut self) -> (String, String) {
-        let text = self.metrics.encode(self.proxy.readings()).unwrap();
+        let text = self
+            .metrics
+            .encode(self.proxy.readings(), Format::Classic)
+            .unwrap();
         let lines = text.lines();
         let counted: BTreeMap<(String, String), u64> = lines
             .filter_map(|line| line.strip_prefix("cache_results_total{result=\""))

@@ -38,6 +38,7 @@ mod limits;
 mod load;
 mod model;
 mod nginx;
+mod operating;
 mod origin;
 mod origin_database;
 mod others;

@@ -56,8 +56,8 @@ pub const ENDPOINTS: [Endpoint; 14] = [
         path: "/metrics",
         usage: "",
         access: Access::Unless(Public::Metrics),
-        meaning: "all metrics, as OpenMetrics text",
-        handler: Handler::Read(|admin, _| admin.metrics()),
+        meaning: "all metrics, as OpenMetrics or as the classic text, by `Accept`",
+        handler: Handler::Read(|admin, asked| admin.metrics(asked)),
     },
     Endpoint {
         path: "/api/metrics",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -93,6 +93,10 @@ impl Admin {
         }
         let asked = AdminRequest {
             query: parts.uri.query(),
+            accept: parts
+                .headers
+                .get(ACCEPT)
+                .and_then(|accept| accept.to_str().ok()),
             peer,
         };
         match endpoint.handler {

@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::config::settings::Setting;
 use crate::config::{self, Secret};
+use crate::container;
 use crate::error::rfc3339;
+use crate::metrics::text::Format;
 use crate::proxy::Proxy;
 use crate::reload::Reloader;
 use crate::server::hearts::Hearts;
@@ -23,14 +25,14 @@ use super::response::{json_response, respond};
 /// A worker that was not seen for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// What the handlers answer from.
 pub struct Admin {
     pub(super) proxy: Arc<Proxy>,
     pub(super) reloader: Arc<Reloader>,
     pub(super) phases: Arc<Phases>,
     hearts: Arc<Hearts>,
+    /// Of the container; 0 without one.
+    memory_limit: u64,
     pub(super) token: Token,
 }
 
@@ -82,6 +84,7 @@ impl Admin {
             reloader,
             phases,
             hearts,
+            memory_limit: container::memory_limit().unwrap_or(0),
             token: Token::default(),
         })
     }
@@ -91,9 +94,12 @@ impl Admin {
         self.proxy.plan().config.admin.clone()
     }
 
-    pub(super) fn metrics(&self) -> Response<Bytes> {
-        match self.proxy.metrics().encode(self.proxy.readings()) {
-            Ok(text) => respond(StatusCode::OK, OPENMETRICS, text),
+    pub(super) fn metrics(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
+        let mut readings = self.proxy.readings();
+        readings.memory_limit = self.memory_limit;
+        let format = Format::of(asked.accept);
+        match self.proxy.metrics().encode(readings, format) {
+            Ok(text) => respond(StatusCode::OK, format.content_type(), text),
             Err(error) => json_response(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 &json!({"error": error.to_string()}),

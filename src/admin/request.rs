@@ -5,5 +5,7 @@ use std::net::IpAddr;
 /// A request to the admin port.
 pub struct AdminRequest<'a> {
     pub query: Option<&'a str>,
+    /// `Accept`.
+    pub accept: Option<&'a str>,
     pub peer: IpAddr,
 }

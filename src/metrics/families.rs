@@ -63,16 +63,6 @@ impl Metrics {
             "Lines of the access log that were lost: its thread could not keep up, or its place take them",
             self.access_log_dropped.clone(),
         );
-        registry.register(
-            "memory_rss_bytes",
-            "Resident memory of this process",
-            self.gauges.resident.clone(),
-        );
-        registry.register(
-            "memory_virtual_bytes",
-            "Virtual memory of this process",
-            self.gauges.virtual_size.clone(),
-        );
     }
 
     pub(super) fn register_cache(&mut self, registry: &mut Registry) {
@@ -212,6 +202,11 @@ impl Metrics {
             "upstream_breaker_open",
             "1 while the breaker answers instead of the upstream",
             self.gauges.breaker_open.clone(),
+        );
+        registry.register(
+            "cache_stale_age_seconds",
+            "For how long what was answered from had been stale",
+            self.stale_ages.0.clone(),
         );
         registry.register(
             "cache_bypassed",

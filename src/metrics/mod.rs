@@ -10,10 +10,13 @@ mod families;
 pub mod guard;
 mod labels;
 pub mod latency;
+mod process;
+mod readings;
 mod reload;
 mod routes;
 pub mod second;
 mod summary;
+pub mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +25,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
@@ -32,10 +36,13 @@ use by_variant::ByVariant;
 use guard::GuardMetrics;
 use labels::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use latency::Latency;
+use process::ProcessMetrics;
 use reload::ReloadMetrics;
 use routes::RouteFamilies;
-use second::{SecondMetrics, SecondReadings};
+use second::SecondMetrics;
+use text::Format;
 
+pub use readings::Readings;
 pub use routes::{NO_ROUTE, RouteSeries};
 
 /// How a request was answered: the value of `X-Cache`, and a metric label.
@@ -68,27 +75,6 @@ pub enum Refresh {
     Failed,
 }
 
-/// Sizes that live elsewhere and are read when somebody looks.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Readings {
-    pub stored_bytes: u64,
-    pub stored_entries: u64,
-    pub in_flight_bytes: u64,
-    pub flights: u64,
-    pub evictions: u64,
-    pub variants_dropped: u64,
-    pub upstream_connections: u64,
-    pub breaker_is_open: bool,
-    /// Nothing is looked up or stored.
-    pub is_bypassed: bool,
-    /// Of the built-in origin's database: all, and those that nobody uses.
-    pub database_connections: (u64, u64),
-    /// Verdicts that are remembered: good and bad ones.
-    pub verdicts: (u64, u64),
-    /// `None` without Redis.
-    pub second: Option<SecondReadings>,
-}
-
 /// All families. One per process; shared by reference.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -116,6 +102,8 @@ pub struct Metrics {
     db_duration: Family<QueryLabels, Latency>,
     db_errors: Family<QueryErrorLabels, Counter>,
     gauges: Gauges,
+    process: ProcessMetrics,
+    stale_ages: StaleAges,
 }
 
 #[derive(Debug, Default)]
@@ -131,8 +119,6 @@ struct Gauges {
     bypassed: Gauge,
     database_connections: Gauge,
     database_idle: Gauge,
-    resident: Gauge,
-    virtual_size: Gauge,
 }
 
 /// Tables of the built-in origin, for the zero samples of the first scrape.
@@ -158,6 +144,7 @@ impl Metrics {
         metrics.register_upstream(&mut registry);
         metrics.register_origin(&mut registry);
         metrics.reloads.register(&mut registry);
+        metrics.process.register(&mut registry);
         metrics.registry = registry;
         metrics
     }
@@ -239,8 +226,8 @@ impl Metrics {
         }
     }
 
-    /// All families in the OpenMetrics text format.
-    pub fn encode(&self, readings: Readings) -> Result<String, fmt::Error> {
+    /// All families in the text format that is asked for.
+    pub fn encode(&self, readings: Readings, format: Format) -> Result<String, fmt::Error> {
         let gauges = &self.gauges;
         let set = |gauge: &Gauge, value: u64| {
             gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
@@ -267,23 +254,29 @@ impl Metrics {
             let order = std::sync::atomic::Ordering::Relaxed;
             counter.inner().store(count, order);
         }
-        let (virtual_size, resident) = process_memory();
-        set(&gauges.virtual_size, virtual_size);
-        set(&gauges.resident, resident);
+        self.process.show(&readings);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(text::in_format(&text, format))
+    }
+
+    /// Counts an answer from what has been stale for so long.
+    pub fn answered_stale(&self, over: Duration) {
+        self.stale_ages.0.observe(over.as_secs_f64());
     }
 }
 
-/// Virtual and resident memory in bytes; zero where the system does not tell.
-fn process_memory() -> (u64, u64) {
-    const PAGE: u64 = 4096;
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let mut pages = text
-        .split_ascii_whitespace()
-        .map(|word| word.parse::<u64>().unwrap_or(0) * PAGE);
-    (pages.next().unwrap_or(0), pages.next().unwrap_or(0))
+/// For how long what was answered from had been stale.
+#[derive(Debug)]
+struct StaleAges(Histogram);
+
+impl Default for StaleAges {
+    fn default() -> Self {
+        let bounds = [
+            1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0, 86_400.0,
+        ];
+        Self(Histogram::new(bounds))
+    }
 }
 
 #[cfg(test)]
@@ -299,7 +292,9 @@ mod tests {
         metrics
             .reloads
             .in_force("abc", crate::clock::Timestamp::EPOCH);
-        let text = metrics.encode(Readings::default()).unwrap();
+        let text = metrics
+            .encode(Readings::default(), Format::OpenMetrics)
+            .unwrap();
         let mut families = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, _) = line.split_once(' ').unwrap();
@@ -321,6 +316,31 @@ mod tests {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn the_readme_lists_every_metric() {
+        let metrics = Metrics::new();
+        metrics.route_series("/a");
+        metrics
+            .reloads
+            .in_force("abc", crate::clock::Timestamp::EPOCH);
+        let text = metrics
+            .encode(Readings::default(), Format::Classic)
+            .unwrap();
+        let mut rows = Vec::new();
+        let mut help = "";
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                help = rest.split_once(' ').unwrap().1.trim_end_matches('.');
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                rows.push(format!("| `{name}` | {kind} | {help} |"));
+            }
+        }
+        let table = rows.join("\n");
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&table), "the README wants:\n{table}");
     }
 
     #[test]

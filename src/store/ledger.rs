@@ -22,6 +22,10 @@ impl Ledger {
         })
     }
 
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }

@@ -436,6 +436,11 @@ impl Memory {
         self.cache.len() as u64
     }
 
+    /// Bytes that may be held.
+    pub fn budget(&self) -> u64 {
+        self.ledger.budget()
+    }
+
     /// Bytes charged now: stored, in flight, and evicted but still being read.
     pub fn held_bytes(&self) -> u64 {
         self.ledger.held()

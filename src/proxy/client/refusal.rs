@@ -30,6 +30,10 @@ pub fn count(
     plan.series(route)
         .answered(method, response.status(), started.elapsed());
     plan.state.metrics.cache_result(note.result, note.reason);
+    if note.result == CacheResult::Stale {
+        let over = note.ttl.map_or(0, |ttl| ttl.min(0).unsigned_abs());
+        plan.state.metrics.answered_stale(Duration::from_secs(over));
+    }
     if plan.access_log.is_some() {
         response.extensions_mut().insert(Told {
             route: route.map(|route| Arc::clone(&route.label)),

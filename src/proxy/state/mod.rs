@@ -200,6 +200,8 @@ impl State {
             is_bypassed: self
                 .bypass
                 .is_on(self.memory.purges(), self.clock.now(), None),
+            memory_limit: 0,
+            memory_budget: self.memory.budget(),
             verdicts: self.guard.remembered(),
             second: self.second_readings(),
         }

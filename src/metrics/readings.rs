@@ -1,0 +1,27 @@
+//! What is read elsewhere when somebody looks.
+
+use super::second::SecondReadings;
+
+/// Sizes that live elsewhere and are read when somebody looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    pub stored_bytes: u64,
+    pub stored_entries: u64,
+    pub in_flight_bytes: u64,
+    pub flights: u64,
+    pub evictions: u64,
+    pub variants_dropped: u64,
+    pub upstream_connections: u64,
+    pub breaker_is_open: bool,
+    /// Nothing is looked up or stored.
+    pub is_bypassed: bool,
+    /// Bytes that the container may have (0: no limit), and that the cache may take of them.
+    pub memory_limit: u64,
+    pub memory_budget: u64,
+    /// Of the built-in origin's database: all, and those that nobody uses.
+    pub database_connections: (u64, u64),
+    /// Verdicts that are remembered: good and bad ones.
+    pub verdicts: (u64, u64),
+    /// `None` without Redis.
+    pub second: Option<SecondReadings>,
+}
