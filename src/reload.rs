@@ -89,6 +89,8 @@ impl Reloader {
                     why,
                     digest, changed, "the configuration was read again, and is in force"
                 );
+                let recent = &self.proxy.metrics().recent;
+                recent.note(now, format!("reload ({why}): {}", in_short(&changes)));
                 for line in &changes.effective {
                     info!("changed: {line}");
                 }
@@ -114,6 +116,8 @@ impl Reloader {
                     why,
                     count, "the configuration has mistakes: the one before stays in force"
                 );
+                let told = format!("reload ({why}) refused: {}", mistakes.join("; "));
+                self.proxy.metrics().recent.note(self.proxy.now(), told);
                 status.mistakes.clone_from(&mistakes);
                 status.failed = Some(self.proxy.now());
                 Err(Refused(mistakes))
@@ -198,6 +202,13 @@ impl Reloader {
 
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn in_short(changes: &Changes) -> String {
+    match &changes.effective[..] {
+        [] => "nothing has changed".to_owned(),
+        lines => lines.join("; "),
     }
 }
 

@@ -42,6 +42,7 @@ mod operating;
 mod origin;
 mod origin_database;
 mod others;
+mod page;
 mod parts;
 mod plans;
 mod proofs;

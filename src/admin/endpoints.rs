@@ -14,13 +14,15 @@ use crate::config::Public;
 use super::readings::Admin;
 use super::request::AdminRequest;
 use super::response::{Refused, json_response};
-use super::{control, purge, revoke};
+use super::{control, page, purge, revoke};
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody, where the operator says so; else who has the token.
     Unless(Public),
+    /// Everybody who asks by a name of ours: it shows nothing without the token.
+    Page,
     /// Who has the token, where one is configured.
     Operators,
 }
@@ -51,7 +53,14 @@ pub struct Endpoint {
 }
 
 /// All endpoints, in the order in which they are listed.
-pub const ENDPOINTS: [Endpoint; 14] = [
+pub const ENDPOINTS: [Endpoint; 16] = [
+    Endpoint {
+        path: "/",
+        usage: "",
+        access: Access::Page,
+        meaning: "the live page: what it is doing right now, explain, purge",
+        handler: Handler::Read(|_, _| page::page()),
+    },
     Endpoint {
         path: "/metrics",
         usage: "",
@@ -67,6 +76,13 @@ pub const ENDPOINTS: [Endpoint; 14] = [
         handler: Handler::Read(|admin, _| {
             json_response(StatusCode::OK, &admin.proxy.metrics().summary())
         }),
+    },
+    Endpoint {
+        path: "/status",
+        usage: "",
+        access: Access::Operators,
+        meaning: "what the live page shows, as JSON",
+        handler: Handler::Read(|admin, _| admin.status()),
     },
     Endpoint {
         path: "/healthz",

@@ -4,11 +4,13 @@
 mod control;
 mod endpoints;
 mod explain;
+mod page;
 mod port;
 mod purge;
 mod readings;
 mod request;
 mod response;
 mod revoke;
+mod status;
 
 pub use readings::Admin;

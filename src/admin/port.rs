@@ -106,7 +106,7 @@ impl Admin {
                 let body = json!({"error": "the body of a POST is JSON here: say so by Content-Type: application/json"});
                 json_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body)
             }
-            Handler::Order(order) => self.order(order, body).await,
+            Handler::Order(order) => self.order((path, order), body).await,
         }
     }
 
@@ -131,6 +131,7 @@ impl Admin {
             // Probes come by whatever name, and health is no secret.
             Access::Unless(what @ Public::Health) if is_public(what) => return None,
             Access::Unless(what) if is_public(what) => return self.refusal_of_host(headers),
+            Access::Page => return self.refusal_of_host(headers),
             Access::Unless(_) | Access::Operators => {}
         }
         let refusal = self.refusal_of_host(headers);
@@ -175,7 +176,7 @@ impl Admin {
     }
 
     /// An order of the operator's: what to purge, or which key to revoke.
-    async fn order(&self, order: Order, body: Incoming) -> Response<Bytes> {
+    async fn order(&self, (path, order): (&str, Order), body: Incoming) -> Response<Bytes> {
         let refuse = |status, error: String| json_response(status, &json!({"error": error}));
         let reading = Limited::new(body, purge::BODY_LIMIT).collect();
         let body = match timeout(BODY_TIMEOUT, reading).await {
@@ -191,7 +192,13 @@ impl Admin {
                 return refuse(StatusCode::REQUEST_TIMEOUT, error);
             }
         };
-        match order(self, &body).await {
+        let carried_out = order(self, &body).await;
+        if carried_out.is_ok() && path != "/reload" && path != "/revoke" {
+            let what = String::from_utf8_lossy(&body);
+            let told = format!("{} {}", path.trim_start_matches('/'), what.trim());
+            self.proxy.metrics().recent.note(self.proxy.now(), told);
+        }
+        match carried_out {
             Ok(done) => json_response(StatusCode::OK, &done),
             Err(Refused(told)) => json_response(StatusCode::BAD_REQUEST, &told),
         }

@@ -172,7 +172,7 @@ impl Admin {
     }
 
     /// Which configuration is in force, and what is wrong with the file where that is another one.
-    fn configuration(&self) -> Value {
+    pub(super) fn configuration(&self) -> Value {
         let status = self.reloader.status();
         let mut told = json!({"hash": status.digest, "loaded": rfc3339(status.loaded)});
         if !status.needs_restart.is_empty() {

@@ -17,7 +17,7 @@ pub const BOUNDS_MS: [f64; 22] = [
 ];
 
 /// Threads beyond this many share shards, which is slower but counts the same.
-const SHARDS: usize = 16;
+pub const SHARDS: usize = 16;
 
 thread_local! {
     static SHARD: Cell<usize> = const { Cell::new(0) };
@@ -26,6 +26,11 @@ thread_local! {
 /// Gives the calling thread a shard of its own; each worker calls it once as it starts.
 pub fn use_shard(worker: usize) {
     SHARD.set((worker + 1) % SHARDS);
+}
+
+/// The shard of the calling thread.
+pub fn shard() -> usize {
+    SHARD.get()
 }
 
 /// Padded to whole cache lines, so that two workers never write to the same one.
@@ -95,7 +100,7 @@ impl EncodeMetric for Latency {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     buckets: [u64; BOUNDS_MS.len() + 1],
-    sum_micros: u64,
+    pub sum_micros: u64,
 }
 
 impl Counts {

@@ -12,8 +12,11 @@ mod labels;
 pub mod latency;
 mod process;
 mod readings;
+pub mod recent;
 mod reload;
+mod result;
 mod routes;
+mod saved;
 pub mod second;
 mod summary;
 pub mod text;
@@ -27,7 +30,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use strum::{EnumCount, IntoStaticStr, VariantArray};
+use strum::EnumCount;
 
 use crate::error::FailureKind;
 use crate::policy::{Mode, Reason};
@@ -37,43 +40,16 @@ use guard::GuardMetrics;
 use labels::{PurgeLabels, QueryErrorLabels, QueryLabels, ReasonLabels, TypeLabels};
 use latency::Latency;
 use process::ProcessMetrics;
+use recent::Recent;
 use reload::ReloadMetrics;
 use routes::RouteFamilies;
+use saved::Saved;
 use second::SecondMetrics;
 use text::Format;
 
 pub use readings::Readings;
-pub use routes::{NO_ROUTE, RouteSeries};
-
-/// How a request was answered: the value of `X-Cache`, and a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "UPPERCASE")]
-pub enum CacheResult {
-    Hit,
-    Stale,
-    Revalidated,
-    Miss,
-    Bypass,
-}
-
-impl CacheResult {
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-/// How a refresh behind a stale answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum Refresh {
-    /// The origin confirmed what is stored.
-    Confirmed,
-    /// A new response took its place.
-    Replaced,
-    /// The new response may not be stored.
-    NotStored,
-    Failed,
-}
+pub use result::{CacheResult, Refresh};
+pub use routes::{NO_ROUTE, RouteSeries, RouteTotals};
 
 /// All families. One per process; shared by reference.
 #[derive(Debug, Default)]
@@ -98,6 +74,8 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     pub guard: GuardMetrics,
     pub reloads: ReloadMetrics,
+    pub recent: Recent,
+    pub saved: Saved,
     db_queries: Family<QueryLabels, Counter>,
     db_duration: Family<QueryLabels, Latency>,
     db_errors: Family<QueryErrorLabels, Counter>,
@@ -153,6 +131,23 @@ impl Metrics {
     /// and the same ones for every later plan.
     pub fn route_series(&self, path: &str) -> Arc<RouteSeries> {
         self.routes.series(path)
+    }
+
+    /// What each route has come to, in no order.
+    pub fn route_totals(&self) -> Vec<RouteTotals> {
+        self.routes.each()
+    }
+
+    /// Durations of exchanges with the origin: how many, and the mean of them.
+    pub fn upstream_mean(&self) -> (u64, Duration) {
+        let counts = self.upstream_duration.counts();
+        let micros = counts.sum_micros.checked_div(counts.total()).unwrap_or(0);
+        (counts.total(), Duration::from_micros(micros))
+    }
+
+    /// Requests that limits have let through, and those they have not.
+    pub fn limited(&self) -> (u64, u64) {
+        self.guard.totals()
     }
 
     /// Lets go of the series of routes that are gone, but for the latest.

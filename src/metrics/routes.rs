@@ -9,12 +9,14 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use strum::IntoEnumIterator;
+use strum::{EnumCount, IntoEnumIterator, VariantArray};
 
 use crate::error::FailureKind;
+use crate::policy::Reason;
 
 use super::labels::{DemotionLabels, ErrorLabels, PathLabels, RequestLabels, touch};
 use super::latency::{Counts, Latency};
+use super::result::CacheResult;
 
 /// The label of what matches no route.
 pub const NO_ROUTE: &str = "(no route)";
@@ -52,6 +54,23 @@ pub struct RouteSeries {
     get_duration: Latency,
     /// Bumped with the family of errors, so that the summary need not walk it.
     errors: AtomicU64,
+    /// Answers that were no plain hits, by result; and why, of those that were not looked up or found
+    /// nothing.
+    others: [AtomicU64; CacheResult::VARIANTS.len()],
+    lost: [AtomicU64; Reason::COUNT],
+}
+
+/// What a route has come to.
+#[derive(Clone, Debug)]
+pub struct RouteTotals {
+    pub path: String,
+    pub requests: u64,
+    pub errors: u64,
+    pub p95_ms: f64,
+    /// Answers by result, hits included.
+    pub results: Vec<(CacheResult, u64)>,
+    /// Why answers were no hits, most first.
+    pub lost: Vec<(Reason, u64)>,
 }
 
 impl RouteSeries {
@@ -81,6 +100,8 @@ impl RouteSeries {
             get_not_modified: families.requests.get_or_create_owned(&labels(304)),
             get_duration: families.duration.get_or_create_owned(&path_labels),
             errors: AtomicU64::new(0),
+            others: Default::default(),
+            lost: [const { AtomicU64::new(0) }; Reason::COUNT],
             families: families.clone(),
         }
     }
@@ -114,6 +135,39 @@ impl RouteSeries {
             };
             let duration = self.families.duration.get_or_create(&labels);
             duration.observe(elapsed);
+        }
+    }
+
+    /// Counts an answer that was no plain hit, and why.
+    pub fn came_to(&self, result: CacheResult, reason: Reason) {
+        self.others[result as usize].fetch_add(1, Ordering::Relaxed);
+        if matches!(result, CacheResult::Miss | CacheResult::Bypass) {
+            self.lost[reason as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn totals(&self) -> RouteTotals {
+        let durations = self.durations();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let others: u64 = self.others.iter().map(count).sum();
+        let plain = |result| {
+            let counted = count(&self.others[result as usize]);
+            match result {
+                CacheResult::Hit => counted + durations.total().saturating_sub(others),
+                _ => counted,
+            }
+        };
+        let results = CacheResult::VARIANTS.iter();
+        let lost = Reason::iter().map(|reason| (reason, count(&self.lost[reason as usize])));
+        let mut lost: Vec<_> = lost.filter(|(_, count)| *count > 0).collect();
+        lost.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        RouteTotals {
+            path: self.path.clone(),
+            requests: durations.total(),
+            errors: count(&self.errors),
+            p95_ms: durations.quantile_ms(0.95),
+            results: results.map(|result| (*result, plain(*result))).collect(),
+            lost,
         }
     }
 
@@ -229,6 +283,11 @@ impl RouteFamilies {
                 series.remove();
             }
         }
+    }
+
+    pub fn each(&self) -> Vec<RouteTotals> {
+        let series: Vec<_> = self.known().routes.values().cloned().collect();
+        series.iter().map(|series| series.totals()).collect()
     }
 
     /// Durations and errors over all routes that there ever were.

@@ -2,6 +2,7 @@
 //! can misbehave, and a client that sees every byte.
 
 pub mod api;
+pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod cluster;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Response};
+use http_body::Body as _;
 
 use crate::access_log::Told;
 use crate::error::{Failure, FailureKind};
@@ -29,16 +30,24 @@ pub fn count(
 ) {
     plan.series(route)
         .answered(method, response.status(), started.elapsed());
-    plan.state.metrics.cache_result(note.result, note.reason);
+    let metrics = &plan.state.metrics;
+    metrics.cache_result(note.result, note.reason);
+    let cause = note.detail.unwrap_or(note.reason);
+    if note.result != CacheResult::Hit {
+        plan.series(route).came_to(note.result, cause);
+    }
+    if matches!(note.result, CacheResult::Hit | CacheResult::Stale) {
+        metrics.saved.note(response.body().size_hint().lower());
+    }
     if note.result == CacheResult::Stale {
         let over = note.ttl.map_or(0, |ttl| ttl.min(0).unsigned_abs());
-        plan.state.metrics.answered_stale(Duration::from_secs(over));
+        metrics.answered_stale(Duration::from_secs(over));
     }
     if plan.access_log.is_some() {
         response.extensions_mut().insert(Told {
             route: route.map(|route| Arc::clone(&route.label)),
             result: note.result.as_str(),
-            reason: note.detail.unwrap_or(note.reason).as_str(),
+            reason: cause.as_str(),
             observed: observed.cloned(),
         });
     }
@@ -96,5 +105,6 @@ pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
     series.answered(&method, kind.status(), Duration::ZERO);
     let metrics = &plan.state.metrics;
     metrics.cache_result(CacheResult::Bypass, Reason::Refused);
+    series.came_to(CacheResult::Bypass, Reason::Refused);
     plan.failure_response(&Failure::new(kind, message))
 }

@@ -172,7 +172,7 @@ impl Plan {
             || route.options().bypass
             || state
                 .bypass
-                .is_on(state.memory.purges(), state.clock.now(), path)
+                .is_on(state.memory.purges(), &state.clock, path)
     }
 
     /// A stored response as this plan has it, judged again where another plan, or another instance, has

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::policy::Mode;
 use crate::store::purge::SWITCH;
 use crate::store::{Purge, PurgeLog, Reach, Target};
@@ -99,13 +99,17 @@ pub struct Bypass {
 }
 
 impl Bypass {
-    /// Whether a request on a route with this path is not looked up, and not stored.
-    pub fn is_on(&self, purges: &PurgeLog, now: Timestamp, path: Option<&str>) -> bool {
+    /// Whether a request on a route with this path is not looked up, and not stored. The clock is asked
+    /// where anything is switched off at all.
+    pub fn is_on(&self, purges: &PurgeLog, clock: &Clock, path: Option<&str>) -> bool {
         if self.seen.load(Ordering::Acquire) != purges.switched() {
             self.read_log(purges);
         }
         self.is_any.load(Ordering::Acquire)
-            && self.list(purges, now).iter().any(|one| one.is_of(path))
+            && self
+                .list(purges, clock.now())
+                .iter()
+                .any(|one| one.is_of(path))
     }
 
     /// All that is switched off now.
@@ -178,7 +182,7 @@ mod tests {
     fn what_is_switched_off_is_off_for_its_time_and_its_route() {
         let (purges, bypass) = (PurgeLog::default(), Bypass::default());
         let at = Timestamp::from_millis;
-        let is_on = |now, path| bypass.is_on(&purges, at(now), path);
+        let is_on = |now, path| bypass.is_on(&purges, &Clock::manual(at(now)), path);
         assert!(!is_on(0, Some("/a")));
         bypass.add(Switch::new(Some("/a"), Some(at(100)), false));
         assert!(is_on(99, Some("/a")) && !is_on(99, Some("/b")) && !is_on(99, None));

@@ -197,9 +197,7 @@ impl State {
             upstream_connections,
             breaker_is_open,
             database_connections: self.origin.database_connections(),
-            is_bypassed: self
-                .bypass
-                .is_on(self.memory.purges(), self.clock.now(), None),
+            is_bypassed: self.bypass.is_on(self.memory.purges(), &self.clock, None),
             memory_limit: 0,
             memory_budget: self.memory.budget(),
             verdicts: self.guard.remembered(),
