@@ -8,6 +8,7 @@
 mod access_log;
 mod adaptive;
 mod admin;
+mod alerts;
 mod bodies;
 mod bypass;
 mod caching;

@@ -163,6 +163,11 @@ impl Metrics {
             self.gauges.evictions.clone(),
         );
         registry.register(
+            "cache_evictions_young",
+            "Stored responses dropped to stay within the budget less than a minute after they had come",
+            self.gauges.young_evictions.clone(),
+        );
+        registry.register(
             "cache_variants_dropped",
             "Variants by Vary dropped to make room for others of their URL",
             self.gauges.variants_dropped.clone(),

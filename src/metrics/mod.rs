@@ -91,6 +91,7 @@ struct Gauges {
     in_flight_bytes: Gauge,
     flights: Gauge,
     evictions: Counter,
+    young_evictions: Counter,
     variants_dropped: Counter,
     upstream_connections: Gauge,
     breaker_open: Gauge,
@@ -243,6 +244,7 @@ impl Metrics {
         set(&gauges.database_idle, readings.database_connections.1);
         let counters = [
             (&gauges.evictions, readings.evictions),
+            (&gauges.young_evictions, readings.young_evictions),
             (&gauges.variants_dropped, readings.variants_dropped),
         ];
         for (counter, count) in counters {

@@ -10,6 +10,8 @@ pub struct Readings {
     pub in_flight_bytes: u64,
     pub flights: u64,
     pub evictions: u64,
+    /// Those of what had come less than a minute before.
+    pub young_evictions: u64,
     pub variants_dropped: u64,
     pub upstream_connections: u64,
     pub breaker_is_open: bool,

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
 use quick_cache::sync::{Cache, EntryAction};
@@ -74,15 +75,26 @@ impl Weighter<Key, Slot> for ByCost {
     }
 }
 
+/// What was dropped so soon after it had come would likely have been asked for again.
+const YOUNG: Duration = Duration::from_secs(60);
+
 #[derive(Clone, Debug, Default)]
-struct CountEvictions(Arc<AtomicU64>);
+struct CountEvictions {
+    all: Arc<AtomicU64>,
+    young: Arc<AtomicU64>,
+}
 
 impl Lifecycle<Key, Slot> for CountEvictions {
     /// Evicted slots wait here until the shard's lock is released: dropping a large body is slow.
     type RequestState = SmallVec<[(Key, Slot); 2]>;
 
     fn on_evict(&self, state: &mut Self::RequestState, key: Key, slot: Slot) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.all.fetch_add(1, Ordering::Relaxed);
+        if let Slot::Entry(entry) = &slot
+            && Timestamp::from(SystemTime::now()).since(entry.head.record.received) < YOUNG
+        {
+            self.young.fetch_add(1, Ordering::Relaxed);
+        }
         state.push((key, slot));
     }
 }
@@ -383,7 +395,7 @@ impl Memory {
     /// Puts `again`, the same response judged again, in the place of `entry`, unless something else stands
     /// there by now.
     pub fn exchange(&self, key: &[u8], entry: &Arc<Entry>, again: &Arc<Entry>) {
-        let (key, at_once): (Key, _) = (key.into(), Some(std::time::Duration::ZERO));
+        let (key, at_once): (Key, _) = (key.into(), Some(Duration::ZERO));
         let exchanged = self.cache.entry(&key, at_once, |_, slot| {
             if matches!(slot, Slot::Entry(stored) if Arc::ptr_eq(stored, entry)) {
                 *slot = Slot::Entry(Arc::clone(again));
@@ -447,7 +459,12 @@ impl Memory {
     }
 
     pub fn evictions(&self) -> u64 {
-        self.evictions.0.load(Ordering::Relaxed)
+        self.evictions.all.load(Ordering::Relaxed)
+    }
+
+    /// Those of what had come less than a minute before.
+    pub fn young_evictions(&self) -> u64 {
+        self.evictions.young.load(Ordering::Relaxed)
     }
 }
 

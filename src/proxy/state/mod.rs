@@ -193,6 +193,7 @@ impl State {
             in_flight_bytes: self.memory.held_bytes().saturating_sub(stored_bytes),
             flights: self.flights.count() as u64,
             evictions: self.memory.evictions(),
+            young_evictions: self.memory.young_evictions(),
             variants_dropped: self.memory.variants_dropped(),
             upstream_connections,
             breaker_is_open,
