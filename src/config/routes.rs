@@ -185,6 +185,16 @@ impl Routes {
             .filter_map(move |by_method| self.list.get(find_path(by_method, method, path)?))
     }
 
+    /// All routes whose method and path pattern a request fits, of whatever host: one of them wins. Slow: for
+    /// people who ask.
+    pub fn fitting(&self, method: &Method, path: &str) -> impl Iterator<Item = &Arc<Route>> {
+        self.list.iter().filter(move |route| {
+            let mut alone = Router::new();
+            let is_in = alone.insert(route.path.as_str(), ()).is_ok();
+            is_in && route.methods.contains(method) && alone.at(path).is_ok()
+        })
+    }
+
     /// Whether any route looks at the host, so that it belongs in every key.
     pub fn match_hosts(&self) -> bool {
         !self.index.hosts.is_empty()

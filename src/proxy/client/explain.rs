@@ -3,17 +3,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderName, Request};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::config::units;
+use crate::error::rfc3339;
 use crate::guard::credential::Malformed;
 use crate::guard::units::{Agreement, Control, Unit};
 use crate::guard::{Caller, Guard, Standing};
 use crate::metrics::CacheResult;
+use crate::policy::key::Place;
 use crate::policy::{Reason, Share};
 use crate::proxy::admission::keys::{Admission, admit, caller};
 use crate::proxy::admission::limits::who;
@@ -100,6 +104,7 @@ where
         Err(reason) => return told_words(told, routed.bypass_words(reason)),
     };
     let now = plan.state.clock.now();
+    told["stored_under"] = told_key(keyed.key);
     match keyed.look_up(plan) {
         LookedUp::Hit(hit) | LookedUp::StaleHit(hit) => {
             told["stored"] = told_entry(&hit.entry, now);
@@ -152,7 +157,12 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
     let demoted = configured.and_then(|route| route.sharing.as_ref()?.why_demoted(purges));
     let share = configured.map_or(route.options().share, |route| route.options().share);
     let mut told = json!({
-        "route": {"path": route.rule.path, "line": route.rule.line},
+        "route": {
+            "path": route.rule.path,
+            "host": route.rule.host,
+            "line": route.rule.line,
+            "why": why_it_won(plan, request, route),
+        },
         "share": {
             "configured": share.as_str(),
             "in_effect": route.options().share.as_str(),
@@ -217,11 +227,69 @@ fn key_told(caller: &Result<Option<(Caller, Standing)>, Malformed>) -> &'static 
 }
 
 fn told_entry(entry: &Entry, now: Timestamp) -> Value {
-    let stored = entry.view();
+    let (stored, head) = (entry.view(), &entry.head);
+    let lifetimes = head.record.lifetimes;
+    let shown = |duration: Duration| units::show_duration(Duration::from_secs(duration.as_secs()));
+    let selecting = head.selecting.as_ref();
+    let names = selecting.map(|selecting| selecting.names.iter().map(HeaderName::as_str));
+    let groups = head.groups.as_ref();
     json!({
-        "status": entry.head.status.as_u16(),
+        "status": head.status.as_u16(),
         "age": stored.age(now).as_secs(),
         "ttl": stored.ttl(now),
         "bytes": entry.body().len(),
+        "came": rfc3339(head.record.received),
+        "lifetimes": {
+            "fresh": shown(lifetimes.fresh),
+            "by": if lifetimes.granted_by_operator { "configuration" } else { "origin" },
+            "stale_while_revalidate": shown(lifetimes.stale_while_revalidate),
+            "stale_if_error": shown(lifetimes.stale_if_error),
+        },
+        "vary": names.map(|names| names.collect::<Vec<_>>()),
+        "groups": groups.map(|groups| groups.iter().map(|name| &**name).collect::<Vec<_>>()),
+        "purged_stale_since": stored.stale_since.map(rfc3339),
+    })
+}
+
+/// Why of all routes that a request fits this one takes it.
+fn why_it_won(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> String {
+    let routes = &plan.config.routes;
+    let fitting = routes.fitting(&request.parts.method, request.path());
+    let others = fitting.filter(|other| other.line != route.rule.line);
+    let others: Vec<String> = others
+        .map(|other| {
+            format!(
+                "{}{}",
+                other.host.as_deref().unwrap_or_default(),
+                other.path
+            )
+        })
+        .collect();
+    if others.is_empty() {
+        "no other route fits".to_owned()
+    } else {
+        format!(
+            "a named host goes before none, and then the most specific path: {} would fit too",
+            others.join(", ")
+        )
+    }
+}
+
+/// What a request is looked up under: the same for all requests that one stored answer is for.
+fn told_key(key: &RequestKey) -> Value {
+    let primary = key.primary();
+    let text = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
+    let digest: String = Sha256::digest(primary)
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let place = Place::of(primary);
+    json!({
+        "digest": digest,
+        "host": place.map(|place| text(place.host)),
+        "path": place.map(|place| text(place.path)),
+        "query": place.map(|place| text(place.query())).filter(|query| !query.is_empty()),
+        "of_one_key_alone": key.is_apart(),
     })
 }
