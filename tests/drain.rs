@@ -100,7 +100,14 @@ async fn process(delay: &str) -> (Running, Origin, Gate, tempfile::TempDir) {
     let gate = Gate::new();
     let held = gate.clone();
     let origin = Origin::unrecorded(move |seen| {
-        if seen.target.starts_with("/slow") {
+        if seen.header("upgrade").is_some() {
+            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            vec![Step::Send(head.as_bytes().to_vec()), Step::Echo]
+        } else if seen.target.starts_with("/events") {
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\na\n\n\r\n";
+            let end = b"3\r\nb\n\n\r\n0\r\n\r\n".to_vec();
+            vec![Step::Send(head.into()), Step::Wait(held.clone()), Step::Send(end)]
+        } else if seen.target.starts_with("/slow") {
             after(&held, ok("slow", &[]))
         } else {
             ok("fast", &[])
@@ -283,6 +290,36 @@ async fn over_http_2_streams_end_and_the_client_is_told_to_go() {
         .unwrap()
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_and_streams_go_on_through_the_delay_and_after_it() {
+    let (mut running, _origin, gate, _folder) = process("300ms").await;
+    let mut socket = Client::connect(running.address).await;
+    let fields = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    socket.request("GET", "/socket", &fields).await;
+    assert_eq!(socket.head().await.status, 101);
+    let mut events = Client::connect(running.address).await;
+    events.request("GET", "/events", &[]).await;
+    assert_eq!(events.head().await.status, 200);
+    assert_eq!(events.chunk().await.unwrap(), b"a\n\n");
+    let address = running.address;
+    running.signal("TERM");
+    is_unready(running.admin).await;
+    socket.send(b"ping").await;
+    assert_eq!(socket.raw(4).await, b"ping");
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    timeout(PATIENCE, refused)
+        .await
+        .expect("the listener closes");
+    // Until drain_timeout they are not cut.
+    socket.send(b"pong").await;
+    assert_eq!(socket.raw(4).await, b"pong");
+    gate.open();
+    assert_eq!(events.chunk().await.unwrap(), b"b\n\n");
+    drop((socket, events));
+    let ended = tokio::task::block_in_place(|| running.child.0.wait()).unwrap();
+    assert!(ended.success(), "{ended}");
 }
 
 type Http2 = (
