@@ -16,7 +16,7 @@ use support::{Client, Origin, Step, all, route};
 const BUDGET: u64 = 64 << 20;
 const BASE: u64 = 40 << 20;
 /// Of a connection for which the upstream is asked.
-const A_FETCH: u64 = 128 << 10;
+const A_FETCH: u64 = 256 << 10;
 /// Of the base, what a release takes before anybody asks.
 const AT_THE_START: u64 = 11 << 20;
 /// Of a connection that is idle, by its protocol.
