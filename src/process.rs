@@ -156,7 +156,7 @@ impl Sidecar {
     /// Everything else goes on as before, for the time that is given back (`listen.drain_delay`, counted
     /// from when it became unready).
     pub fn leave(&self) -> Duration {
-        self.phases.leave();
+        self.phases.order_end();
         self.phases
             .left_of(self.proxy.plan().config.listen.drain_delay)
     }

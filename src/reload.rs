@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use crate::clock::Timestamp;
 use crate::config::changes::Changes;
-use crate::config::{Config, VerdictSource, fingerprint};
+use crate::config::{Config, NotLoaded, VerdictSource, fingerprint};
 use crate::database::Database;
 use crate::descriptors;
 use crate::guard::Source;
@@ -41,6 +41,14 @@ pub struct Reloader {
     database: Option<Database>,
     /// Held while one is put in force: the next one waits.
     status: Mutex<Status>,
+    /// What stood in the files when they were read last, and which files those were.
+    read: Mutex<Read>,
+}
+
+#[derive(Debug, Default)]
+struct Read {
+    fingerprint: [u8; 32],
+    files: Vec<PathBuf>,
 }
 
 /// Why a configuration is not put in force: each mistake with its place.
@@ -59,11 +67,26 @@ impl Reloader {
         };
         let reloads = &proxy.metrics().reloads;
         reloads.in_force(&status.digest, status.loaded);
-        Arc::new(Self {
+        let this = Self {
             proxy,
             database,
             status: Mutex::new(status),
-        })
+            read: Mutex::default(),
+        };
+        // What was written since the start has read it is seen by the first look.
+        let config = &this.proxy.plan().config;
+        this.note_read(this.files(), config.fingerprint);
+        Arc::new(this)
+    }
+
+    fn note_read(&self, files: Vec<PathBuf>, fingerprint: [u8; 32]) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        *read = Read { fingerprint, files };
+    }
+
+    fn last_read(&self) -> ([u8; 32], Vec<PathBuf>) {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        (read.fingerprint, read.files.clone())
     }
 
     pub fn proxy(&self) -> &Arc<Proxy> {
@@ -134,12 +157,44 @@ impl Reloader {
             return Err(Refused(vec![message.to_owned()]));
         };
         let environment = |name: &str| std::env::var(name).ok();
-        let read = Config::load(file, &environment).map_err(|why| Refused(why.lines()))?;
+        // Before they are read: what is written meanwhile is seen by the next look.
+        let of = |files: &[PathBuf]| fingerprint(files.iter().map(|file| -> &Path { file }));
+        let before = of(&self.files());
+        let read = Config::load(file, &environment).map_err(|why| {
+            let mut files = self.files();
+            if let NotLoaded::Wrong { files: named, .. } = &why {
+                files.extend(
+                    named
+                        .iter()
+                        .filter(|file| !running.secret_files.contains(file))
+                        .cloned(),
+                );
+            }
+            // One that comes later may mend it.
+            let seen = if files.len() == self.files().len() {
+                before
+            } else {
+                of(&files)
+            };
+            self.note_read(files, seen);
+            Refused(why.lines())
+        })?;
+        let named: Vec<PathBuf> = std::iter::once(file)
+            .chain(&read.secret_files)
+            .cloned()
+            .collect();
+        let seen = if named == self.files() {
+            before
+        } else {
+            of(&named)
+        };
         let mut changes = Changes::between(&running.settings, &read.settings);
+        changes.note_secrets(running, &read);
         let mut config = read.in_place_of(running);
         if config.auth.source == VerdictSource::Table && self.database.is_none() {
             // It is opened at the start.
             config.auth.source = running.auth.source.clone();
+            config.keep_setting(running, "auth", "source");
             changes.move_to_restart("auth: source ");
         }
         let source = self.source(&config, running, &plan.source)?;
@@ -149,6 +204,7 @@ impl Reloader {
             .map_err(|message| Refused(vec![message]))?;
         let digest = config.digest.clone();
         self.proxy.exchange(Arc::new(config), source);
+        self.note_read(named, seen);
         Ok((changes, digest))
     }
 
@@ -162,9 +218,9 @@ impl Reloader {
             .map_err(|message| Refused(vec![message]))
     }
 
-    /// Looks at the files every few seconds, and reads them when what stands in them has changed.
+    /// Looks at the files every few seconds, and reads them when what stands in them is not what was read
+    /// last, by whoever.
     pub async fn watch(self: Arc<Self>) {
-        let mut known = of_files(&self.files()).await;
         loop {
             let every = self.proxy.plan().config.reload.every;
             if every.is_zero() {
@@ -172,23 +228,23 @@ impl Reloader {
                 continue;
             }
             tokio::time::sleep(every).await;
-            let files = self.files();
-            let mut found = of_files(&files).await;
-            if found == known {
+            let (known, files) = self.last_read();
+            if files.is_empty() {
+                // The built-in one has none.
                 continue;
             }
+            let Some(mut found) = of_files(&files).await.filter(|found| *found != known) else {
+                continue;
+            };
             loop {
                 tokio::time::sleep(SETTLES).await;
-                let again = of_files(&files).await;
-                if again == found {
-                    break;
+                match of_files(&files).await {
+                    Some(again) if again != found => found = again,
+                    _ => break,
                 }
-                found = again;
             }
-            if found != known {
+            if found != self.last_read().0 {
                 let _ = self.reload("its file has changed");
-                // It may name other files now.
-                known = of_files(&self.files()).await;
             }
         }
     }

@@ -67,7 +67,11 @@ async fn each_request_has_a_line_that_says_how_it_was_answered() {
     })
     .await;
     let mut client = fixture.connect().await;
-    let fields = [("user-agent", "a \"test\""), ("x-request-id", "id-1")];
+    let fields = [
+        ("user-agent", "a \"test\""),
+        ("x-request-id", "id-1"),
+        ("referer", "http://me:s3cret@r/?a=1&token=s3cret"),
+    ];
     client
         .ask("GET", "/a?page=1&token=s3cret&%74oken=s3cret", &fields)
         .await;
@@ -91,6 +95,7 @@ async fn each_request_has_a_line_that_says_how_it_was_answered() {
         ("reason", "cold"),
         ("user-agent", "a \"test\""),
         ("request_id", "id-1"),
+        ("referer", "http://me:…@r/?a=1&token=…"),
     ] {
         assert_eq!(miss[name], value, "{name}: {miss}");
     }

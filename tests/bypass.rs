@@ -85,6 +85,8 @@ async fn by_configuration_the_whole_or_a_route() {
         fixture.write_file(&text);
         Client::order(fixture.sidecar().admin_address, "/reload", "{}").await;
         assert_eq!(fixture.get("/a").await.cache(), "BYPASS", "{text}");
+        let shown = fixture.metric("cache_bypassed").await;
+        assert_eq!(shown, f64::from(u8::from(is_whole)));
         let told = fixture.admin("/readyz").await.json()["bypass"][0].clone();
         assert_eq!(told["by"], "configuration");
         assert_eq!(told["route"].is_null(), is_whole);
@@ -152,8 +154,10 @@ async fn a_whole_fleet_hears_of_it_and_who_comes_later_too() {
     for at in [0, 1, later] {
         assert_ne!(fleet.get(at, "/a").await.cache(), "BYPASS", "{at}");
     }
-    // It ends by itself: nobody has to think of it.
+    // It ends by itself: nobody has to think of it. The latest word counts.
+    Client::order(admin, "/bypass", r#"{"fleet": true, "for": "2h"}"#).await;
     Client::order(admin, "/bypass", order).await;
+    assert_eq!(fleet.get(1, "/a").await.cache(), "BYPASS");
     fleet.advance(30 * 60);
     assert_ne!(fleet.get(1, "/a").await.cache(), "BYPASS");
 }

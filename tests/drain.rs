@@ -198,6 +198,18 @@ async fn a_second_signal_skips_the_delay() {
     let (mut running, _origin, _gate, _folder) = process("1h").await;
     running.signal("TERM");
     is_unready(running.admin).await;
+    // It cannot be taken back, and what begins now as a tunnel is one.
+    let back = Client::order(running.admin, "/drain", r#"{"back": true}"#).await;
+    assert_eq!(back.status, 400);
+    let mut socket = Client::connect(running.address).await;
+    let fields = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    socket.request("GET", "/socket", &fields).await;
+    let head = socket.head().await;
+    assert_eq!(
+        (head.status, head.header("connection")),
+        (101, Some("upgrade"))
+    );
+    drop(socket);
     assert_eq!(
         Client::connect(running.address)
             .await
@@ -244,8 +256,27 @@ async fn an_instance_may_be_taken_out_put_back_and_ended_by_order() {
             None
         );
     }
-    let told = Client::order(admin, "/drain", "{}").await;
+    // An order may say nothing.
+    let told = Client::order(admin, "/drain", "").await;
     assert!(told.json()["closes_in_ms"].as_u64().unwrap() <= 100);
+    let ended = tokio::task::block_in_place(|| running.child.0.wait()).unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_order_the_first_signal_is_no_second_one() {
+    let (mut running, _origin, _gate, _folder) = process("1500ms").await;
+    let begun = Instant::now();
+    Client::order(running.admin, "/drain", "{}").await;
+    running.signal("TERM");
+    while begun.elapsed() < Duration::from_millis(1200) {
+        let answer = Client::connect(running.address)
+            .await
+            .ask("GET", "/fast", &[])
+            .await;
+        assert_eq!(answer.status, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let ended = tokio::task::block_in_place(|| running.child.0.wait()).unwrap();
     assert!(ended.success(), "{ended}");
 }

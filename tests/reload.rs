@@ -86,6 +86,20 @@ async fn a_response_of_another_instance_is_judged_by_the_own_lifetimes() {
 }
 
 #[tokio::test]
+async fn what_an_operator_grants_is_shared_however_old_the_origin_says_it_is() {
+    let redis = RedisServer::start(&[]).await;
+    let url = redis.url();
+    let text = route("ttl = \"60s\"");
+    let fleet = Fleet::start(&[&url, &url], &text, |seen| {
+        numbered(seen, &[("age", "120")])
+    })
+    .await;
+    assert_eq!(fleet.get(0, "/a").await.text(), "1");
+    fleet.written(0, 1.0).await;
+    assert_eq!(fleet.get(1, "/a").await.text(), "1", "it is in Redis");
+}
+
+#[tokio::test]
 async fn nothing_of_what_outlives_a_plan_is_lost() {
     let limited = |ttl: &str| {
         format!(
@@ -329,6 +343,56 @@ async fn fifty_swaps_of_a_config_map_under_load_fail_no_request_and_cost_no_memo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_comes_later_mends_a_file_and_one_change_is_read_once() {
+    let origin = Origin::start(|seen| numbered(seen, &[])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    let text = |admin: &str| {
+        format!(
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n{admin}\npublic = [\"metrics\", \"health\"]\n[reload]\nevery = \"50ms\"\n[upstream]\nurl = \"{}\"\n",
+            origin.url()
+        )
+    };
+    let path = file(folder.path(), &text(""));
+    let running = Running::start(&path);
+    let counts = async |sample: &str| {
+        let metrics = Client::admin(running.admin, "/metrics").await.text();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    let reaches = async |sample: &str, count: f64| {
+        let reached = async {
+            while counts(sample).await < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(crate::support::PATIENCE, reached)
+            .await
+            .unwrap();
+    };
+    let named = format!("token_file = \"{}\"", token.display());
+    file(folder.path(), &text(&named));
+    reaches("config_reload_failures_total", 1.0).await;
+    std::fs::write(&token, "s3cret\n").unwrap();
+    reaches("config_reloads_total", 1.0).await;
+    assert_eq!(Client::admin(running.admin, "/config").await.status, 401);
+    // Who has no token sees how many mistakes there are, and not what stands in the file.
+    file(folder.path(), &text("hosts = [\"a b\"]"));
+    reaches("config_reload_failures_total", 2.0).await;
+    let ready = Client::admin(running.admin, "/readyz").await.json();
+    assert_eq!(ready["config"]["failed"]["mistakes"], 1);
+    // By whoever it is read: each change counts once.
+    file(folder.path(), &text(&named));
+    running.signal("HUP");
+    reaches("config_reloads_total", 2.0).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(counts("config_reloads_total").await, 2.0);
+    assert_eq!(counts("config_reload_failures_total").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_reads_the_file_again_and_check_tells_what_would_change() {
     let origin = Origin::start(|seen| numbered(seen, &[])).await;
     let folder = tempfile::tempdir().unwrap();
@@ -365,4 +429,13 @@ async fn a_signal_reads_the_file_again_and_check_tells_what_would_change() {
         .await
         .unwrap();
     assert!(tokio::task::block_in_place(check).starts_with("nothing differs"));
+    drop(running);
+    let nobody = tokio::task::block_in_place(|| {
+        binary()
+            .args(["check", &path, "--against", &admin])
+            .output()
+            .unwrap()
+    });
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no sidecar answers"));
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::{AccessLog, LogFormat};
 
+use crate::error::without_passwords;
 use crate::trace::{Observed, Span};
 
 use super::{Asked, Entry};
@@ -65,13 +66,14 @@ fn json_line(out: &mut String, config: &AccessLog, entry: &Entry) {
         }
     }
     let (id, traceparent) = ids(asked, observed);
-    put("request_id", text(id));
+    let made = || uuid::Uuid::new_v4().to_string().into();
+    put("request_id", id.map_or_else(made, |id| text(Some(id))));
     put("traceparent", text(traceparent));
     for (name, value) in config.fields.iter().zip(&asked.fields) {
         let is_secret = config.is_secret(name.as_str());
         let value = value.as_ref().map(|value| match is_secret {
-            true => MASK.into(),
-            false => text(Some(value)),
+            true => MASK.to_owned().into(),
+            false => Value::from(masked_field(config, value)),
         });
         put(name.as_str(), value.unwrap_or_default());
     }
@@ -99,7 +101,7 @@ fn common(out: &mut String, config: &AccessLog, entry: &Entry) {
     for (name, value) in config.fields.iter().zip(&asked.fields) {
         let value = match value {
             Some(_) if config.is_secret(name.as_str()) => MASK.to_owned(),
-            Some(value) => quoted(&String::from_utf8_lossy(value.as_bytes())),
+            Some(value) => quoted(&masked_field(config, value)),
             None => "-".to_owned(),
         };
         let _ = write!(out, " \"{value}\"");
@@ -126,12 +128,25 @@ fn text(value: Option<&HeaderValue>) -> Value {
 
 /// The query, with the values of secret parameters masked.
 fn masked_query(config: &AccessLog, uri: &Uri) -> Option<String> {
-    let query = uri.query()?;
+    uri.query().map(|query| masked(config, query))
+}
+
+/// The value of a field; where it is a URL, as that of `Referer`, masked as the target is.
+fn masked_field(config: &AccessLog, value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let text = without_passwords(&text);
+    match text.split_once('?') {
+        Some((before, query)) => format!("{before}?{}", masked(config, query)),
+        None => text,
+    }
+}
+
+fn masked(config: &AccessLog, query: &str) -> String {
     let parts = query.split('&').map(|part| match part.split_once('=') {
         Some((name, _)) if config.is_secret(&decoded(name)) => format!("{name}={MASK}"),
         _ => part.to_owned(),
     });
-    Some(parts.collect::<Vec<_>>().join("&"))
+    parts.collect::<Vec<_>>().join("&")
 }
 
 /// A name as an origin reads it, whatever of it is encoded.

@@ -55,7 +55,11 @@ impl Asked {
             method: request.method().clone(),
             version: request.version(),
             uri: request.uri().clone(),
-            host: field(&http::header::HOST),
+            // HTTP/2 names it in its target (RFC 9113 §8.3.1).
+            host: field(&http::header::HOST).or_else(|| {
+                let authority = request.uri().authority()?;
+                HeaderValue::from_str(authority.as_str()).ok()
+            }),
             request_id: field(&REQUEST_ID),
             traceparent: field(&TRACEPARENT),
             fields: log.fields.iter().map(field).collect(),

@@ -110,7 +110,7 @@ pub const ENDPOINTS: [Endpoint; 16] = [
         usage: "",
         access: Access::Unless(Public::Health),
         meaning: "200, or 503 while draining; the breakers, the purge log, the configuration and what is bypassed",
-        handler: Handler::Read(|admin, _| admin.readiness()),
+        handler: Handler::Read(|admin, asked| admin.readiness(asked)),
     },
     Endpoint {
         path: "/config",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -98,11 +99,12 @@ impl Admin {
                 .get(ACCEPT)
                 .and_then(|accept| accept.to_str().ok()),
             peer,
+            is_operator: self.is_allowed(&parts.headers),
         };
         match endpoint.handler {
             Handler::Read(read) => read(self, &asked),
             // A form of another site's page cannot say that it is JSON.
-            Handler::Order(_) if !is_json(&parts.headers) => {
+            Handler::Order(_) if !is_json(&parts.headers, body.is_end_stream()) => {
                 let body = json!({"error": "the body of a POST is JSON here: say so by Content-Type: application/json"});
                 json_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body)
             }
@@ -193,9 +195,14 @@ impl Admin {
             }
         };
         let carried_out = order(self, &body).await;
-        if carried_out.is_ok() && path != "/reload" && path != "/revoke" {
-            let what = String::from_utf8_lossy(&body);
-            let told = format!("{} {}", path.trim_start_matches('/'), what.trim());
+        // The others say it themselves, or hold a key, or are no person's.
+        if carried_out.is_ok() && ["/purge", "/bypass", "/drain"].contains(&path) {
+            let what: String = String::from_utf8_lossy(&body)
+                .trim()
+                .chars()
+                .take(200)
+                .collect();
+            let told = format!("{} {what}", path.trim_start_matches('/'));
             self.proxy.metrics().recent.note(self.proxy.now(), told);
         }
         match carried_out {
@@ -245,7 +252,11 @@ fn is_host(known: &str, host: &[u8]) -> bool {
     known.as_bytes().eq_ignore_ascii_case(host)
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// An order without a body needs no words on it: where it came from was looked at.
+fn is_json(headers: &HeaderMap, is_empty: bool) -> bool {
+    if is_empty && !headers.contains_key(CONTENT_TYPE) {
+        return true;
+    }
     let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     let media_type = value.and_then(|value| value.split(|byte| *byte == b';').next());
     media_type.is_some_and(|found| found.trim_ascii().eq_ignore_ascii_case(b"application/json"))

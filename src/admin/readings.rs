@@ -97,6 +97,7 @@ impl Admin {
     pub(super) fn metrics(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
         let mut readings = self.proxy.readings();
         readings.memory_limit = self.memory_limit;
+        readings.is_bypassed |= self.proxy.plan().config.bypass;
         let format = Format::of(asked.accept);
         match self.proxy.metrics().encode(readings, format) {
             Ok(text) => respond(StatusCode::OK, format.content_type(), text),
@@ -142,7 +143,7 @@ impl Admin {
 
     /// An open breaker does not make this unready: stale is served, or memory alone answers, and
     /// another replica would fare no better.
-    pub(super) fn readiness(&self) -> Response<Bytes> {
+    pub(super) fn readiness(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
         let draining = self.phases.now() > Phase::Serving;
         let readings = self.proxy.readings();
         let state = |is_open| if is_open { "open" } else { "closed" };
@@ -167,6 +168,15 @@ impl Admin {
             });
         }
         body["config"] = self.configuration();
+        if !asked.is_operator {
+            // What stands in the file is nobody else's business.
+            for (list, name) in [("/failed", "mistakes"), ("", "needs_restart")] {
+                let place = body["config"].pointer_mut(list);
+                if let Some(lines) = place.and_then(|place| place.get_mut(name)) {
+                    *lines = json!(lines.as_array().map_or(0, Vec::len));
+                }
+            }
+        }
         body["bypass"] = self.bypass();
         json_response(status, &body)
     }

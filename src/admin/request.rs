@@ -8,4 +8,6 @@ pub struct AdminRequest<'a> {
     /// `Accept`.
     pub accept: Option<&'a str>,
     pub peer: IpAddr,
+    /// Has the token, where one is needed.
+    pub is_operator: bool,
 }

@@ -56,7 +56,10 @@ fn compare(config: &Config, admin: &str) -> Ending {
             print!("{changes}");
             Ending::Done
         }
-        Err(error) => Ending::Failed(error),
+        Err(error) => {
+            eprintln!("{error:#}");
+            Ending::Missed
+        }
     }
 }
 

@@ -11,12 +11,12 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use url::form_urlencoded;
 
-use crate::config::Config;
 use crate::config::changes::Changes;
 use crate::config::settings::Setting;
+use crate::config::{Config, admin_of};
 use crate::upstream::ask_admin;
 
-use super::ending::{Ending, load};
+use super::ending::{Ending, environment, load};
 
 /// How long an answer is waited for: a purge waits for the fleet.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -180,8 +180,14 @@ pub struct Place {
 
 impl Place {
     fn of(reached: &Reached) -> Result<Self, Ending> {
-        let config = reached.config.as_deref().map(load).transpose()?;
-        let configured = config.map_or_else(Default::default, |config| config.admin);
+        // A file with mistakes elsewhere is no reason not to ask what runs.
+        let configured = match &reached.config {
+            Some(file) if !file.is_file() => {
+                return Err(load(file).err().unwrap_or(Ending::Missed));
+            }
+            Some(file) => admin_of(file, &environment),
+            None => Default::default(),
+        };
         let mut address = configured.address;
         if address.ip().is_unspecified() {
             address.set_ip(match address {
@@ -271,11 +277,13 @@ impl Place {
                 url,
                 headers,
                 ..
-            } => self.told(
-                Method::GET,
-                &explain_path(method, url, headers)?,
-                &Value::Null,
-            )?,
+            } => {
+                let path = explain_path(method, url, headers)?;
+                first(
+                    self.told(Method::GET, &path, &Value::Null)?,
+                    ["sentence", "change"],
+                )
+            }
             Order::Purge {
                 what,
                 soft,
@@ -420,6 +428,20 @@ fn key_from_input() -> anyhow::Result<String> {
         bail!("no key came by standard input: echo it there, or name its --digest");
     }
     Ok(key.to_owned())
+}
+
+/// The same with these members before all others.
+fn first<const N: usize>(mut told: Value, names: [&str; N]) -> Value {
+    let mut ordered = Map::new();
+    for name in names {
+        ordered.insert(name.to_owned(), told[name].take());
+    }
+    for (name, value) in told.as_object().into_iter().flatten() {
+        if !names.contains(&name.as_str()) {
+            ordered.insert(name.clone(), value.clone());
+        }
+    }
+    ordered.into()
 }
 
 /// JSON as lines for people: what stands in something is further to the right.

@@ -26,6 +26,6 @@ pub fn environment(name: &str) -> Option<String> {
 pub fn load(file: &Path) -> Result<Config, Ending> {
     Config::load(file, &environment).map_err(|why| match why {
         NotLoaded::Unreadable(why) => Ending::Unreadable(anyhow!(why)),
-        NotLoaded::Wrong(mistakes) => Ending::Refused(mistakes),
+        NotLoaded::Wrong { mistakes, .. } => Ending::Refused(mistakes),
     })
 }

@@ -10,6 +10,7 @@ mod running;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
@@ -243,11 +244,19 @@ async fn until_closed(sidecar: &Sidecar) -> anyhow::Result<()> {
         }
     };
     let delay = sidecar.leave();
-    info!(why, delay = %units::show_duration(delay), "unready, and going on for the delay (listen.drain_delay); a second signal skips it");
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let shown = units::show_duration(Duration::from_millis(
+        delay.as_micros().div_ceil(1000) as u64
+    ));
+    info!(why, delay = %shown, "unready, and going on for the delay (listen.drain_delay); a second signal skips it");
+    // Where the admin port has ordered it (a preStop hook, say), the first signal is no second one.
+    let mut signals = usize::from(why != "POST /drain");
+    let mut delay = std::pin::pin!(tokio::time::sleep(delay));
+    while signals < 2 {
+        tokio::select! {
+            () = &mut delay => break,
+            _ = terminate.recv() => signals += 1,
+            _ = interrupt.recv() => signals += 1,
+        }
     }
     Ok(())
 }

@@ -86,6 +86,25 @@ impl Changes {
         }
     }
 
+    /// What has changed in files of their own, which no key tells.
+    pub fn note_secrets(&mut self, old: &Config, new: &Config) {
+        let is_told =
+            |lines: &[String], begin: &str| lines.iter().any(|line| line.starts_with(begin));
+        if old.auth.secret != new.auth.secret && !is_told(&self.needs_restart, "auth: secret") {
+            let line = "auth: the content of secret_file changed: keys are others by it";
+            self.needs_restart.push(line.to_owned());
+        }
+        if old.admin.token != new.admin.token && !is_told(&self.effective, "admin: token") {
+            self.effective
+                .push("admin: the content of token_file changed".to_owned());
+        }
+        if old.auth.probe_key != new.auth.probe_key && !is_told(&self.effective, "auth: probe_key")
+        {
+            self.effective
+                .push("auth: the content of probe_key_file changed".to_owned());
+        }
+    }
+
     /// What takes effect after all only by a restart: lines that begin so.
     pub fn move_to_restart(&mut self, begin: &str) {
         let (moved, left) = std::mem::take(&mut self.effective)
@@ -143,6 +162,14 @@ pub fn needs_restart(place: &str, key: &str) -> bool {
 }
 
 impl Config {
+    /// One key stays as `running` has it.
+    pub fn keep_setting(&mut self, running: &Self, place: &str, key: &str) {
+        let is_it = |one: &&Setting| one.place == place && one.key == key;
+        let kept = running.settings.iter().filter(is_it);
+        let others = self.settings.iter().filter(|one| !is_it(one));
+        self.settings = others.chain(kept).cloned().collect();
+    }
+
     /// This configuration, as far as it can take the place of `running` without a restart: what is fixed at
     /// the start stays as it is there.
     #[must_use]

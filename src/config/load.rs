@@ -1,11 +1,12 @@
 //! A configuration from its file, and whether that has changed since.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::sections::Config;
+use super::read::{admin_alone, config_and_files};
+use super::sections::{Admin, Config};
 use super::source::{Environment, Mistake};
 
 /// Why there is no configuration.
@@ -13,7 +14,11 @@ use super::source::{Environment, Mistake};
 pub enum NotLoaded {
     /// The file cannot be read; in the system's words.
     Unreadable(String),
-    Wrong(Vec<Mistake>),
+    Wrong {
+        mistakes: Vec<Mistake>,
+        /// Other files that it names: a mistake may be mended there.
+        files: Vec<PathBuf>,
+    },
 }
 
 impl NotLoaded {
@@ -21,7 +26,7 @@ impl NotLoaded {
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::Unreadable(why) => vec![why.clone()],
-            Self::Wrong(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
+            Self::Wrong { mistakes, .. } => mistakes.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -38,12 +43,22 @@ impl Config {
         let shown = file.display().to_string();
         let text = std::fs::read_to_string(file)
             .map_err(|error| NotLoaded::Unreadable(format!("{shown} cannot be read: {error}")))?;
-        let config = Self::parse(&shown, &text, environment).map_err(NotLoaded::Wrong)?;
+        let (read, files) = config_and_files(&shown, &text, environment);
+        let config = read.map_err(|mistakes| NotLoaded::Wrong { mistakes, files })?;
+        let files =
+            std::iter::once(file).chain(config.secret_files.iter().map(|file| -> &Path { file }));
         Ok(Self {
+            fingerprint: fingerprint(files),
             file: Some(file.to_owned()),
             ..config
         })
     }
+}
+
+/// What is read of `[admin]` in a file, as far as that can be read at all.
+pub fn admin_of(file: &Path, environment: Environment<'_>) -> Admin {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    admin_alone(&file.display().to_string(), &text, environment)
 }
 
 /// Of what stands in files now; one that cannot be read is told from one that can. Content counts, and not

@@ -22,7 +22,7 @@ pub mod units;
 
 pub use access_log::{AccessLog, LogFormat, LogPlace};
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
-pub use load::{NotLoaded, fingerprint};
+pub use load::{NotLoaded, admin_of, fingerprint};
 pub use read::DEFAULT;
 pub use read_redis::SCHEMES as REDIS_SCHEMES;
 pub use routes::{Route, Routes};

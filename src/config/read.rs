@@ -1,12 +1,13 @@
 //! From TOML sections to checked types, key by key.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use url::Url;
 
@@ -16,6 +17,7 @@ use super::read_auth::{auth, rate_limits};
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_value::{count, readable, set};
+use super::routes::Routes;
 use super::sections::{
     Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Reload, Upstream, Via,
 };
@@ -45,19 +47,37 @@ pub fn config(
     text: &str,
     environment: Environment<'_>,
 ) -> Result<Config, Vec<Mistake>> {
+    config_and_files(file, text, environment).0
+}
+
+/// What is read of `[admin]`, whatever is wrong with the rest.
+pub fn admin_alone(file: &str, text: &str, environment: Environment<'_>) -> Admin {
+    let source = Source::new(file, text, environment);
+    let table = source.parse();
+    admin(Section::root(&source, &table).table("admin"))
+}
+
+/// The same, and the other files that it names, whether they could be read or not.
+pub fn config_and_files(
+    file: &str,
+    text: &str,
+    environment: Environment<'_>,
+) -> (Result<Config, Vec<Mistake>>, Vec<PathBuf>) {
     let source = Source::new(file, text, environment);
     let table = source.parse();
     let mut config = root(Section::root(&source, &table));
     config.settings = settings(&source, table.get_ref(), &config).into();
-    config.secret_files = source.files();
+    let files = source.files();
+    config.secret_files.clone_from(&files);
     config.digest = hex(&Sha256::digest(text)[..6]);
     drop(table);
     let mistakes = source.into_mistakes();
-    if mistakes.is_empty() {
+    let read = if mistakes.is_empty() {
         Ok(config)
     } else {
         Err(mistakes)
-    }
+    };
+    (read, files)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,9 +106,10 @@ fn root(mut root: Section<'_, '_>) -> Config {
     trace.finish();
     let config = Config {
         file: None,
-        access_log: access_log(root.table("access_log"), &cache.credential_fields),
+        access_log: access_log(root.table("access_log"), &secret_fields(&cache, &routes)),
         starts_traces,
         secret_files: Vec::new(),
+        fingerprint: [0; 32],
         digest: String::new(),
         settings: Arc::new([]),
         bypass: root.boolean("bypass").unwrap_or(false),
@@ -120,6 +141,16 @@ fn root(mut root: Section<'_, '_>) -> Config {
     }
     root.finish();
     config
+}
+
+/// Fields that carry a credential somewhere.
+fn secret_fields(cache: &Cache, routes: &Routes) -> Vec<HeaderName> {
+    let of_routes = routes
+        .list()
+        .iter()
+        .flat_map(|route| route.options.credential_fields.iter());
+    let known = cache.credential_fields.iter().chain(of_routes).cloned();
+    known.chain([COOKIE, SET_COOKIE, AUTHORIZATION]).collect()
 }
 
 fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {

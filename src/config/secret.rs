@@ -29,8 +29,8 @@ impl Section<'_, '_> {
         let readable = "the path of a readable file";
         let source = self.source();
         let first_line = |path: &str| {
-            let text = std::fs::read_to_string(path).ok()?;
             source.note_file(Path::new(path));
+            let text = std::fs::read_to_string(path).ok()?;
             Some((
                 text.lines().next().unwrap_or_default().to_owned(),
                 path.into(),
@@ -73,8 +73,8 @@ impl Section<'_, '_> {
         let readable = "the path of a readable file";
         let source = self.source();
         let file = self.parsed(file_key, readable, |path| {
-            let text = std::fs::read_to_string(path).ok()?;
             source.note_file(Path::new(path));
+            let text = std::fs::read_to_string(path).ok()?;
             Some((
                 path.to_owned(),
                 text.lines().next().unwrap_or_default().to_owned(),

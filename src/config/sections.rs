@@ -23,6 +23,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Files that were read for it: those of secrets.
     pub secret_files: Vec<PathBuf>,
+    /// Of what stood in these files when they were read.
+    pub fingerprint: [u8; 32],
     /// A digest of its text, in hexadecimal digits: the same for all instances that have the same.
     pub digest: String,
     /// Each key as it takes effect.

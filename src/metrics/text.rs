@@ -142,22 +142,22 @@ fn in_seconds(line: &str, name: &str, twin: &str) -> Option<String> {
     if series.starts_with("_sum") || is_gauge {
         return Some(format!("{twin}{series} {}", seconds(value)?));
     }
-    let Some((before, bound)) = series.split_once("le=\"") else {
+    let Some(bound) = series.strip_prefix("_bucket{le=\"") else {
         return Some(format!("{twin}{series} {value}"));
     };
     let (bound, after) = bound.split_once('"')?;
     let bound = match bound {
         "+Inf" => bound.to_owned(),
-        bound => seconds(bound)?.to_string(),
+        bound => format!("{:?}", seconds(bound)?),
     };
-    Some(format!("{twin}{before}le=\"{bound}\"{after} {value}"))
+    Some(format!("{twin}_bucket{{le=\"{bound}\"{after} {value}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# HELP a Things.\n# TYPE a counter\na_total{x=\"1\"} 2\n# HELP d_ms Milliseconds of it.\n# TYPE d_ms histogram\nd_ms_sum{p=\"/\"} 1500.0\nd_ms_count{p=\"/\"} 3\nd_ms_bucket{le=\"0.1\",p=\"/\"} 1\nd_ms_bucket{le=\"+Inf\",p=\"/\"} 3\n# HELP build Build.\n# TYPE build info\nbuild_info{version=\"1\"} 1\n# EOF\n";
+    const TEXT: &str = "# HELP a Things.\n# TYPE a counter\na_total{x=\"1\"} 2\n# HELP d_ms Milliseconds of it.\n# TYPE d_ms histogram\nd_ms_sum{p=\"/\"} 1500.0\nd_ms_count{table=\"t\",p=\"/\"} 3\nd_ms_bucket{le=\"0.1\",p=\"/\"} 1\nd_ms_bucket{le=\"+Inf\",p=\"/\"} 3\n# HELP build Build.\n# TYPE build info\nbuild_info{version=\"1\"} 1\n# EOF\n";
 
     #[test]
     fn each_format_has_its_names_and_histograms_a_twin_in_seconds() {
@@ -168,7 +168,7 @@ mod tests {
             "# TYPE d_ms histogram",
             "# HELP d_seconds Time of it, in seconds",
             "d_seconds_sum{p=\"/\"} 1.5",
-            "d_seconds_count{p=\"/\"} 3",
+            "d_seconds_count{table=\"t\",p=\"/\"} 3",
             "d_seconds_bucket{le=\"0.0001\",p=\"/\"} 1",
             "d_seconds_bucket{le=\"+Inf\",p=\"/\"} 3",
             "# TYPE build_info gauge",

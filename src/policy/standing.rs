@@ -78,12 +78,16 @@ impl Record {
     /// How much of its freshness lifetime is used: an origin whose clock is behind, or a cache before ours,
     /// uses up nothing of what an operator grants.
     fn used(&self, now: Timestamp) -> Duration {
-        let since = if self.lifetimes.granted_by_operator {
+        now.since(self.counts_from())
+    }
+
+    /// From when on its freshness lifetime counts.
+    pub fn counts_from(&self) -> Timestamp {
+        if self.lifetimes.granted_by_operator {
             self.received
         } else {
             self.born
-        };
-        now.since(since)
+        }
     }
 }
 

@@ -44,14 +44,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use serde_json::Value;
 
 use crate::access_log::AccessLog;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::error::FailureKind;
-use crate::guard::Source;
+use crate::guard::{self, Source};
 use crate::metrics::{Metrics, Readings};
 use crate::policy::Mode;
 use crate::store::second::Second;
@@ -154,6 +154,12 @@ impl Proxy {
         }
     }
 
+    /// The address of whoever asks, as trusted proxies tell it.
+    pub fn client_address(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        let held = self.in_force();
+        guard::address::of(headers, peer, &held.0.config.listen.trusted_proxies)
+    }
+
     /// What the access log's file was called is another file by now: one of that name is begun.
     pub fn reopen_access_log(&self) {
         if let Some(log) = self.state.access_logs.current() {
@@ -241,6 +247,11 @@ impl Proxy {
     pub fn switch_off(&self, path: Option<&str>, until: Option<Timestamp>, in_fleet: bool) -> u64 {
         let switch = Switch::new(path, until, in_fleet);
         if in_fleet {
+            // The latest word counts, also where it ends earlier.
+            let purges = self.state.memory.purges();
+            for (purge, mode) in bypass::words_to_change(purges, self.now(), path) {
+                self.state.purge(purge, mode);
+            }
             self.state.purge(switch.purge(), Mode::Hard)
         } else {
             self.state.bypass.add(switch);

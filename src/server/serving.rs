@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -38,7 +38,8 @@ impl Service<Request<Incoming>> for Serving {
         let guard = InFlight(Arc::clone(&self.activity));
         let version = request.version();
         let log = self.proxy.access_log().map(|log| {
-            let asked = Asked::of(&log.config, &request, self.peer);
+            let client = self.proxy.client_address(request.headers(), self.peer);
+            let asked = Asked::of(&log.config, &request, client);
             Box::new((log, asked))
         });
         // One request at a time, and after it nothing is read but the next.
@@ -134,7 +135,9 @@ impl Future for Tracked {
         let mut response = std::task::ready!(Pin::new(&mut self.handled).poll(context))?;
         let guard = self.guard.take();
         let is_last = guard.as_ref().is_some_and(|guard| guard.0.is_draining());
-        if is_last && self.version <= Version::HTTP_11 {
+        // A switch of protocols is the connection's last answer anyway, and says so by `Upgrade`.
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_last && self.version <= Version::HTTP_11 && !switches {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

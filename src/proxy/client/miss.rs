@@ -257,7 +257,7 @@ impl Missed {
         let mut key = KeyBytes::from_slice(self.keyed.primary());
         let now = state.clock.now();
         match state.memory.get(&mut key, self.keyed.headers(), now) {
-            Found::Entry(entry) => Some(entry),
+            Found::Entry(entry) => self.plan.in_force(&key, entry, self.keyed.options()),
             _ => None,
         }
     }

@@ -111,7 +111,7 @@ fn add_options(parts: &mut Parts, options: &Options) {
         weak_revalidation: _,
         head_as_get: _,
         error_when: _,
-        targeted_fields: _,
+        targeted_fields,
         hides_targeted: _,
         client_cache_control: _,
     } = options;
@@ -130,6 +130,8 @@ fn add_options(parts: &mut Parts, options: &Options) {
     if let Some(groups) = groups {
         parts.add_all("groups", groups.iter().map(|group| group.as_bytes()));
     }
+    let fields = targeted_fields.iter().map(|name| name.as_str());
+    parts.add_all("targeted_fields", fields);
     let fields = credential_fields.iter().map(|name| name.as_str());
     parts.add_all("credential_fields", fields);
     let cookies = credential_cookies.iter().map(|name| name.as_bytes());

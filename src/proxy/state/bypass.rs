@@ -119,7 +119,14 @@ impl Bypass {
         }
         let switches = self.switches.read().unwrap_or_else(PoisonError::into_inner);
         let lasting = switches.iter().filter(|one| one.lasts(now));
-        lasting.copied().collect()
+        let lasting: Vec<Switch> = lasting.copied().collect();
+        let is_any_over = lasting.len() < switches.len();
+        drop(switches);
+        if is_any_over {
+            // The next request need not look at it.
+            self.change(|switches| switches.retain(|one| one.lasts(now)));
+        }
+        lasting
     }
 
     /// Switches off here.
@@ -172,6 +179,21 @@ pub fn words_to_switch_on(
     known
         .filter(move |one| route.is_none() || one.route == route || !one.lasts(now))
         .map(|one| (one.purge(), Mode::Soft))
+}
+
+/// Takes back what was said to the fleet of exactly this route, or of all routes together.
+pub fn words_to_change(
+    purges: &PurgeLog,
+    now: Timestamp,
+    path: Option<&str>,
+) -> Vec<(Purge, Mode)> {
+    let route = path.map(of_path);
+    let known = purges.switches().into_iter();
+    let known = known.map(|digest| Switch::of_digest(&digest));
+    known
+        .filter(|one| one.route == route || !one.lasts(now))
+        .map(|one| (one.purge(), Mode::Soft))
+        .collect()
 }
 
 #[cfg(test)]

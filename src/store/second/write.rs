@@ -220,7 +220,7 @@ fn time_to_live(entry: &Entry, now: Timestamp) -> Option<Duration> {
     let grace = lifetimes
         .stale_while_revalidate
         .max(lifetimes.stale_if_error);
-    let until = record.born.plus(lifetimes.fresh).plus(grace);
+    let until = record.counts_from().plus(lifetimes.fresh).plus(grace);
     let left = until.since(now);
     (!left.is_zero()).then_some(left)
 }
