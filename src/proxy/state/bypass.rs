@@ -210,16 +210,19 @@ mod tests {
         assert!(is_on(99, Some("/a")) && !is_on(99, Some("/b")) && !is_on(99, None));
         assert!(!is_on(100, Some("/a")));
         let fleets = Switch::new(None, Some(at(200)), true);
-        purges.append(fleets.purge(), Mode::Hard, at(0));
-        assert!(is_on(150, Some("/b")) && is_on(150, None) && !is_on(200, None));
+        purges.append(fleets.purge(), Mode::Hard, at(100));
+        assert!(is_on(150, Some("/b")) && is_on(150, None));
         bypass.remove_own(None);
         assert!(
-            is_on(50, Some("/a")),
+            is_on(160, Some("/a")),
             "the fleet's is not this instance's to end"
         );
-        for (purge, mode) in words_to_switch_on(&purges, at(50), None).collect::<Vec<_>>() {
-            purges.append(purge, mode, at(50));
+        for (purge, mode) in words_to_switch_on(&purges, at(160), None).collect::<Vec<_>>() {
+            purges.append(purge, mode, at(160));
         }
-        assert!(!is_on(50, Some("/a")));
+        assert!(!is_on(160, Some("/a")));
+        purges.append(fleets.purge(), Mode::Hard, at(170));
+        assert!(is_on(199, None) && !is_on(200, None));
+        assert!(bypass.list(&purges, at(200)).is_empty());
     }
 }
