@@ -154,7 +154,7 @@ impl Fault {
                         sleep(Duration::from_millis(50)).await;
                     }
                 };
-                let limit = Duration::from_secs(30);
+                let limit = Duration::from_secs(120);
                 let follows = tokio::time::timeout(limit, follows).await;
                 follows.expect("the old master follows");
             }
