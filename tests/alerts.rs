@@ -134,7 +134,7 @@ fn load(address: SocketAddr, prefix: &'static str, goes_on: &Arc<AtomicBool>) {
             let _ = client
                 .try_ask("GET", &target, &[("host", "api.example")], "")
                 .await;
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
         }
     });
 }
@@ -253,6 +253,8 @@ async fn each_alert_fires_by_its_cause_and_every_panel_has_data() {
         tokio::spawn(async move {
             while goes_on.load(Ordering::Relaxed) {
                 database.get("/api/iris/patterns").await;
+                // Other tests want the machine too.
+                tokio::time::sleep(Duration::from_millis(400)).await;
             }
             database
         })
