@@ -157,37 +157,24 @@ impl Reloader {
             return Err(Refused(vec![message.to_owned()]));
         };
         let environment = |name: &str| std::env::var(name).ok();
-        // Before they are read: what is written meanwhile is seen by the next look.
-        let of = |files: &[PathBuf]| fingerprint(files.iter().map(|file| -> &Path { file }));
-        let before = of(&self.files());
+        let with_others = |others: &[PathBuf]| -> Vec<PathBuf> {
+            std::iter::once(file).chain(others).cloned().collect()
+        };
         let read = Config::load(file, &environment).map_err(|why| {
-            let mut files = self.files();
-            if let NotLoaded::Wrong { files: named, .. } = &why {
-                files.extend(
-                    named
-                        .iter()
-                        .filter(|file| !running.secret_files.contains(file))
-                        .cloned(),
-                );
+            match &why {
+                // One that comes later may mend it.
+                NotLoaded::Wrong {
+                    files, fingerprint, ..
+                } => self.note_read(with_others(files), *fingerprint),
+                NotLoaded::Unreadable(_) => {
+                    let files = self.files();
+                    let seen = fingerprint(files.iter().map(|file| -> &Path { file }));
+                    self.note_read(files, seen);
+                }
             }
-            // One that comes later may mend it.
-            let seen = if files.len() == self.files().len() {
-                before
-            } else {
-                of(&files)
-            };
-            self.note_read(files, seen);
             Refused(why.lines())
         })?;
-        let named: Vec<PathBuf> = std::iter::once(file)
-            .chain(&read.secret_files)
-            .cloned()
-            .collect();
-        let seen = if named == self.files() {
-            before
-        } else {
-            of(&named)
-        };
+        let (named, seen) = (with_others(&read.secret_files), read.fingerprint);
         let mut changes = Changes::between(&running.settings, &read.settings);
         changes.note_secrets(running, &read);
         let mut config = read.in_place_of(running);

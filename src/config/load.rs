@@ -18,6 +18,8 @@ pub enum NotLoaded {
         mistakes: Vec<Mistake>,
         /// Other files that it names: a mistake may be mended there.
         files: Vec<PathBuf>,
+        /// Of what stood in all of them.
+        fingerprint: [u8; 32],
     },
 }
 
@@ -44,11 +46,17 @@ impl Config {
         let text = std::fs::read_to_string(file)
             .map_err(|error| NotLoaded::Unreadable(format!("{shown} cannot be read: {error}")))?;
         let (read, files) = config_and_files(&shown, &text, environment);
-        let config = read.map_err(|mistakes| NotLoaded::Wrong { mistakes, files })?;
-        let files =
-            std::iter::once(file).chain(config.secret_files.iter().map(|file| -> &Path { file }));
+        let mut digest = Sha256::new();
+        add(&mut digest, Some(text.as_bytes()));
+        files.iter().for_each(|file| add_file(&mut digest, file));
+        let fingerprint = digest.finalize().into();
+        let config = read.map_err(|mistakes| NotLoaded::Wrong {
+            mistakes,
+            files,
+            fingerprint,
+        })?;
         Ok(Self {
-            fingerprint: fingerprint(files),
+            fingerprint,
             file: Some(file.to_owned()),
             ..config
         })
@@ -65,14 +73,18 @@ pub fn admin_of(file: &Path, environment: Environment<'_>) -> Admin {
 /// when or how it came there: a renamed file, or another target of a link.
 pub fn fingerprint<'a>(files: impl IntoIterator<Item = &'a Path>) -> [u8; 32] {
     let mut digest = Sha256::new();
-    for file in files {
-        match std::fs::read(file) {
-            Ok(bytes) => {
-                digest.update((bytes.len() as u64).to_be_bytes());
-                digest.update(bytes);
-            }
-            Err(_) => digest.update(u64::MAX.to_be_bytes()),
-        }
-    }
+    files
+        .into_iter()
+        .for_each(|file| add_file(&mut digest, file));
     digest.finalize().into()
+}
+
+fn add_file(digest: &mut Sha256, file: &Path) {
+    add(digest, std::fs::read(file).ok().as_deref());
+}
+
+fn add(digest: &mut Sha256, content: Option<&[u8]>) {
+    let length = content.map_or(u64::MAX, |bytes| bytes.len() as u64);
+    digest.update(length.to_be_bytes());
+    digest.update(content.unwrap_or_default());
 }

@@ -249,7 +249,7 @@ impl Proxy {
         if in_fleet {
             // The latest word counts, also where it ends earlier.
             let purges = self.state.memory.purges();
-            for (purge, mode) in bypass::words_to_change(purges, self.now(), path) {
+            for (purge, mode) in bypass::words_to_take_back(purges, self.now(), Some(path)) {
                 self.state.purge(purge, mode);
             }
             self.state.purge(switch.purge(), Mode::Hard)
@@ -265,7 +265,7 @@ impl Proxy {
         self.state.bypass.remove_own(path);
         if in_fleet {
             let purges = self.state.memory.purges();
-            for (purge, mode) in bypass::words_to_switch_on(purges, self.now(), path) {
+            for (purge, mode) in bypass::words_to_take_back(purges, self.now(), path.map(Some)) {
                 self.state.purge(purge, mode);
             }
         }

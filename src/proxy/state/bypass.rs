@@ -166,32 +166,18 @@ impl Bypass {
     }
 }
 
-/// Takes back of the log what was switched off for the fleet: what concerns `path`, or, without one, all of
-/// it, and what is over anyway.
-pub fn words_to_switch_on(
+/// Takes back of the log what was switched off for the fleet: what is meant by `path` (`Some(None)`: of all
+/// routes together; `None`: whatever it is), and what is over anyway.
+pub fn words_to_take_back(
     purges: &PurgeLog,
     now: Timestamp,
-    path: Option<&str>,
-) -> impl Iterator<Item = (Purge, Mode)> {
-    let route = path.map(of_path);
-    let known = purges.switches().into_iter();
-    let known = known.map(|digest| Switch::of_digest(&digest));
-    known
-        .filter(move |one| route.is_none() || one.route == route || !one.lasts(now))
-        .map(|one| (one.purge(), Mode::Soft))
-}
-
-/// Takes back what was said to the fleet of exactly this route, or of all routes together.
-pub fn words_to_change(
-    purges: &PurgeLog,
-    now: Timestamp,
-    path: Option<&str>,
+    path: Option<Option<&str>>,
 ) -> Vec<(Purge, Mode)> {
-    let route = path.map(of_path);
+    let route = path.map(|path| path.map(of_path));
     let known = purges.switches().into_iter();
     let known = known.map(|digest| Switch::of_digest(&digest));
     known
-        .filter(|one| one.route == route || !one.lasts(now))
+        .filter(|one| route.is_none_or(|route| one.route == route) || !one.lasts(now))
         .map(|one| (one.purge(), Mode::Soft))
         .collect()
 }
@@ -217,7 +203,7 @@ mod tests {
             is_on(160, Some("/a")),
             "the fleet's is not this instance's to end"
         );
-        for (purge, mode) in words_to_switch_on(&purges, at(160), None).collect::<Vec<_>>() {
+        for (purge, mode) in words_to_take_back(&purges, at(160), None) {
             purges.append(purge, mode, at(160));
         }
         assert!(!is_on(160, Some("/a")));
