@@ -257,7 +257,7 @@ impl World {
         let sent = request(Full::from(body));
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let asked = *self.origin.asked.lock().unwrap();
-        let told = self.proxy.explain(request(Full::from(body)), client);
+        let told = self.proxy.explain(request(Full::from(body)), client).await;
         prop_assert_eq!(*self.origin.asked.lock().unwrap(), asked);
         let response = self.proxy.handle(sent, client, None).await;
         let (parts, body) = response.expect("infallible").into_parts();

@@ -19,6 +19,16 @@ async fn what_one_instance_stores_the_others_have() {
     assert_eq!(fleet.get(0, "/a?b=c").await.cache(), "MISS");
     fleet.written(0, 1.0).await;
     fleet.advance(20);
+    let told = fleet
+        .admin(1, "/explain?url=http://api.example/a?b=c")
+        .await
+        .json();
+    assert_eq!(
+        (&told["stored"], &told["redis"]["status"]),
+        (&serde_json::Value::Null, &200.into()),
+        "{told}"
+    );
+    assert_eq!(told["redis"]["purged"], false);
     let found = fleet.get(1, "/a?b=c").await;
     assert_eq!((found.text().as_str(), found.cache()), ("1", "HIT"));
     // With what is left of its lifetime, and all its fields.
@@ -35,7 +45,8 @@ async fn what_one_instance_stores_the_others_have() {
     let looked = fleet
         .metric(1, "cache_l2_commands_total{command=\"look_up\"}")
         .await;
-    assert_eq!(looked, 1.0);
+    // One is of the request, one of whom asked what it would meet.
+    assert_eq!(looked, 2.0);
     // Every key has an end, and stands under the prefix.
     let keyspace = redis.ask("INFO keyspace").await.unwrap();
     let count = |name: &str| -> usize {

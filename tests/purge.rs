@@ -350,3 +350,62 @@ async fn a_page_of_another_site_cannot_purge() {
         assert_eq!(client.response().await.status, status, "{origin}");
     }
 }
+
+#[tokio::test]
+async fn explain_says_who_asked_for_what_made_it_stale_or_took_it() {
+    let read = route("ttl = \"1h\"\nstale_while_revalidate = \"1h\"\ngroups = [\"articles\"]");
+    let write = "[[route]]\npath = \"/publish\"\nmethods = [\"POST\"]\ninvalidates = [\"articles\"]\ninvalidation = \"soft\"\n";
+    let fixture = Fixture::start(&format!("{read}{write}"), |seen| {
+        match seen
+            .target
+            .split_once('?')
+            .map_or(&*seen.target, |(path, _)| path)
+        {
+            "/publish" if seen.target.ends_with("gone") => {
+                ok("done", &[("cache-group-invalidation", "\"named\"")])
+            }
+            _ => numbered(seen, &[("cache-groups", "\"named\"")]),
+        }
+    })
+    .await;
+    let explained = async || {
+        fixture
+            .admin("/explain?url=http://api.example/a")
+            .await
+            .json()
+    };
+    let write = async |target: &str, id: &str| {
+        let mut client = fixture.connect().await;
+        client.ask("POST", target, &[("x-request-id", id)]).await;
+    };
+    fixture.get("/a").await;
+    let told = explained().await;
+    assert_eq!(told["stored"]["tier"], "memory");
+    assert!(told["stored"]["purged_stale_by"].is_null(), "{told}");
+
+    write("/publish?token=secret", "req-1").await;
+    let by = &explained().await["stored"]["purged_stale_by"];
+    assert_eq!(by["named"], "group articles");
+    assert_eq!(by["by"], "POST /publish");
+    assert_eq!(
+        (&by["request_id"], &by["mode"]),
+        (&"req-1".into(), &"soft".into())
+    );
+
+    write("/publish?gone", "req-2").await;
+    let told = explained().await;
+    let sentence = told["sentence"].as_str().unwrap();
+    assert!(told["stored"].is_null(), "{told}");
+    assert!(
+        sentence.contains("went by a hard purge of group named at ")
+            && sentence.ends_with("asked for by POST /publish (request req-2)"),
+        "{sentence}"
+    );
+
+    fixture.get("/a").await;
+    assert!(explained().await["purged"].is_null());
+    purge(&fixture, r#"{"url": "/a"}"#).await;
+    let told = explained().await;
+    assert_eq!(told["purged"]["named"], "url /a");
+    assert_eq!(told["purged"]["by"], "an order at the admin port");
+}

@@ -30,6 +30,7 @@ pub enum Access {
 /// Carries out what the body of a POST says.
 pub type Order = for<'a> fn(&'a Admin, &'a [u8]) -> Carrying<'a>;
 
+type Looking<'a> = Pin<Box<dyn Future<Output = Response<Bytes>> + Send + 'a>>;
 type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, Refused>> + Send + 'a>>;
 
 /// Who answers.
@@ -37,6 +38,8 @@ type Carrying<'a> = Pin<Box<dyn Future<Output = Result<Value, Refused>> + Send +
 pub enum Handler {
     /// GET and HEAD.
     Read(fn(&Admin, &AdminRequest<'_>) -> Response<Bytes>),
+    /// The same, where somebody else is asked.
+    Looked(for<'a> fn(&'a Admin, &'a AdminRequest<'a>) -> Looking<'a>),
     /// POST.
     Order(Order),
 }
@@ -124,7 +127,7 @@ pub const ENDPOINTS: [Endpoint; 16] = [
         usage: "?url=/path",
         access: Access::Operators,
         meaning: "why a request would be answered as it would",
-        handler: Handler::Read(|admin, asked| admin.explained(asked)),
+        handler: Handler::Looked(|admin, asked| Box::pin(admin.explained(asked))),
     },
     Endpoint {
         path: "/purge",
@@ -185,7 +188,7 @@ pub fn find(path: &str) -> Option<&'static Endpoint> {
 impl Endpoint {
     fn methods(&self) -> (&'static [Method], &'static str) {
         match self.handler {
-            Handler::Read(_) => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+            Handler::Read(_) | Handler::Looked(_) => (&[Method::GET, Method::HEAD], "GET, HEAD"),
             Handler::Order(_) => (&[Method::POST], "POST"),
         }
     }
@@ -208,7 +211,7 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.handler {
-            Handler::Read(_) => "GET",
+            Handler::Read(_) | Handler::Looked(_) => "GET",
             Handler::Order(_) => "POST",
         };
         write!(

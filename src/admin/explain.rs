@@ -17,7 +17,11 @@ const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it metho
 
 /// What the request that the query describes would meet, from a client at this address. An error
 /// says what is wrong with the query.
-pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<Value, String> {
+pub async fn explain(
+    proxy: &Arc<Proxy>,
+    query: Option<&str>,
+    peer: IpAddr,
+) -> Result<Value, String> {
     let mut request = Request::new(());
     let mut url = None;
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -54,7 +58,7 @@ pub fn explain(proxy: &Arc<Proxy>, query: Option<&str>, peer: IpAddr) -> Result<
         String::from_utf8_lossy(host.as_bytes()).into()
     });
     let request = request.map(|()| Empty::<Bytes>::new());
-    let mut told = proxy.explain(request, peer);
+    let mut told = proxy.explain(request, peer).await;
     told["host"] = host;
     Ok(told)
 }

@@ -103,6 +103,7 @@ impl Admin {
         };
         match endpoint.handler {
             Handler::Read(read) => read(self, &asked),
+            Handler::Looked(look) => look(self, &asked).await,
             // A form of another site's page cannot say that it is JSON.
             Handler::Order(_) if !is_json(&parts.headers, body.is_end_stream()) => {
                 let body = json!({"error": "the body of a POST is JSON here: say so by Content-Type: application/json"});

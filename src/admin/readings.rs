@@ -108,8 +108,8 @@ impl Admin {
         }
     }
 
-    pub(super) fn explained(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
-        match explain::explain(&self.proxy, asked.query, asked.peer) {
+    pub(super) async fn explained(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
+        match explain::explain(&self.proxy, asked.query, asked.peer).await {
             Ok(told) => json_response(StatusCode::OK, &told),
             Err(error) => json_response(StatusCode::BAD_REQUEST, &json!({"error": error})),
         }

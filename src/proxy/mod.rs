@@ -54,6 +54,7 @@ use crate::error::FailureKind;
 use crate::guard::{self, Source};
 use crate::metrics::{Metrics, Readings};
 use crate::policy::Mode;
+use crate::store::purge::causes::Cause;
 use crate::store::second::Second;
 use crate::store::{Purge, PurgeLog, Target};
 use crate::upstream::Origin;
@@ -219,12 +220,13 @@ impl Proxy {
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
-    pub fn explain<B>(&self, request: Request<B>, address: IpAddr) -> Value
+    pub async fn explain<B>(&self, request: Request<B>, address: IpAddr) -> Value
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::explain(&self.in_force().0, request, address)
+        let plan = Arc::clone(&self.in_force().0);
+        client::explain(&plan, request, address).await
     }
 
     /// The digest of a key, as revocations name it.
@@ -239,7 +241,7 @@ impl Proxy {
 
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.
     pub fn purge(&self, purge: Purge, mode: Mode) -> u64 {
-        self.state.purge(purge, mode)
+        self.state.purge(purge, mode, Cause::Order)
     }
 
     /// Has nothing looked up or stored from now on: all of it, or what takes the route with this path; here,
@@ -250,9 +252,9 @@ impl Proxy {
             // The latest word counts, also where it ends earlier.
             let purges = self.state.memory.purges();
             for (purge, mode) in bypass::words_to_take_back(purges, self.now(), Some(path)) {
-                self.state.purge(purge, mode);
+                self.state.purge(purge, mode, Cause::Order);
             }
-            self.state.purge(switch.purge(), Mode::Hard)
+            self.state.purge(switch.purge(), Mode::Hard, Cause::Order)
         } else {
             self.state.bypass.add(switch);
             self.state.purge_position()
@@ -266,7 +268,7 @@ impl Proxy {
         if in_fleet {
             let purges = self.state.memory.purges();
             for (purge, mode) in bypass::words_to_take_back(purges, self.now(), path.map(Some)) {
-                self.state.purge(purge, mode);
+                self.state.purge(purge, mode, Cause::Order);
             }
         }
         self.state.purge_position()

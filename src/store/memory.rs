@@ -194,7 +194,11 @@ impl Memory {
         let groups = entry.head.groups.as_ref();
         let (judgement, position) = self.purges.judge(&place, groups, seen);
         match judgement {
-            Judgement::Gone => return false,
+            Judgement::Gone => {
+                let causes = &self.purges.causes;
+                causes.note_gone(key, &place, groups, entry.head.stamp);
+                return false;
+            }
             Judgement::StaleSince(at) => entry.make_stale(at),
             Judgement::Untouched => {}
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, Request};
+use http::{HeaderMap, HeaderName, Request};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -26,7 +26,7 @@ use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::{RequestKey, units};
 use crate::proxy::wire::upload::client_body;
-use crate::store::{Entry, Found};
+use crate::store::{Entry, Found, Judgement};
 
 use super::advice;
 use super::course::Miss;
@@ -37,13 +37,18 @@ use super::routed::{NOTHING_STORED, Routed};
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, what would come of it, in a sentence too, and what to change so that it is answered
 /// from the cache.
-pub fn explain<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
+pub async fn explain<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut told = steps(plan, request, address);
+    let headers = request.headers().clone();
+    let mut missed = None;
+    let mut told = steps(plan, request, address, &mut missed);
+    if let Some(key) = missed {
+        told["redis"] = told_second(plan, &key, &headers).await;
+    }
     let result = told["result"].as_str().unwrap_or_default();
     let code = told["reason"].as_str().unwrap_or_default();
     let sentence = advice::sentence(method.as_str(), &path, result, code);
@@ -52,13 +57,19 @@ where
     let route = &told["route"];
     let route = route["path"].as_str().zip(route["line"].as_u64());
     let change = advice::remedy(route, &path, cause);
-    told["sentence"] = json!(sentence);
+    told["sentence"] = json!(with_provenance(sentence, &told));
     told["change"] = json!(change);
     told
 }
 
-/// What the steps of a request come to.
-fn steps<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
+/// What the steps of a request come to; `missed` becomes the key under which the second tier would be asked
+/// next.
+fn steps<B>(
+    plan: &Plan,
+    request: Request<B>,
+    address: IpAddr,
+    missed: &mut Option<RequestKey>,
+) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -107,7 +118,7 @@ where
     told["stored_under"] = told_key(keyed.key);
     match keyed.look_up(plan) {
         LookedUp::Hit(hit) | LookedUp::StaleHit(hit) => {
-            told["stored"] = told_entry(&hit.entry, now);
+            told["stored"] = told_entry(plan, &hit.entry, &keyed.key.bytes, now);
             told_words(told, hit.words())
         }
         LookedUp::Miss(found) => {
@@ -117,8 +128,9 @@ where
             if let Found::NotShared(reason) = &miss.found {
                 told["not_stored"] = json!(reason.as_str());
             }
+            let key = &miss.keyed.key;
             told["stored"] = match &miss.found {
-                Found::Entry(entry) => told_entry(entry, now),
+                Found::Entry(entry) => told_entry(plan, entry, &key.bytes, now),
                 Found::NotShared(reason) => json!(format!(
                     "nothing: not storable a moment ago ({})",
                     reason.as_str()
@@ -126,10 +138,16 @@ where
                 Found::NoVariant => json!("other variants (Vary), not this one"),
                 Found::Nothing => Value::Null,
             };
-            told_words(told, miss.words())
+            if matches!(miss.found, Found::NoVariant | Found::Nothing) {
+                told["purged"] = told_gone(plan, key);
+            }
+            let words = miss.words();
+            *missed = Some(miss.keyed.key);
+            told_words(told, words)
         }
         LookedUp::NothingStored => {
             told["stored"] = Value::Null;
+            told["purged"] = told_gone(plan, keyed.key);
             told_words(told, NOTHING_STORED)
         }
     }
@@ -226,14 +244,20 @@ fn key_told(caller: &Result<Option<(Caller, Standing)>, Malformed>) -> &'static 
     }
 }
 
-fn told_entry(entry: &Entry, now: Timestamp) -> Value {
+fn told_entry(plan: &Plan, entry: &Entry, key: &[u8], now: Timestamp) -> Value {
     let (stored, head) = (entry.view(), &entry.head);
     let lifetimes = head.record.lifetimes;
     let shown = |duration: Duration| units::show_duration(Duration::from_secs(duration.as_secs()));
     let selecting = head.selecting.as_ref();
     let names = selecting.map(|selecting| selecting.names.iter().map(HeaderName::as_str));
     let groups = head.groups.as_ref();
+    let causes = &plan.state.memory.purges().causes;
+    let caused = stored
+        .stale_since
+        .zip(Place::of(key))
+        .and_then(|(since, place)| causes.of_stale(&place, groups, since));
     json!({
+        "tier": "memory",
         "status": head.status.as_u16(),
         "age": stored.age(now).as_secs(),
         "ttl": stored.ttl(now),
@@ -248,7 +272,49 @@ fn told_entry(entry: &Entry, now: Timestamp) -> Value {
         "vary": names.map(|names| names.collect::<Vec<_>>()),
         "groups": groups.map(|groups| groups.iter().map(|name| &**name).collect::<Vec<_>>()),
         "purged_stale_since": stored.stale_since.map(rfc3339),
+        "purged_stale_by": caused.map(|caused| caused.told()),
     })
+}
+
+/// What took the response that stood under a key, as far as that is remembered.
+fn told_gone(plan: &Plan, key: &RequestKey) -> Value {
+    let causes = &plan.state.memory.purges().causes;
+    let caused = causes.of_gone(&key.bytes);
+    caused.map_or(Value::Null, |caused| caused.told())
+}
+
+/// What the second tier holds for a request that memory does not answer.
+async fn told_second(plan: &Plan, key: &RequestKey, headers: &HeaderMap) -> Value {
+    let (state, Some(second)) = (&plan.state, &plan.state.second) else {
+        return Value::Null;
+    };
+    let asked = second.stored_for(key.primary(), headers, key.is_apart());
+    let value = match asked.await {
+        Ok(Some(value)) => value,
+        Ok(None) => return json!("nothing"),
+        Err(error) => return json!(format!("not known: {error}")),
+    };
+    let place = Place::of(key.primary());
+    let purges = state.memory.purges();
+    let groups = value.head.groups.as_ref();
+    let judged = place.map(|place| purges.judge_shared(&place, groups, value.stamp).0);
+    json!({
+        "status": value.head.status.as_u16(),
+        "bytes": value.body.len(),
+        "came": rfc3339(value.head.record.received),
+        "purged": judged == Some(Judgement::Gone),
+    })
+}
+
+/// The sentence, and who is to thank for it.
+fn with_provenance(sentence: String, told: &Value) -> String {
+    let stale = told["stored"]["purged_stale_by"]["sentence"].as_str();
+    let gone = told["purged"]["sentence"].as_str();
+    match (stale, gone) {
+        (Some(why), _) => format!("{sentence}; it was made stale by {why}"),
+        (None, Some(why)) => format!("{sentence}; what was stored went by {why}"),
+        (None, None) => sentence,
+    }
 }
 
 /// Why of all routes that a request fits this one takes it.

@@ -23,6 +23,7 @@ use crate::proxy::keyed_request::KeyedRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::{RequestKey, units};
 use crate::proxy::wire::conditions::unconditional;
+use crate::store::purge::causes::Cause;
 use crate::store::{Entry, Found, Purge};
 
 use super::compare_keys::{
@@ -373,7 +374,7 @@ impl Proving {
                 unit.found_to_differ(state.second.as_deref(), now);
                 if let Some(group) = group {
                     // What its keys have fetched is nobody else's from now on, on no instance.
-                    state.purge(Purge::of_key(group.digest()), Mode::Hard);
+                    state.purge(Purge::of_key(group.digest()), Mode::Hard, Cause::Proof);
                 }
                 if let Some(sharing) = &self.route.sharing {
                     sharing.observed.set_why_demoted(now, path);
@@ -502,7 +503,7 @@ impl Proving {
         };
         if let Some(purge) = sharing.demotion(state.memory.purges()) {
             sharing.observed.set_why_demoted(now, path);
-            state.purge(purge, Mode::Hard);
+            state.purge(purge, Mode::Hard, Cause::Proof);
             self.route.series.demoted();
             error!(
                 route = pattern,

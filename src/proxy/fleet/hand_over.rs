@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use tracing::{info, warn};
 
 use crate::proxy::state::State;
+use crate::store::purge::causes::Cause;
 use crate::store::purge::journal::{in_parts, read_part};
 use crate::upstream::ask_admin;
 
@@ -55,7 +56,7 @@ pub fn take_over(state: &std::sync::Arc<State>, part: &[u8]) -> Result<usize, St
         .ok_or_else(|| "expected an array of purges as another instance writes them".to_owned())?;
     let count = told.len();
     for purge in told {
-        state.purge_again(purge.purge, purge.mode);
+        state.purge_again(purge.purge, purge.mode, Cause::OtherInstance);
     }
     Ok(count)
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::task::AbortHandle;
@@ -19,8 +19,10 @@ use crate::policy::{Invalidation, Mode, groups, invalidate};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::State;
+use crate::store::purge::causes::{ByWrite, Cause};
 use crate::store::purge::short;
 use crate::store::{Purge, Reach, Target};
+use crate::trace::REQUEST_ID;
 use crate::upstream::{OriginBody, Started};
 
 use super::targets::url_targets;
@@ -33,6 +35,8 @@ pub struct Write {
     host: String,
     /// The target URI, where the request says enough to write it.
     url: Option<Url>,
+    /// What it is called where somebody asks why something was purged.
+    by: Arc<ByWrite>,
     /// What is purged if nobody hears how it ended.
     changes: Vec<Change>,
 }
@@ -68,6 +72,11 @@ impl Write {
             plan: Arc::clone(plan),
             origin: short(&origin).into(),
             host: host.to_owned(),
+            by: Arc::new(ByWrite {
+                method: request.parts.method.as_str().into(),
+                path: request.path().chars().take(LONGEST).collect(),
+                request_id: request_id(&request.parts.headers),
+            }),
             changes: Vec::new(),
         };
         write.changes.push(Change::Url(target.to_owned()));
@@ -127,9 +136,13 @@ impl Write {
         }
     }
 
+    fn cause(&self) -> Cause {
+        Cause::Write(Arc::clone(&self.by))
+    }
+
     fn purge(&self) {
         for (purge, mode) in self.named(&self.changes) {
-            self.plan.state.purge(purge, mode);
+            self.plan.state.purge(purge, mode, self.cause());
         }
     }
 
@@ -137,7 +150,7 @@ impl Write {
     fn ends(&mut self) {
         let changes = std::mem::take(&mut self.changes);
         for (purge, mode) in self.named(&changes) {
-            self.plan.state.purge_again(purge, mode);
+            self.plan.state.purge_again(purge, mode, self.cause());
         }
     }
 
@@ -147,6 +160,10 @@ impl Write {
         mut self,
         mut request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
+        // Where the client has given it none, it has one by now.
+        if let Some(by) = Arc::get_mut(&mut self.by) {
+            by.request_id = request_id(request.headers());
+        }
         let started = Started::default();
         request.extensions_mut().insert(started.clone());
         let writing = tokio::spawn(async move {
@@ -219,13 +236,21 @@ fn end_burst(state: &Arc<State>, group: &str) {
                 None => break,
             }
         }
-        state.purge(of_group(&group), Mode::Hard);
+        state.purge(of_group(&group), Mode::Hard, Cause::BurstEnded);
         written.ended(&group);
     });
 }
 
 /// Between two looks at whether a burst of writes has ended.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
+
+/// So much of a path, or of an id, is remembered.
+const LONGEST: usize = 200;
+
+fn request_id(headers: &HeaderMap) -> Option<Box<str>> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    Some(id.chars().take(LONGEST).collect())
+}
 
 /// The operator's groups are of the whole sidecar.
 fn of_group(name: &str) -> Purge {

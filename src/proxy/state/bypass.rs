@@ -185,6 +185,7 @@ pub fn words_to_take_back(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::purge::causes::Cause;
 
     #[test]
     fn what_is_switched_off_is_off_for_its_time_and_its_route() {
@@ -196,7 +197,7 @@ mod tests {
         assert!(is_on(99, Some("/a")) && !is_on(99, Some("/b")) && !is_on(99, None));
         assert!(!is_on(100, Some("/a")));
         let fleets = Switch::new(None, Some(at(200)), true);
-        purges.append(fleets.purge(), Mode::Hard, at(100));
+        purges.append(fleets.purge(), Mode::Hard, at(100), Cause::Order);
         assert!(is_on(150, Some("/b")) && is_on(150, None));
         bypass.remove_own(None);
         assert!(
@@ -204,10 +205,10 @@ mod tests {
             "the fleet's is not this instance's to end"
         );
         for (purge, mode) in words_to_take_back(&purges, at(160), None) {
-            purges.append(purge, mode, at(160));
+            purges.append(purge, mode, at(160), Cause::Order);
         }
         assert!(!is_on(160, Some("/a")));
-        purges.append(fleets.purge(), Mode::Hard, at(170));
+        purges.append(fleets.purge(), Mode::Hard, at(170), Cause::Order);
         assert!(is_on(199, None) && !is_on(200, None));
         assert!(bypass.list(&purges, at(200)).is_empty());
     }

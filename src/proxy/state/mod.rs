@@ -22,6 +22,7 @@ use crate::metrics::second::SecondReadings;
 use crate::metrics::{Metrics, Readings};
 use crate::policy::key::RuleDigest;
 use crate::policy::{Mode, Reason};
+use crate::store::purge::causes::Cause;
 use crate::store::second::used::Used;
 use crate::store::second::{Lease, LeaseOutcome, Second};
 use crate::store::{Entry, Memory, OTHERS, Purge, PurgeLog};
@@ -144,14 +145,15 @@ impl State {
     }
 
     /// Writes a purge down; the log's position. Nobody gets an older response from now on.
-    pub fn purge(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
+    pub fn purge(self: &Arc<Self>, purge: Purge, mode: Mode, cause: Cause) -> u64 {
         self.metrics.purged(purge.target.as_str(), mode);
-        self.purge_again(purge, mode)
+        self.purge_again(purge, mode, cause)
     }
 
     /// As [`State::purge`], of what is counted already.
-    pub fn purge_again(self: &Arc<Self>, purge: Purge, mode: Mode) -> u64 {
-        let position = self.memory.purges().append(purge, mode, self.clock.now());
+    pub fn purge_again(self: &Arc<Self>, purge: Purge, mode: Mode, cause: Cause) -> u64 {
+        let now = self.clock.now();
+        let position = self.memory.purges().append(purge, mode, now, cause);
         if position.is_multiple_of(SWEEP_EVERY)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
             && !self.is_sweeping.swap(true, Ordering::AcqRel)

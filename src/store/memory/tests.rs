@@ -5,6 +5,7 @@ use crate::policy::Mode;
 use crate::policy::Record;
 use crate::policy::key::{KeyParts, RuleDigest};
 use crate::store::entry::{Fields, Selecting};
+use crate::store::purge::causes::Cause;
 use crate::store::purge::{Reach, Target};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -222,7 +223,7 @@ fn what_a_purge_reached_is_neither_found_nor_put_back() {
         };
         memory
             .purges()
-            .append(purge, mode, Timestamp::from_millis(7));
+            .append(purge, mode, Timestamp::from_millis(7), Cause::Order);
     };
     for varies_by in [&[][..], &["accept-language"][..]] {
         let mut head = variant(&memory, b"x", &request("de"), varies_by)

@@ -10,6 +10,7 @@
 //! what is stored here follows how long ago that log was heard.
 
 mod book;
+pub mod causes;
 pub mod fleet;
 pub mod journal;
 mod named;
@@ -32,6 +33,7 @@ use crate::policy::invalidate::Mode;
 use crate::policy::key::Place;
 
 use book::Book;
+use causes::{Cause, Causes};
 use fleet::{Applied, Cursor, Fleet, Outgoing, Reader, Stamp, Synced};
 use journal::Journal;
 use revoked::Revoked;
@@ -62,6 +64,8 @@ pub struct PurgeLog {
     queued: Notify,
     /// How fast groups are written.
     pub written: Written,
+    /// What asked for the latest ones.
+    pub causes: Causes,
     /// What the fleet does not know yet, for when this process ends.
     journal: Option<Journal>,
 }
@@ -85,6 +89,7 @@ impl Default for PurgeLog {
             switched: AtomicU64::new(0),
             queued: Notify::new(),
             written: Written::default(),
+            causes: Causes::default(),
             journal: None,
         }
     }
@@ -112,7 +117,7 @@ impl PurgeLog {
             purge, mode, at, ..
         } in left
         {
-            self.append(purge, mode, at);
+            self.append(purge, mode, at, Cause::Journal);
         }
         let journal = Some(journal);
         Self { journal, ..self }
@@ -133,9 +138,9 @@ impl PurgeLog {
 
     /// Writes a purge down; its position. Whoever asks after this returns sees it; the rest of the
     /// fleet when [`PurgeLog::has_published`] says so.
-    pub fn append(&self, purge: Purge, mode: Mode, now: Timestamp) -> u64 {
+    pub fn append(&self, purge: Purge, mode: Mode, now: Timestamp, cause: Cause) -> u64 {
         let mut state = self.write();
-        let position = self.add(&mut state.book, purge.clone(), mode, now);
+        let position = self.add(&mut state.book, purge.clone(), mode, now, cause);
         if let Target::Key(key) = purge.target {
             self.note_key(&mut state.revoked, key, mode, position, 0);
         }
@@ -190,11 +195,12 @@ impl PurgeLog {
         is_known && state.revoked.allows_shared(key, stamp.position)
     }
 
-    fn add(&self, book: &mut Book, purge: Purge, mode: Mode, at: Timestamp) -> u64 {
+    fn add(&self, book: &mut Book, purge: Purge, mode: Mode, at: Timestamp, cause: Cause) -> u64 {
         if let Target::Group(group) = &purge.target {
             self.written.changed(group, at);
         }
         let position = self.position.load(Ordering::Relaxed) + 1;
+        self.causes.note(purge.clone(), mode, position, at, cause);
         book.add(purge, mode, position, at);
         self.position.store(position, Ordering::Release);
         position
@@ -403,7 +409,13 @@ impl PurgeLog {
             _ => false,
         };
         let applied = fleet.apply(synced, |purge| match purge {
-            Some(new) if !is_known(new) => self.add(book, new.purge.clone(), new.mode, new.at),
+            Some(new) if !is_known(new) => self.add(
+                book,
+                new.purge.clone(),
+                new.mode,
+                new.at,
+                Cause::OtherInstance,
+            ),
             Some(_) | None => self.position.load(Ordering::Relaxed),
         });
         let awaited = fleet.awaited_keys();

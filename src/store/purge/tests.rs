@@ -33,7 +33,12 @@ fn a_purge_of_a_long_url_is_as_small_as_any_and_reaches_its_own() {
         panic!("a URL")
     };
     assert!(target.len() < 64);
-    log.append(everywhere(url(&path('a'), None)), Mode::Hard, NOW);
+    log.append(
+        everywhere(url(&path('a'), None)),
+        Mode::Hard,
+        NOW,
+        Cause::Order,
+    );
     assert_eq!(
         judge(&log, &key("h", &path('a'), None), &[], 0),
         Judgement::Gone
@@ -47,7 +52,7 @@ fn a_purge_of_a_long_url_is_as_small_as_any_and_reaches_its_own() {
     let origin = Place::of(&origin).unwrap().origin.to_vec();
     let reach = Reach::Origin(short(&origin).into());
     let target = url("/", None);
-    log.append(Purge { target, reach }, Mode::Hard, NOW);
+    log.append(Purge { target, reach }, Mode::Hard, NOW, Cause::Order);
     assert_eq!(judge(&log, &key(&host, "/", None), &[], 0), Judgement::Gone);
     assert_eq!(
         judge(&log, &key("h", "/", None), &[], 0),
@@ -73,7 +78,12 @@ fn a_purge_reaches_what_began_before_it_and_nothing_else() {
     let log = PurgeLog::default();
     let (a, b) = (key("h", "/a", Some("x=1")), key("h", "/a", None));
     let before = log.position();
-    log.append(everywhere(url("/a", Some("x=1"))), Mode::Hard, NOW);
+    log.append(
+        everywhere(url("/a", Some("x=1"))),
+        Mode::Hard,
+        NOW,
+        Cause::Order,
+    );
     assert_eq!(judge(&log, &a, &[], before), Judgement::Gone);
     assert_eq!(judge(&log, &b, &[], before), Judgement::Untouched);
     assert_eq!(judge(&log, &a, &[], log.position()), Judgement::Untouched);
@@ -83,7 +93,7 @@ fn a_purge_reaches_what_began_before_it_and_nothing_else() {
 fn each_target_reaches_its_own() {
     let reaches = |target: Target, key: &[u8], groups: &[&str]| {
         let log = PurgeLog::default();
-        log.append(everywhere(target), Mode::Soft, NOW);
+        log.append(everywhere(target), Mode::Soft, NOW, Cause::Order);
         judge(&log, key, groups, 0) == Judgement::StaleSince(NOW)
     };
     let key = key("h", "/api/x", Some("page=2&limit=1"));
@@ -121,9 +131,9 @@ fn a_host_is_any_scheme_and_port_and_an_origin_is_exact() {
 fn a_hard_purge_is_not_softened_by_a_later_soft_one() {
     let log = PurgeLog::default();
     let key = key("h", "/a", None);
-    log.append(everywhere(Target::All), Mode::Hard, NOW);
-    log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
-    log.append(everywhere(Target::All), Mode::Soft, NOW);
+    log.append(everywhere(Target::All), Mode::Hard, NOW, Cause::Order);
+    log.append(everywhere(url("/a", None)), Mode::Soft, NOW, Cause::Order);
+    log.append(everywhere(Target::All), Mode::Soft, NOW, Cause::Order);
     assert_eq!(judge(&log, &key, &[], 0), Judgement::Gone);
     assert_eq!(judge(&log, &key, &[], 1), Judgement::StaleSince(NOW));
 }
@@ -139,28 +149,28 @@ fn a_request_is_not_concerned_by_what_was_purged_after_it_came() {
         };
         log.judge(&Place::of(&key).unwrap(), None, seen).0
     };
-    log.append(everywhere(Target::All), Mode::Hard, NOW);
+    log.append(everywhere(Target::All), Mode::Hard, NOW, Cause::Order);
     assert_eq!(judge(0, 0), Judgement::Untouched);
     assert_eq!(judge(0, 1), Judgement::Gone);
-    log.append(everywhere(Target::All), Mode::Hard, NOW);
+    log.append(everywhere(Target::All), Mode::Hard, NOW, Cause::Order);
     // One before it, one after it.
     assert_eq!(judge(0, 1), Judgement::Gone);
     assert_eq!(judge(1, 1), Judgement::Untouched);
-    log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
+    log.append(everywhere(url("/a", None)), Mode::Soft, NOW, Cause::Order);
     assert_eq!(judge(2, 2), Judgement::Untouched);
     assert_eq!(judge(2, 3), Judgement::StaleSince(NOW));
     // Two purges by one write: who came before both is not concerned, who came between is.
-    log.append(everywhere(url("/a", None)), Mode::Soft, NOW);
+    log.append(everywhere(url("/a", None)), Mode::Soft, NOW, Cause::Order);
     assert_eq!(judge(2, 2), Judgement::Untouched);
     assert_eq!(judge(2, 3), Judgement::StaleSince(NOW));
     for _ in 0..2 {
-        log.append(everywhere(Target::All), Mode::Hard, NOW);
+        log.append(everywhere(Target::All), Mode::Hard, NOW, Cause::Order);
     }
     assert_eq!(judge(4, 4), Judgement::Untouched);
     assert_eq!(judge(4, 5), Judgement::Gone);
     // More came since than are told apart: to be on the safe side.
     for _ in 0..KEPT {
-        log.append(everywhere(Target::All), Mode::Hard, NOW);
+        log.append(everywhere(Target::All), Mode::Hard, NOW, Cause::Order);
     }
     assert_eq!(judge(4, 5), Judgement::Gone);
 }
@@ -185,7 +195,7 @@ fn grace_counts_from_the_first_soft_purge_that_reaches_a_response() {
     let later = NOW.plus(std::time::Duration::from_secs(60));
     let last = later.plus(std::time::Duration::from_secs(60));
     for at in [NOW, later, last] {
-        log.append(everywhere(url("/a", None)), Mode::Soft, at);
+        log.append(everywhere(url("/a", None)), Mode::Soft, at, Cause::Order);
     }
     assert_eq!(judge(&log, &key, &[], 0), Judgement::StaleSince(NOW));
     assert_eq!(judge(&log, &key, &[], 1), Judgement::StaleSince(later));
@@ -197,7 +207,7 @@ fn what_the_log_forgot_is_taken_for_purged_unless_it_was_judged_before() {
     let old = key("h", "/old", None);
     for number in 0..MOST_MARKS + 2 {
         let target = url(&format!("/{number}"), None);
-        log.append(everywhere(target), Mode::Hard, NOW);
+        log.append(everywhere(target), Mode::Hard, NOW, Cause::Order);
     }
     assert_eq!(judge(&log, &old, &[], 0), Judgement::Gone);
     let place = Place::of(&old).unwrap();
@@ -218,7 +228,7 @@ fn prefixes_are_few_and_the_oldest_makes_room() {
     let log = PurgeLog::default();
     for number in 0..=MOST_COMPARED {
         let target = Target::Prefix(format!("/{number}/").into());
-        log.append(everywhere(target), Mode::Hard, NOW);
+        log.append(everywhere(target), Mode::Hard, NOW, Cause::Order);
     }
     assert_eq!(judge(&log, &key("h", "/x", None), &[], 0), Judgement::Gone);
     assert_eq!(

@@ -248,24 +248,50 @@ impl Second {
 
     /// The value of a response that is used much, if there is one that can be read.
     pub async fn value(&self, key: &UsedKey) -> Result<Option<Decoded>, TierError> {
+        let select = |_: &[HeaderName]| key.selecting().to_vec();
+        self.peek(key.primary(), false, select).await
+    }
+
+    /// The response that stands there for a request, if there is one that can be read; nobody is told that
+    /// it is looked at.
+    pub async fn stored_for(
+        &self,
+        primary: &[u8],
+        request: &HeaderMap,
+        is_apart: bool,
+    ) -> Result<Option<Decoded>, TierError> {
+        let select = |names: &[HeaderName]| {
+            let mut selecting = Vec::new();
+            append_selecting(names, request, &mut selecting);
+            selecting
+        };
+        self.peek(primary, is_apart, select).await
+    }
+
+    async fn peek(
+        &self,
+        primary: &[u8],
+        is_apart: bool,
+        select: impl Fn(&[HeaderName]) -> Vec<u8>,
+    ) -> Result<Option<Decoded>, TierError> {
         let wanted = Wanted {
-            primary: key.primary(),
+            primary,
             request: &HeaderMap::new(),
-            is_apart: false,
+            is_apart,
             position: 0,
             usual: None,
             deadline: Instant::now() + self.patience.write,
         };
-        let names = Names::of(&self.extent.prefix, key.primary());
-        let mut spot = Spot::new(names.place(false), Bytes::new());
+        let names = Names::of(&self.extent.prefix, primary);
+        let mut spot = Spot::new(names.place(is_apart), Bytes::new());
         loop {
             let asked = self.ask(&spot, Wants::ValueAlone, &wanted).await?;
             let Answered::Value(value) = asked else {
                 return Ok(None);
             };
             match record(&value).filter(|_| spot.generation.is_empty()) {
-                Some((generation, _)) => {
-                    spot = Spot::new(names.variant(key.selecting(), false), generation);
+                Some((generation, by)) => {
+                    spot = Spot::new(names.variant(&select(&by), is_apart), generation);
                 }
                 None => {
                     let body = value.get(spot.generation.len()..).unwrap_or_default();

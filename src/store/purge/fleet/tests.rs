@@ -1,5 +1,6 @@
 //! The fleet's log as one instance applies it.
 
+use crate::store::purge::causes::Cause;
 use std::time::Duration;
 
 use super::*;
@@ -98,7 +99,7 @@ fn a_value_of_another_log_or_of_none_is_worth_nothing() {
 fn own_purges_count_at_once_and_are_known_again_when_they_come_back() {
     let log = log();
     log.apply(look(0, vec![]), NOW);
-    let local = log.append(url("/a"), Mode::Hard, NOW);
+    let local = log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     assert_eq!(worth(&log, 1, 0), Judgement::Gone);
     assert!(!log.has_published(local));
     let sent = log.take_queued(10);
@@ -116,7 +117,7 @@ fn own_purges_count_at_once_and_are_known_again_when_they_come_back() {
 fn a_soft_purge_on_its_way_makes_stale_and_no_more() {
     let log = log();
     log.apply(look(0, vec![]), NOW);
-    log.append(url("/a"), Mode::Soft, NOW);
+    log.append(url("/a"), Mode::Soft, NOW, Cause::Order);
     assert_eq!(worth(&log, 1, 0), Judgement::StaleSince(NOW));
 }
 
@@ -128,7 +129,7 @@ fn a_fetch_knows_how_far_the_fleets_log_was_applied_when_it_began() {
     let position = |local| log.stamp_of(local).map(|stamp| stamp.position);
     let first = log.position();
     assert_eq!(position(first), Some(0));
-    let own = log.append(url("/a"), Mode::Hard, NOW);
+    let own = log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     // Not in the log yet.
     assert_eq!(position(own), Some(0));
     let sent = log.take_queued(10);
@@ -139,7 +140,7 @@ fn a_fetch_knows_how_far_the_fleets_log_was_applied_when_it_began() {
     assert_eq!(position(own), Some(1));
     assert_eq!(position(log.position()), Some(2));
     // In the other order, who began before theirs was applied here knows of neither.
-    let own = log.append(url("/a"), Mode::Hard, NOW);
+    let own = log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     let sent = log.take_queued(10);
     let theirs = vec![entry(8, "/b", Mode::Hard)];
     log.apply(look(2, [theirs, sent].concat()), NOW);
@@ -175,7 +176,7 @@ fn a_gap_or_another_log_drops_what_is_stored_and_distrusts_older_values() {
 fn an_own_purge_that_the_log_does_not_have_goes_there_again() {
     let log = log();
     log.apply(look(0, vec![]), NOW);
-    log.append(url("/a"), Mode::Hard, NOW);
+    log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     log.take_queued(10);
     log.sent(true);
     // Another stands where it stood.
@@ -192,17 +193,17 @@ fn what_waits_is_bounded_and_repeats_are_one() {
     let log = log();
     log.apply(look(0, vec![]), NOW);
     for _ in 0..100 {
-        log.append(url("/a"), Mode::Hard, NOW);
+        log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     }
     assert_eq!(log.pending(), 1);
     // One that was sent already may be older than a fill that has landed since.
     log.take_queued(10);
-    let local = log.append(url("/a"), Mode::Hard, NOW);
+    let local = log.append(url("/a"), Mode::Hard, NOW, Cause::Order);
     assert_eq!(log.pending(), 2);
     log.sent(true);
     assert!(!log.has_published(local));
     for number in 0..=MOST_QUEUED {
-        log.append(url(&format!("/{number}")), Mode::Soft, NOW);
+        log.append(url(&format!("/{number}")), Mode::Soft, NOW, Cause::Order);
     }
     assert!(log.pending() < 10, "{}", log.pending());
     let sent = log.take_queued(10);
