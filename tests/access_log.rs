@@ -176,6 +176,51 @@ async fn errors_and_what_broke_off_are_never_left_out() {
 }
 
 #[tokio::test]
+async fn who_is_turned_away_unread_has_a_line_too() {
+    let log = Log::new();
+    for format in ["json", "common"] {
+        let section = log.section(&format!("format = \"{format}\""));
+        let limits = "[limits]\nconnections = 3\nheader_bytes = \"8KiB\"\n";
+        let fixture = Fixture::start(&format!("{section}{limits}"), |_| ok("x", &[])).await;
+        let garbage = b"no HTTP at all\r\n\r\n".to_vec();
+        let large = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(9000));
+        for (sent, status) in [(garbage, 400), (large.into_bytes(), 431)] {
+            let mut client = fixture.connect().await;
+            client.send(sent).await;
+            assert_eq!(client.response().await.status, status);
+        }
+        let mut held = Vec::new();
+        let refused = loop {
+            let mut client = fixture.connect().await;
+            client.request("GET", "/a", &[]).await;
+            let answer = client.response().await;
+            if answer.status == 503 {
+                break answer;
+            }
+            held.push(client);
+        };
+        let told = log.lines(3 + held.len()).await;
+        let of = |status: &str| told.iter().find(|line| line.contains(status)).unwrap();
+        if format == "common" {
+            assert!(of(" 400 ").contains("] \"-\" 400 "), "{told:?}");
+        } else {
+            let bytes = refused.body.len();
+            for (status, bytes) in [(400, None), (431, None), (503, Some(bytes))] {
+                let line = json(of(&format!("\"status\":{status}")));
+                assert_eq!(line["client"], "127.0.0.1");
+                assert!(line["path"].is_null() && line["method"].is_null(), "{line}");
+                assert_eq!(
+                    (&line["result"], &line["reason"]),
+                    (&"BYPASS".into(), &"refused".into())
+                );
+                assert!(bytes.is_none_or(|bytes| line["bytes"] == bytes), "{line}");
+            }
+        }
+        std::fs::remove_file(log.path()).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn it_is_turned_on_by_a_reload_and_its_file_may_be_moved_away() {
     let log = Log::new();
     let origin = Origin::start(|_| ok("x", &[])).await;

@@ -33,13 +33,14 @@ fn json_line(out: &mut String, config: &AccessLog, entry: &Entry) {
     let mut put = |name: &str, value: Value| drop(line.insert(name.to_owned(), value));
     put("time", time(asked.at).into());
     put("client", asked.client.to_string().into());
-    put("method", asked.method.as_str().into());
+    let read = (!asked.is_unread).then_some(asked);
+    put("method", read.map(|asked| asked.method.as_str()).into());
     put("host", text(asked.host.as_ref()));
-    put("path", asked.uri.path().into());
+    put("path", read.map(|asked| asked.uri.path()).into());
     if let Some(query) = masked_query(config, &asked.uri) {
         put("query", query.into());
     }
-    put("protocol", protocol(asked.version).into());
+    put("protocol", read.map(|asked| protocol(asked.version)).into());
     put("route", told.and_then(|told| told.route.as_deref()).into());
     put("status", answered.status.as_u16().into());
     put("result", told.map(|told| told.result).into());
@@ -66,7 +67,7 @@ fn json_line(out: &mut String, config: &AccessLog, entry: &Entry) {
         }
     }
     let (id, traceparent) = ids(asked, observed);
-    let made = || uuid::Uuid::new_v4().to_string().into();
+    let made = || read.map(|_| uuid::Uuid::new_v4().to_string()).into();
     put("request_id", id.map_or_else(made, |id| text(Some(id))));
     put("traceparent", text(traceparent));
     for (name, value) in config.fields.iter().zip(&asked.fields) {
@@ -86,15 +87,21 @@ fn common(out: &mut String, config: &AccessLog, entry: &Entry) {
     let (answered, asked) = (&entry.answered, &entry.answered.asked);
     let query = masked_query(config, &asked.uri);
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    let request = match asked.is_unread {
+        true => "-".to_owned(),
+        false => format!(
+            "{} {}{} {}",
+            asked.method,
+            quoted(asked.uri.path()),
+            quoted(&query),
+            protocol(asked.version)
+        ),
+    };
     let _ = write!(
         out,
-        "{} - - [{}] \"{} {}{} {}\" {} {}",
+        "{} - - [{}] \"{request}\" {} {}",
         asked.client,
         clf_time(asked.at),
-        asked.method,
-        quoted(asked.uri.path()),
-        quoted(&query),
-        protocol(asked.version),
         answered.status.as_u16(),
         entry.bytes,
     );

@@ -42,6 +42,8 @@ pub struct Asked {
     traceparent: Option<HeaderValue>,
     /// The operator's choice of fields, in its order.
     fields: Vec<Option<HeaderValue>>,
+    /// Nobody has read what it asks: there are no method and target then.
+    is_unread: bool,
 }
 
 impl Asked {
@@ -63,6 +65,16 @@ impl Asked {
             request_id: field(&REQUEST_ID),
             traceparent: field(&TRACEPARENT),
             fields: log.fields.iter().map(field).collect(),
+            is_unread: false,
+        }
+    }
+
+    /// A client that is answered without its request having been read, or understood.
+    fn unread(log: &config::AccessLog, client: IpAddr) -> Self {
+        let nothing = Request::new(());
+        Self {
+            is_unread: true,
+            ..Self::of(log, &nothing, client)
         }
     }
 

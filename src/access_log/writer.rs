@@ -2,17 +2,19 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use http::StatusCode;
 use tracing::warn;
 
 use crate::config::{self, LogPlace};
-use crate::metrics::Metrics;
+use crate::metrics::{CacheResult, Metrics};
 
-use super::{Answered, Entry, line};
+use super::{Answered, Asked, Entry, Told, line};
 
 /// Lines that may wait for the thread.
 const QUEUE: usize = 8192;
@@ -80,6 +82,18 @@ impl AccessLog {
                 self.metrics.access_log_dropped.inc();
             }
         }
+    }
+
+    /// A client was answered without its request having been read, or understood.
+    pub fn refused(&self, client: IpAddr, status: StatusCode, reason: &'static str, bytes: u64) {
+        let told = Told {
+            route: None,
+            result: CacheResult::Bypass.as_str(),
+            reason,
+            observed: None,
+        };
+        let asked = Asked::unread(&self.config, client);
+        self.ended(asked.answered(status, Some(told)), bytes, false);
     }
 
     /// Waits, not for longer than `limit`, until what was handed over is written.

@@ -53,7 +53,7 @@ use crate::config::Config;
 use crate::error::FailureKind;
 use crate::guard::{self, Source};
 use crate::metrics::{Metrics, Readings};
-use crate::policy::Mode;
+use crate::policy::{Mode, Reason};
 use crate::store::purge::causes::Cause;
 use crate::store::second::Second;
 use crate::store::{Purge, PurgeLog, Target};
@@ -215,8 +215,17 @@ impl Proxy {
     }
 
     /// The response to what is not even a request head.
-    pub fn refuse_head(&self, kind: FailureKind) -> Response<Bytes> {
-        client::refuse_head(&self.in_force().0, kind)
+    pub fn refuse_head(&self, kind: FailureKind, client: IpAddr) -> Response<Bytes> {
+        client::refuse_head(&self.in_force().0, kind, client)
+    }
+
+    /// Notes that a connection was one too many, and told so in so many bytes.
+    pub fn refused_connection(&self, client: IpAddr, bytes: usize) {
+        self.state.metrics.connections_refused.inc();
+        if let Some(log) = self.access_log() {
+            let (status, reason) = (FailureKind::Overloaded.status(), Reason::Refused);
+            log.refused(client, status, reason.as_str(), bytes as u64);
+        }
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.

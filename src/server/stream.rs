@@ -2,6 +2,7 @@
 //! hyper refuses in its own, and closes so that the last response arrives.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -345,13 +346,17 @@ impl Drop for Watched {
         };
         let proxy = Arc::clone(&self.proxy);
         runtime.spawn(async move {
-            let response = refused.map(|kind| serialise(&proxy.refuse_head(kind)));
+            let peer = stream.peer_addr().map_or(NOBODY, |peer| peer.ip());
+            let response = refused.map(|kind| serialise(&proxy.refuse_head(kind, peer)));
             let lingering = linger(stream, response.unwrap_or_default());
             let _ = timeout(LINGER, lingering).await;
             drop(seat);
         });
     }
 }
+
+/// The address of a client that has gone before anybody asked for it.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The first `limit` bytes of some buffers.
 fn first_bytes<'b>(buffers: &'b [io::IoSlice<'_>], limit: usize) -> SmallVec<[io::IoSlice<'b>; 8]> {

@@ -1,6 +1,6 @@
 //! One worker: accepts, serves, and at the end drains.
 
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ pub struct Worker {
     pub phase: Watched,
     pub hearts: Arc<Hearts>,
 }
+
+/// The length of its body.
+const TOO_MANY_BODY: usize = 102;
 
 /// What a client gets that is one too many. Sent without reading its request.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -66,7 +69,7 @@ impl Worker {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream, &acceptor),
+                Ok((stream, peer)) => self.admit(stream, peer.ip(), &acceptor),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     // Out of descriptors, most likely: trying again at once would only spin.
@@ -80,11 +83,11 @@ impl Worker {
         self.drain().await;
     }
 
-    fn admit(&self, stream: TcpStream, acceptor: &Arc<Acceptor>) {
+    fn admit(&self, stream: TcpStream, client: IpAddr, acceptor: &Arc<Acceptor>) {
         let metrics = self.proxy.metrics();
         metrics.connections_accepted.inc();
         let Some(seat) = Connections::seat(&self.connections, &self.proxy) else {
-            metrics.connections_refused.inc();
+            self.proxy.refused_connection(client, TOO_MANY_BODY);
             tokio::spawn(refuse(stream));
             return;
         };
@@ -98,12 +101,12 @@ impl Worker {
         let Ok(listener) = listener.into_std() else {
             return;
         };
-        while let Ok((stream, _)) = listener.accept() {
+        while let Ok((stream, peer)) = listener.accept() {
             let stream = stream
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
             match stream {
-                Ok(stream) => self.admit(stream, acceptor),
+                Ok(stream) => self.admit(stream, peer.ip(), acceptor),
                 Err(error) => warn!(%error, "a connection of the backlog could not be served"),
             }
         }
@@ -139,7 +142,8 @@ mod tests {
         let text = std::str::from_utf8(TOO_MANY).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(
-            head.contains(&format!("content-length: {}", body.len())),
+            body.len() == TOO_MANY_BODY
+                && head.contains(&format!("content-length: {TOO_MANY_BODY}")),
             "{}",
             body.len()
         );

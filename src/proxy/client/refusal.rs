@@ -1,5 +1,6 @@
 //! Answers that are made here: to requests that are not let in, and to what is not even a request.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,7 @@ pub fn failure_response(plan: &Plan, failure: &Failure, note: Note) -> Response<
 }
 
 /// The response to what is not even a request head.
-pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
+pub fn refuse_head(plan: &Plan, kind: FailureKind, client: IpAddr) -> Response<Bytes> {
     let limits = &plan.config.limits;
     let message = match kind {
         FailureKind::HeadTooLarge => format!(
@@ -106,5 +107,10 @@ pub fn refuse_head(plan: &Plan, kind: FailureKind) -> Response<Bytes> {
     let metrics = &plan.state.metrics;
     metrics.cache_result(CacheResult::Bypass, Reason::Refused);
     series.came_to(CacheResult::Bypass, Reason::Refused);
-    plan.failure_response(&Failure::new(kind, message))
+    let response = plan.failure_response(&Failure::new(kind, message));
+    if let Some(log) = &plan.access_log {
+        let bytes = response.body().len() as u64;
+        log.refused(client, kind.status(), Reason::Refused.as_str(), bytes);
+    }
+    response
 }
