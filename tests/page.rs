@@ -43,6 +43,19 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
     page.until("document.querySelectorAll('#chart canvas').length === 1")
         .await;
 
+    // Since the page was opened fewer are counted, and still some.
+    let requests = "parseFloat(document.querySelector('#routes td:nth-child(2)').textContent.replace(' k', '000'))";
+    let counted_since = |when: &str| {
+        format!(
+            "document.getElementById('span').value = '{when}'; document.getElementById('span').dispatchEvent(new Event('change')); {requests}"
+        )
+    };
+    page.until(&format!("{} > 0", counted_since("opened")))
+        .await;
+    let opened = page.value(&counted_since("opened")).await.as_f64().unwrap();
+    let start = page.value(&counted_since("start")).await.as_f64().unwrap();
+    assert!(opened < start, "{opened} of {start}");
+
     let explain = "document.getElementById('explain-url').value = 'http://api.example/1'; document.querySelector('#explain button').click(); true";
     page.value(explain).await;
     page.until(
@@ -68,6 +81,9 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
         page.say("Emulation.setDeviceMetricsOverride", size).await;
         // The chart is drawn anew.
         page.until("document.documentElement.scrollWidth === document.documentElement.clientWidth")
+            .await;
+        // Nothing of the table has to be pushed sideways to be seen.
+        page.until("document.querySelector('.scroll').scrollWidth <= document.querySelector('.scroll').clientWidth")
             .await;
         if let Some(folder) = &folder {
             let name = format!("{width}-{}.png", if is_dark { "dark" } else { "light" });
