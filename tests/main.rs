@@ -9,6 +9,7 @@ mod access_log;
 mod adaptive;
 mod admin;
 mod alerts;
+mod alive;
 mod bodies;
 mod bypass;
 mod caching;
