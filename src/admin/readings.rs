@@ -31,8 +31,6 @@ pub struct Admin {
     pub(super) reloader: Arc<Reloader>,
     pub(super) phases: Arc<Phases>,
     hearts: Arc<Hearts>,
-    /// Of the container; 0 without one.
-    memory_limit: u64,
     pub(super) token: Token,
 }
 
@@ -84,7 +82,6 @@ impl Admin {
             reloader,
             phases,
             hearts,
-            memory_limit: container::memory_limit().unwrap_or(0),
             token: Token::default(),
         })
     }
@@ -96,7 +93,8 @@ impl Admin {
 
     pub(super) fn metrics(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
         let mut readings = self.proxy.readings();
-        readings.memory_limit = self.memory_limit;
+        // A container can be resized while it runs.
+        readings.memory_limit = container::memory_limit().unwrap_or(0);
         readings.is_bypassed |= self.proxy.plan().config.bypass;
         let format = Format::of(asked.accept);
         match self.proxy.metrics().encode(readings, format) {

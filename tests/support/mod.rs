@@ -4,6 +4,7 @@
 pub mod api;
 pub mod browser;
 pub mod certificate;
+pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod fleet;

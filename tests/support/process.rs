@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::cgroup::Cgroup;
+
 /// Listens on free ports, for `serve --config`.
 pub const FREE_PORTS: &str =
     "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -54,6 +56,11 @@ impl Running {
     /// The same in which a write over the limit of a file's size fails, and does not end the process.
     pub fn start_deaf_to_file_limits(path: &str) -> Self {
         Self::after("trap '' XFSZ", path)
+    }
+
+    /// The same in a control group.
+    pub fn start_in(group: &Cgroup, path: &str) -> Self {
+        Self::after(&format!("echo $$ > {}", group.processes().display()), path)
     }
 
     /// The same after a command of the shell.
