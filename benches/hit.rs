@@ -87,7 +87,8 @@ fn parse_to_bytes(criterion: &mut Criterion) {
             let (mut pipe, theirs) = tokio::io::duplex(1 << 20);
             runtime.spawn(async move {
                 let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-                let service = service_fn(move |request| proxy.handle(request, client, None));
+                let service =
+                    service_fn(move |request| proxy.handle(request, &client.into(), None));
                 http1::Builder::new()
                     .serve_connection(TokioIo::new(theirs), service)
                     .await
@@ -137,7 +138,7 @@ fn handle_alone(criterion: &mut Criterion) {
         };
         runtime.block_on(async {
             let response = proxy
-                .handle(request(), client, None)
+                .handle(request(), &client.into(), None)
                 .await
                 .expect("infallible");
             response.into_body().collect().await.expect("a body");
@@ -145,7 +146,7 @@ fn handle_alone(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 request,
-                |request| match proxy.handle(request, client, None) {
+                |request| match proxy.handle(request, &client.into(), None) {
                     Handled::Ready(response) => response,
                     Handled::Later(_) => panic!("a hit waits for nothing"),
                 },

@@ -40,7 +40,7 @@
 //! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`], [`access_log`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be · how much memory · a line for each request |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
-//! | 1 | [`mod@http`], [`tls`], [`trace`] | wire vocabulary without policy · whom we trust as a client · what follows a request through several systems |
+//! | 1 | [`mod@http`], [`tls`], [`trace`] | wire vocabulary without policy · whom we trust as a client, and who we are to clients · what follows a request through several systems |
 //! | 0 | [`clock`], [`error`], [`give_back`] | time as a value · failures, and the one function that makes a response of one · freed memory, given back to the system |
 //!
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and

@@ -2,7 +2,7 @@
 //!
 //! Tests start and stop it as `main` does, with a clock and an origin of their own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Config, JournalPlace, VerdictSource};
+use crate::config::{self, Address, Config, JournalPlace, VerdictSource};
 use crate::container;
 use crate::database::{self, Database};
 use crate::descriptors;
@@ -41,7 +41,10 @@ use crate::upstream::{Breaker, Origin, Upstream};
 
 /// A running sidecar.
 pub struct Sidecar {
+    /// The first TCP address that clients come in by; port 0 where there is none.
     pub address: SocketAddr,
+    /// All of them, in the order of the configuration.
+    pub addresses: Vec<Address>,
     pub admin_address: SocketAddr,
     pub proxy: Arc<Proxy>,
     /// Of the demo data, where that was made by this start: it is not seen again.
@@ -124,12 +127,14 @@ impl Sidecar {
         let admin = Admin::new(Arc::clone(&reloader), life);
         background.handle.spawn(admin.serve(listener));
 
-        let wanted = config.listen.address;
-        let server =
-            Server::start(&proxy, &phases, &hearts).with_context(|| in_use("listen", wanted))?;
+        let server = Server::start(&proxy, &phases, &hearts)
+            .with_context(|| in_use("listen", config.listen.shown()))?;
+        let addresses = server.addresses.clone();
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         phases.start();
         Ok(Self {
-            address: server.address,
+            address: addresses.iter().find_map(Address::tcp).unwrap_or(nowhere),
+            addresses,
             admin_address,
             proxy,
             demo_key,
@@ -195,7 +200,7 @@ fn reached_by_others(config: &Config, admin: SocketAddr) -> Option<SocketAddr> {
     ))
 }
 
-fn in_use(section: &str, address: SocketAddr) -> String {
+fn in_use(section: &str, address: impl std::fmt::Display) -> String {
     format!(
         "{address} cannot be listened on: stop what uses it, or set another address in [{section}]"
     )

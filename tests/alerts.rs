@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::api::Api;
+use crate::support::certificate::Authority;
 use crate::support::cgroup::Cgroup;
 use crate::support::fleet::Fleet;
 use crate::support::golden::{self, Golden};
@@ -218,6 +219,10 @@ async fn each_alert_fires_by_its_cause_and_every_panel_has_data() {
     let crowded_text = format!("[cache]\nmemory = \"4MiB\"\n{}", route("ttl = \"1h\""));
     let crowded = Fixture::start(&crowded_text, move |_| ok(body.clone(), &[])).await;
     let demoted = demoted().await;
+    let (from, lasts) = (Duration::ZERO, Duration::from_secs(3 * 86400));
+    let certificate = Authority::new().issue_for(&["api.example"], from, lasts);
+    let text = format!("[listen.tls]\n{}", certificate.keys());
+    let expiring = Fixture::start(&text, |_| ok("x", &[])).await;
     let mut redis = RedisServer::start(&[]).await;
     let url = redis.url();
     let fleet = Fleet::start(&[&url], &route("ttl = \"1h\""), |seen| numbered(seen, &[])).await;
@@ -287,6 +292,7 @@ async fn each_alert_fires_by_its_cause_and_every_panel_has_data() {
         admin,
         crowded.sidecar().admin_address,
         demoted.sidecar().admin_address,
+        expiring.sidecar().admin_address,
         fleet.instance(0).admin_address,
         late.instance(0).admin_address,
         database_admin,

@@ -92,14 +92,14 @@ async fn a_hit_makes_two_allocations() {
     let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
     for _ in 0..3 {
         let response = proxy
-            .handle(request(), client, None)
+            .handle(request(), &client.into(), None)
             .await
             .expect("infallible");
         response.into_body().collect().await.expect("a body");
     }
     let asked = request();
     let before = COUNT.get();
-    let handled = proxy.handle(asked, client, None);
+    let handled = proxy.handle(asked, &client.into(), None);
     let Handled::Ready(Some(response)) = handled else {
         panic!("a hit waits for nothing");
     };

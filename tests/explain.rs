@@ -257,9 +257,12 @@ impl World {
         let sent = request(Full::from(body));
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let asked = *self.origin.asked.lock().unwrap();
-        let told = self.proxy.explain(request(Full::from(body)), client).await;
+        let told = self
+            .proxy
+            .explain(request(Full::from(body)), &client.into())
+            .await;
         prop_assert_eq!(*self.origin.asked.lock().unwrap(), asked);
-        let response = self.proxy.handle(sent, client, None).await;
+        let response = self.proxy.handle(sent, &client.into(), None).await;
         let (parts, body) = response.expect("infallible").into_parts();
         let _ = body.collect().await;
         while self.proxy.readings().flights > 0 {

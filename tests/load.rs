@@ -387,7 +387,7 @@ async fn tls_is_spoken_with_roots_that_are_named_and_failures_say_what_failed() 
     let chain =
         vec![rustls::pki_types::CertificateDer::from_pem_slice(&read(certificate.path())).unwrap()];
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&read(certificate.key())).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

@@ -37,6 +37,8 @@ mod house;
 mod interim;
 mod keys;
 mod limits;
+mod listen_places;
+mod listen_tls;
 mod load;
 mod model;
 mod nginx;

@@ -48,17 +48,18 @@ pub async fn explain(
     *request.version_mut() = Version::HTTP_10;
     // The host is part of what is asked for: as clients name it, or as one on this machine would.
     let named = request.uri().authority();
-    let host = named.map_or_else(
-        || proxy.plan().config.listen.address.to_string(),
-        |authority| authority.as_str().to_owned(),
-    );
+    let here = || {
+        let address = proxy.plan().config.listen.first_tcp();
+        address.map_or_else(|| "localhost".to_owned(), |address| address.to_string())
+    };
+    let host = named.map_or_else(here, |authority| authority.as_str().to_owned());
     let value = HeaderValue::from_str(&host).map_err(|error| format!("url={url:?}: {error}"))?;
     request.headers_mut().entry(HOST).or_insert(value);
     let host = request.headers().get(HOST).map_or(Value::Null, |host| {
         String::from_utf8_lossy(host.as_bytes()).into()
     });
     let request = request.map(|()| Empty::<Bytes>::new());
-    let mut told = proxy.explain(request, peer).await;
+    let mut told = proxy.explain(request, &peer.into()).await;
     told["host"] = host;
     Ok(told)
 }

@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::clock::Timestamp;
 use crate::config::settings::Setting;
 use crate::config::{self, Secret};
 use crate::container;
@@ -96,6 +97,9 @@ impl Admin {
         // A container can be resized while it runs.
         readings.memory_limit = container::memory_limit().unwrap_or(0);
         readings.is_bypassed |= self.proxy.plan().config.bypass;
+        let expires = self.proxy.plan().config.listen.expires();
+        let expires = expires.map_or(0, |at| Timestamp::from(at).as_secs() as i64);
+        self.proxy.metrics().greetings.expires.set(expires);
         let format = Format::of(asked.accept);
         match self.proxy.metrics().encode(readings, format) {
             Ok(text) => respond(StatusCode::OK, format.content_type(), text),

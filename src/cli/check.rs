@@ -30,7 +30,7 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> Ending {
     let text = format!(
         "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n{}",
         file.display(),
-        config.listen.address,
+        config.listen.shown(),
         config.admin.address,
         upstream,
         units::show_size(config.cache.memory),
@@ -231,7 +231,7 @@ fn doubts(config: &Config) -> Vec<String> {
         doubts.push("auth.source = \"table\", and [origin] database is in memory: it knows no key, so every one is refused; expected the database of the API".to_owned());
     }
     let by_address = |limit: &crate::config::RateLimit| limit.by == LimitBy::Address;
-    let is_behind = config.listen.address.ip().is_loopback() || config.upstream.is_none();
+    let is_behind = config.listen.is_local() || config.upstream.is_none();
     if config.rate_limits.iter().any(by_address)
         && config.listen.trusted_proxies.is_empty()
         && !is_behind

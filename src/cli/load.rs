@@ -276,8 +276,15 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
             Err(Ending::Unreadable(error)) => return Err(error),
             Err(_) => bail!("{} cannot be read", file.display()),
         };
-        let (listen, admin) = (config.listen.address, config.admin.address);
-        arguments.url.get_or_insert(format!("http://{listen}"));
+        let admin = config.admin.address;
+        let tcp = config.listen.places.iter().find_map(|place| {
+            let scheme = if place.tls.is_some() { "https" } else { "http" };
+            Some(format!("{scheme}://{}", place.address.tcp()?))
+        });
+        if arguments.url.is_none() && tcp.is_none() {
+            bail!("[listen] names no TCP address: say --url");
+        }
+        arguments.url = arguments.url.take().or(tcp);
         arguments
             .common
             .admin

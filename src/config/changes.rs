@@ -150,7 +150,8 @@ fn in_words(setting: Option<&Setting>) -> String {
 /// Whether a key is fixed at the start: addresses and threads, what memory and pools were made by, and who
 /// keys are by.
 pub fn needs_restart(place: &str, key: &str) -> bool {
-    match place {
+    // One of several tables has its number after its name.
+    match place.split(' ').next().unwrap_or_default() {
         "upstream" | "origin" | "cache.redis" => true,
         "listen" => ["address", "workers"].contains(&key),
         "admin" => key == "address",
@@ -174,7 +175,9 @@ impl Config {
     /// the start stays as it is there.
     #[must_use]
     pub fn in_place_of(mut self, running: &Self) -> Self {
-        self.listen.address = running.listen.address;
+        if !self.listen.is_at_the_places_of(&running.listen) {
+            self.listen.places.clone_from(&running.listen.places);
+        }
         self.listen.workers = running.listen.workers;
         self.admin.address = running.admin.address;
         self.upstream = running.upstream.clone();
@@ -279,6 +282,6 @@ mod tests {
         assert_eq!(kept.upstream.unwrap().host, "a");
         assert_eq!(kept.cache.memory, 64 << 20);
         assert_eq!(kept.listen.drain_timeout.as_secs(), 1);
-        assert_eq!(kept.listen.address.port(), 1);
+        assert_eq!(kept.listen.first_tcp().unwrap().port(), 1);
     }
 }

@@ -13,8 +13,9 @@ use super::units;
 const REFERENCE: &str = include_str!("../../config/reference.toml");
 
 /// Tables of the file. What has another name is a value of its own.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
     "listen",
+    "listen.tls",
     "admin",
     "upstream",
     "origin",
@@ -29,7 +30,7 @@ const SECTIONS: [&str; 12] = [
 ];
 
 /// Those that mean something by being there.
-const OPTIONAL: [&str; 2] = ["upstream", "cache.redis"];
+const OPTIONAL: [&str; 3] = ["listen.tls", "upstream", "cache.redis"];
 
 /// All keys of a file that was read into `config`, with the defaults of those that it does not have.
 pub fn settings(source: &Source<'_>, table: &DeTable<'_>, config: &Config) -> Vec<Setting> {

@@ -7,9 +7,11 @@ mod access_log;
 mod auth;
 pub mod changes;
 mod effective;
+mod listen;
 mod load;
 mod read;
 mod read_auth;
+mod read_listen;
 mod read_redis;
 mod read_routes;
 mod read_value;
@@ -22,14 +24,15 @@ pub mod units;
 
 pub use access_log::{AccessLog, LogFormat, LogPlace};
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
+pub use listen::{Address, Listen, Place};
 pub use load::{NotLoaded, admin_of, fingerprint};
 pub use read::DEFAULT;
 pub use read_redis::SCHEMES as REDIS_SCHEMES;
 pub use routes::{Route, Routes};
 pub use secret::Secret;
 pub use sections::{
-    Admin, Cache, Config, HostRule, JournalPlace, Limits, Listen, Origin, Public, Redis, Reload,
-    Upstream, Via,
+    Admin, Cache, Config, HostRule, JournalPlace, Limits, Origin, Public, Redis, Reload, Upstream,
+    Via,
 };
 pub use source::{Environment, Mistake};
 

@@ -14,12 +14,13 @@ use url::Url;
 use super::access_log::access_log;
 use super::effective::settings;
 use super::read_auth::{auth, rate_limits};
+use super::read_listen::listen;
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_value::{count, readable, set};
 use super::routes::Routes;
 use super::sections::{
-    Admin, Cache, Config, HostRule, Limits, Listen, Origin, Public, Reload, Upstream, Via,
+    Admin, Cache, Config, HostRule, Limits, Origin, Public, Reload, Upstream, Via,
 };
 use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
 
@@ -114,7 +115,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
         settings: Arc::new([]),
         bypass: root.boolean("bypass").unwrap_or(false),
         reload: every,
-        listen: listen(root.table("listen")),
+        listen: listen(root.one_or_more("listen")),
         admin: admin(root.table("admin")),
         upstream: upstream(root.table("upstream")),
         origin: origin(root.table("origin")),
@@ -125,19 +126,24 @@ fn root(mut root: Section<'_, '_>) -> Config {
         routes,
         cache,
     };
-    let (public, admin) = (config.listen.address, config.admin.address);
-    if public == admin && public.port() != 0 {
-        let message = format!("[listen] and [admin] have the same address {public}: expected two");
-        root.source().mistake(0..0, message);
-    }
-    if let Some(upstream) = &config.upstream
-        && upstream.authority() == public.to_string()
-        && public.port() != 0
-    {
-        let message = format!(
-            "[upstream] url is {public}, where [listen] listens: every request would come back to us; expected the address of the API"
-        );
-        root.source().mistake(0..0, message);
+    for place in &config.listen.places {
+        let public = &place.address;
+        if public.tcp().is_some_and(|address| address.port() == 0) {
+            continue;
+        }
+        if public.tcp() == Some(config.admin.address) {
+            let message =
+                format!("[listen] and [admin] have the same address {public}: expected two");
+            root.source().mistake(0..0, message);
+        }
+        if let Some(upstream) = &config.upstream
+            && upstream.authority() == public.to_string()
+        {
+            let message = format!(
+                "[upstream] url is {public}, where [listen] listens: every request would come back to us; expected the address of the API"
+            );
+            root.source().mistake(0..0, message);
+        }
     }
     root.finish();
     config
@@ -161,31 +167,6 @@ fn address(section: &mut Section<'_, '_>, slot: &mut SocketAddr) {
             .parsed("address", expected, |text| text.parse().ok())
             .map(|at| at.value),
     );
-}
-
-fn listen(mut section: Section<'_, '_>) -> Listen {
-    let mut listen = Listen::default();
-    address(&mut section, &mut listen.address);
-    listen.workers = section
-        .integer("workers", 1..1025)
-        .map(|number| number as usize);
-    let network = |text: &str| {
-        let alone = || {
-            text.parse::<std::net::IpAddr>()
-                .ok()
-                .map(ipnet::IpNet::from)
-        };
-        text.parse::<ipnet::IpNet>().ok().or_else(alone)
-    };
-    let expected = "an address or network such as \"10.0.0.0/8\"";
-    set(
-        &mut listen.trusted_proxies,
-        section.list("trusted_proxies", expected, network),
-    );
-    set(&mut listen.drain_delay, section.duration("drain_delay"));
-    set(&mut listen.drain_timeout, section.duration("drain_timeout"));
-    section.finish();
-    listen
 }
 
 fn admin(mut section: Section<'_, '_>) -> Admin {
@@ -457,6 +438,7 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
             .map(|number| number as usize),
     );
     set(&mut limits.request_body, section.size("request_body"));
+    count(&mut section, "handshakes", &mut limits.handshakes);
     set(&mut limits.head_timeout, section.duration("head_timeout"));
     set(&mut limits.idle_timeout, section.duration("idle_timeout"));
     set(

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ipnet::IpNet;
 
 use super::access_log::AccessLog;
 use super::auth::{Auth, RateLimit};
+use super::listen::Listen;
 use super::routes::Routes;
 use super::secret::Secret;
 use super::settings::Setting;
@@ -60,32 +60,6 @@ impl Default for Reload {
     fn default() -> Self {
         Self {
             every: Duration::from_secs(2),
-        }
-    }
-}
-
-/// `[listen]`: where clients come in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
-    pub address: SocketAddr,
-    /// Worker threads; `None`: one per core that this process may use.
-    pub workers: Option<usize>,
-    /// Peers whose `X-Forwarded-*` fields are believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// How long a drain goes on accepting, unready, before it closes.
-    pub drain_delay: Duration,
-    /// How long a drain waits for requests in flight after that.
-    pub drain_timeout: Duration,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            workers: None,
-            trusted_proxies: Vec::new(),
-            drain_delay: Duration::from_secs(5),
-            drain_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -368,6 +342,8 @@ impl Redis {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub connections: usize,
+    /// TLS handshakes under way at one time.
+    pub handshakes: usize,
     pub header_bytes: usize,
     pub header_count: usize,
     pub request_body: u64,
@@ -394,6 +370,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 10_000,
+            handshakes: 1000,
             header_bytes: 32 << 10,
             header_count: 100,
             request_body: 16 << 20,

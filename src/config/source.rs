@@ -302,6 +302,21 @@ impl<'s, 'a> Section<'s, 'a> {
         found
     }
 
+    /// One table `[key]`, missing or not, or those of `[[key]]`.
+    pub fn one_or_more(&mut self, key: &'static str) -> Vec<Section<'s, 'a>> {
+        let given = self.table.and_then(|table| table.get(key));
+        let is_array = given.is_some_and(|value| value.get_ref().is_array());
+        let tables = if is_array {
+            self.tables(key)
+        } else {
+            Vec::new()
+        };
+        if tables.is_empty() {
+            return vec![self.table(key)];
+        }
+        tables
+    }
+
     /// All pairs of a table of strings whose names are the operator's own.
     pub fn pairs(&mut self, key: &'static str) -> Vec<(At<String>, At<String>)> {
         let inner = self.table(key);

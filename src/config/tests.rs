@@ -233,6 +233,8 @@ fn the_reference_shows_every_key_with_its_default() {
     };
     assert_eq!(route(&reference), route(&bare));
 
+    // A table that is left out is shown too.
+    let text = &text.replace("\n# [", "\n[");
     for key in read::known_keys(text) {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
         let is_table = |name: &str| text.contains(&format!("\n[{name}]"));
@@ -240,7 +242,7 @@ fn the_reference_shows_every_key_with_its_default() {
             continue; // the tables themselves
         }
         // An inline table of a section shows its keys on its own line.
-        let (section, inline) = match section.split_once('.') {
+        let (section, inline) = match section.rsplit_once('.') {
             Some((section, table)) if !is_table(&format!("{section}.{table}")) => {
                 (section, Some(table))
             }
@@ -254,7 +256,7 @@ fn the_reference_shows_every_key_with_its_default() {
                 match inline {
                     None => line.starts_with(&format!("{name} = ")),
                     Some(table) => {
-                        line.starts_with(&format!("{table} = {{"))
+                        line.starts_with(&format!("{table} = "))
                             && line.contains(&format!("{name} = "))
                     }
                 }
@@ -512,4 +514,103 @@ fn fuzz_config() {
             );
         }
     });
+}
+
+#[test]
+fn certificates_that_could_not_be_shown_are_mistakes_with_their_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let one = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(vec!["b.example".to_owned()]).unwrap();
+    let (certificate, key) = (
+        write("a.pem", &one.cert.pem()),
+        write("a.key", &one.signing_key.serialize_pem()),
+    );
+    let others_key = write("b.key", &other.signing_key.serialize_pem());
+    let garbage = write("garbage.pem", "not PEM");
+    let tls = |keys: &str| format!("[listen]\n[listen.tls]\n{keys}");
+    let pair = |certificate: &str, key: &str| {
+        tls(&format!(
+            "cert_file = \"{certificate}\"\nkey_file = \"{key}\"\n"
+        ))
+    };
+    let right = parse(&pair(&certificate, &key)).unwrap();
+    let place = &right.listen.places[0];
+    assert!(place.tls.as_ref().unwrap().names.cover("a.example"));
+    assert_eq!(
+        right.secret_files.len(),
+        2,
+        "they are looked at for changes"
+    );
+    for (text, line, expected) in [
+        (
+            pair(&certificate, &others_key),
+            3,
+            "is not that of the certificate in",
+        ),
+        (pair(&garbage, &key), 3, "holds no certificate"),
+        (pair(&certificate, &garbage), 3, "holds no private key"),
+        (
+            pair("/no/such", &key),
+            3,
+            "expected the path of a readable PEM file",
+        ),
+        (
+            pair(&certificate, "/no/such"),
+            4,
+            "expected the path of a readable PEM file",
+        ),
+        (
+            tls(&format!("cert_file = \"{certificate}\"\n")),
+            3,
+            "key_file is missing beside this",
+        ),
+        (
+            tls(&format!("key_file = \"{key}\"\n")),
+            3,
+            "cert_file is missing beside this",
+        ),
+        (tls(""), 2, "has no certificate: expected cert_file"),
+        (
+            format!("{}client_auth = \"optional\"\n", pair(&certificate, &key)),
+            5,
+            "has no effect without client_ca",
+        ),
+        (
+            format!("{}client_ca = \"{garbage}\"\n", pair(&certificate, &key)),
+            2,
+            "holds no certificate",
+        ),
+        (
+            format!("{}min_version = \"1.1\"\n", pair(&certificate, &key)),
+            5,
+            "expected \"1.2\" or \"1.3\"",
+        ),
+        (
+            "[[listen]]\nworkers = 1\n[[listen]]\naddress = \"unix:/a\"\nworkers = 2\n".to_owned(),
+            3,
+            "listen.workers is of the whole process",
+        ),
+        (
+            "[[listen]]\naddress = \"unix:/a\"\n[[listen]]\naddress = \"unix:/a\"\n".to_owned(),
+            3,
+            "stands there twice",
+        ),
+        (
+            "[listen]\naddress = \"unix:a\"\n".to_owned(),
+            2,
+            "or \"unix:/path\"",
+        ),
+    ] {
+        let found = mistakes(&text);
+        let place = format!("iris.toml:{line}:");
+        assert!(
+            found.len() == 1 && found[0].starts_with(&place) && found[0].contains(expected),
+            "{text}\n{found:?}"
+        );
+    }
 }

@@ -2,6 +2,9 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+/// The certificate of a client, as whoever has verified it passes it on (RFC 9440 §2.2).
+pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+
 /// The members of a comma-separated list over all lines of one field, empty members dropped.
 ///
 /// A comma inside a quoted string does not separate (RFC 9110 §5.6.4).

@@ -20,6 +20,7 @@ mod saved;
 pub mod second;
 mod summary;
 pub mod text;
+pub mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ use routes::RouteFamilies;
 use saved::Saved;
 use second::SecondMetrics;
 use text::Format;
+use tls::GreetingMetrics;
 
 pub use readings::Readings;
 pub use result::{CacheResult, Refresh};
@@ -70,6 +72,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
+    pub greetings: GreetingMetrics,
     pub access_log_lines: Counter,
     pub access_log_dropped: Counter,
     pub guard: GuardMetrics,
@@ -118,6 +121,7 @@ impl Metrics {
         let mut registry = Registry::default();
         let mut metrics = Self::default();
         metrics.register_http(&mut registry);
+        metrics.greetings.register(&mut registry);
         metrics.register_cache(&mut registry);
         metrics.second.register(&mut registry);
         metrics.register_upstream(&mut registry);

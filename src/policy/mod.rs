@@ -31,7 +31,8 @@ use std::time::Duration;
 use http::header::CACHE_CONTROL;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::http::{CacheControl, fields};
+use crate::http::CacheControl;
+use crate::http::fields::{self, CLIENT_CERT};
 
 pub use client::{Obey, Wishes};
 pub use decide::{Decision, bypass, decide};
@@ -182,6 +183,7 @@ impl Options {
             .iter()
             .any(|name| headers.contains_key(name));
         in_a_field
+            || headers.contains_key(CLIENT_CERT)
             || self
                 .credential_cookies
                 .iter()

@@ -64,11 +64,12 @@ use state::bypass;
 
 pub use client::Handled;
 pub use fleet::Known;
+
 pub use plan::Plan;
 pub use state::State;
 pub use state::bypass::Switch;
 pub use wire::tunnel::{Handover, Offered};
-pub use wire::{Body, InterimQueue};
+pub use wire::{Body, InterimQueue, Peer, PeerTls};
 
 /// Answers requests by the plan in force. One per process, shared by all workers.
 pub struct Proxy {
@@ -199,19 +200,19 @@ impl Proxy {
         })
     }
 
-    /// Answers a request of the client at `address`. What its origin says before the final response
+    /// Answers a request of a client. What its origin says before the final response
     /// goes to `interim`.
     pub fn handle<B>(
         &self,
         request: Request<B>,
-        address: IpAddr,
+        peer: &Peer,
         interim: Option<&Arc<InterimQueue>>,
     ) -> Handled
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        client::handle(&self.in_force().0, request, address, interim)
+        client::handle(&self.in_force().0, request, peer, interim)
     }
 
     /// The response to what is not even a request head.
@@ -229,13 +230,13 @@ impl Proxy {
     }
 
     /// Why a request would be answered as it would; nothing is asked, counted or changed.
-    pub async fn explain<B>(&self, request: Request<B>, address: IpAddr) -> Value
+    pub async fn explain<B>(&self, request: Request<B>, peer: &Peer) -> Value
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
         let plan = Arc::clone(&self.in_force().0);
-        client::explain(&plan, request, address).await
+        client::explain(&plan, request, peer).await
     }
 
     /// The digest of a key, as revocations name it.

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::config::Scope;
 use crate::guard::credential::Credential;
 use crate::guard::group::Group;
-use crate::http::fields;
+use crate::http::fields::{self, CLIENT_CERT};
 use crate::policy::key::{KeyBytes, KeyParts, select_query};
 use crate::policy::{Cookies, Options, Share};
 
@@ -245,6 +245,7 @@ impl Parts {
         for name in options.credential_fields.iter() {
             self.add_all(headers, name);
         }
+        self.add_all(headers, &CLIENT_CERT);
         self.add_cookies(headers, options);
     }
 

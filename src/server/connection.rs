@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use smallvec::SmallVec;
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 
@@ -23,10 +24,12 @@ use crate::config::Limits;
 use crate::proxy::Proxy;
 
 use super::activity::{Activity, Verdict};
+use super::greeting::Greeting;
 use super::phase::{self, Phase};
 use super::seat::Seat;
 use super::serving::Serving;
 use super::stream::Watched;
+use super::transport::{Bare, Transport};
 
 /// How long a connection may take to close after it was asked to.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
@@ -51,7 +54,7 @@ pub struct Acceptor {
 
 /// A connection at rest, or one that has not begun.
 struct Resting {
-    stream: TcpStream,
+    stream: Transport,
     seat: Seat,
     /// What was read of it and not looked at yet.
     first: Bytes,
@@ -68,17 +71,23 @@ impl Acceptor {
     }
 
     /// Serves one connection to its end. `seat` goes with the stream: a tunnel keeps it.
-    pub async fn serve(&self, stream: TcpStream, seat: Seat) {
-        let Ok(peer) = stream.peer_addr() else { return };
-        // Responses leave in one write; waiting for an acknowledgement would only delay them.
-        let _ = stream.set_nodelay(true);
+    pub async fn serve(&self, stream: Bare, place: usize, seat: Seat) {
         let activity = Arc::new(Activity::new(Arc::clone(&self.phase.leaves)));
+        let greeting = Greeting {
+            proxy: &self.proxy,
+            place,
+            accepted: activity.accepted,
+            phase: self.phase.clone(),
+        };
+        let Some((stream, peer)) = Box::pin(greeting.of(stream, &seat)).await else {
+            return;
+        };
         // Its own: a plan is not to live as long as a connection.
         let limits = self.proxy.plan().config.limits.clone();
         let mut clock = Clock::new(limits, self.phase.clone(), Arc::clone(&activity));
         let serving = || Serving {
             proxy: Arc::clone(&self.proxy),
-            peer: peer.ip(),
+            peer: Arc::clone(&peer),
             activity: Arc::clone(&activity),
         };
         let mut resting = Resting {
@@ -93,8 +102,8 @@ impl Acceptor {
                 seat,
                 first,
             } = resting;
-            let proxy = Arc::clone(&self.proxy);
-            let watched = Watched::new(stream, first, Arc::clone(&activity), proxy, seat);
+            let from = (Arc::clone(&self.proxy), peer.address);
+            let watched = Watched::new(stream, first, Arc::clone(&activity), from, seat);
             let ended = match woken {
                 // What is left of the stream ends in good order.
                 None => return drop(watched),
@@ -115,7 +124,7 @@ impl Acceptor {
                 }
             };
             if let Some(error) = ended {
-                debug!(%peer, %error, "a connection ended early");
+                debug!(peer = %peer.address, %error, "a connection ended early");
             }
             return;
         }
@@ -147,43 +156,46 @@ impl Resting {
     /// Waits until there is something to read, and tells the protocol by how it begins; `None` at the end
     /// of the connection.
     async fn wakes(&mut self, clock: &mut Clock) -> Option<Protocol> {
-        let mut first: SmallVec<[u8; PREFACE.len()]> = SmallVec::new();
+        // Of one that has rested: what its last request left over.
+        let mut first: SmallVec<[u8; PREFACE.len()]> = SmallVec::from_slice(&self.first);
         loop {
-            let closes = tokio::select! {
+            let mut piece = [0; PREFACE.len()];
+            let (read, closes) = tokio::select! {
                 biased;
-                ready = self.stream.readable() => {
-                    ready.ok()?;
-                    false
-                }
+                read = self.stream.read(&mut piece) => (read.ok()?, false),
                 tick = clock.tick(false) => match tick {
-                    Tick::Close => true,
+                    Tick::Close => (0, true),
                     Tick::End => return None,
                     Tick::Leave | Tick::Rest => continue,
                 }
             };
-            // Only the first bytes of all tell anything.
-            if clock.activity.has_asked() && !closes {
-                return Some(Protocol::Http1);
-            }
-            let mut piece = [0; PREFACE.len()];
-            let room = PREFACE.len() - first.len();
-            match self.stream.try_read(&mut piece[..room]) {
-                Ok(0) if first.is_empty() => return None,
-                Ok(read) => {
-                    first.extend_from_slice(&piece[..read]);
-                    self.first = Bytes::copy_from_slice(&first);
-                    match PREFACE.starts_with(&first) {
-                        true if first.len() == PREFACE.len() => return Some(Protocol::Http2),
-                        true if read > 0 => {}
-                        _ => return Some(Protocol::Http1),
-                    }
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return None,
-            }
-            if closes {
+            let has_ended = read == 0 && !closes;
+            let read = if closes {
+                // What has come by now is answered.
+                self.stream.read(&mut piece).now_or_never()?.ok()?
+            } else {
+                read
+            };
+            first.extend_from_slice(&piece[..read]);
+            if first.is_empty() {
                 return None;
             }
+            self.first = Bytes::copy_from_slice(&first);
+            // Only the first bytes of all tell anything, and not yet where they are too few.
+            let is_part = PREFACE.starts_with(&first) && first.len() < PREFACE.len();
+            if clock.activity.has_asked() || has_ended || closes || !is_part {
+                return Some(Protocol::of(&first));
+            }
+        }
+    }
+}
+
+impl Protocol {
+    /// The protocol of a connection that begins so.
+    fn of(first: &[u8]) -> Self {
+        match first.starts_with(PREFACE) {
+            true => Self::Http2,
+            false => Self::Http1,
         }
     }
 }

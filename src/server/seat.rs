@@ -20,6 +20,7 @@ pub struct Seat {
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicUsize,
+    handshakes: AtomicUsize,
     none_left: Notify,
 }
 
@@ -51,6 +52,24 @@ impl Connections {
             }
             gone.await;
         }
+    }
+}
+
+/// A handshake under way, counted until it is dropped.
+pub struct UnderWay<'a>(&'a AtomicUsize);
+
+impl Seat {
+    /// Leave to begin a handshake, unless `limits.handshakes` are under way.
+    pub fn handshake(&self) -> Option<UnderWay<'_>> {
+        let limit = self.proxy.plan().config.limits.handshakes;
+        let begun = UnderWay(&self.connections.handshakes);
+        (begun.0.fetch_add(1, Ordering::AcqRel) < limit).then_some(begun)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

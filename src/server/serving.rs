@@ -1,7 +1,6 @@
 //! What one connection asks, and what it is answered: requests and bodies under way, counted and
 //! watched.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +15,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::access_log::{AccessLog, Answered, Asked, Told};
 use crate::error::Failure;
-use crate::proxy::{Body, Handled, Handover, Proxy};
+use crate::proxy::{Body, Handled, Handover, Peer, Proxy};
 
 use super::activity::{Activity, Handed};
 
@@ -24,7 +23,7 @@ use super::activity::{Activity, Handed};
 #[derive(Clone)]
 pub struct Serving {
     pub proxy: Arc<Proxy>,
-    pub peer: IpAddr,
+    pub peer: Arc<Peer>,
     pub activity: Arc<Activity>,
 }
 
@@ -38,7 +37,9 @@ impl Service<Request<Incoming>> for Serving {
         let guard = InFlight(Arc::clone(&self.activity));
         let version = request.version();
         let log = self.proxy.access_log().map(|log| {
-            let client = self.proxy.client_address(request.headers(), self.peer);
+            let client = self
+                .proxy
+                .client_address(request.headers(), self.peer.address);
             let asked = Asked::of(&log.config, &request, client);
             Box::new((log, asked))
         });
@@ -55,7 +56,7 @@ impl Service<Request<Incoming>> for Serving {
             version,
             handled: self
                 .proxy
-                .handle(request, self.peer, Some(&self.activity.interim)),
+                .handle(request, &self.peer, Some(&self.activity.interim)),
             guard: Some(guard),
             log,
         }

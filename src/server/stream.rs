@@ -2,7 +2,7 @@
 //! hyper refuses in its own, and closes so that the last response arrives.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,9 +13,7 @@ use http::Response;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use smallvec::SmallVec;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::FailureKind;
@@ -23,6 +21,7 @@ use crate::proxy::Proxy;
 
 use super::activity::Activity;
 use super::seat::Seat;
+use super::transport::{self, Transport};
 
 /// How long a closed connection is still read: at most, and without a byte. A client that sends all of
 /// its request before it reads is answered too.
@@ -44,7 +43,7 @@ const CANNED: [(&[u8], FailureKind); 3] = [
 
 /// The socket, and whether what it has brought since the last response goes beyond one line.
 struct Socket {
-    stream: TcpStream,
+    stream: Transport,
     /// What was read of it already, and comes first.
     first: Bytes,
     has_line: bool,
@@ -113,6 +112,7 @@ pub struct Watched {
     stream: Option<TokioIo<Socket>>,
     activity: Arc<Activity>,
     proxy: Arc<Proxy>,
+    peer: IpAddr,
     seat: Option<Seat>,
     /// hyper refused the head: said by us when the stream is let go.
     refused: Option<FailureKind>,
@@ -127,10 +127,10 @@ pub struct Watched {
 impl Watched {
     /// `first` was read of the stream before.
     pub fn new(
-        stream: TcpStream,
+        stream: Transport,
         first: Bytes,
         activity: Arc<Activity>,
-        proxy: Arc<Proxy>,
+        (proxy, peer): (Arc<Proxy>, IpAddr),
         seat: Seat,
     ) -> Self {
         Self {
@@ -142,6 +142,7 @@ impl Watched {
             })),
             activity,
             proxy,
+            peer,
             seat: Some(seat),
             refused: None,
             interim: Bytes::new(),
@@ -158,7 +159,7 @@ impl Watched {
     }
 
     /// The bare stream, of a connection on which nothing is under way.
-    pub fn into_rest(mut self) -> Option<(TcpStream, Seat)> {
+    pub fn into_rest(mut self) -> Option<(Transport, Seat)> {
         let socket = self.stream.take()?.into_inner();
         Some((socket.stream, self.seat.take()?))
     }
@@ -334,19 +335,17 @@ impl Drop for Watched {
         let Socket { stream, .. } = stream.into_inner();
         if refused.is_none() && self.activity.is_cut() {
             // What it has not read would stay in the kernel for as long as it likes.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            transport::set_reset(transport::bare(&stream));
             return;
         }
-        let client_left = matches!(stream.try_read(&mut [0]), Ok(0));
-        if refused.is_none() && client_left {
+        if refused.is_none() && transport::has_left(transport::bare(&stream)) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let proxy = Arc::clone(&self.proxy);
+        let (proxy, peer) = (Arc::clone(&self.proxy), self.peer);
         runtime.spawn(async move {
-            let peer = stream.peer_addr().map_or(NOBODY, |peer| peer.ip());
             let response = refused.map(|kind| serialise(&proxy.refuse_head(kind, peer)));
             let lingering = linger(stream, response.unwrap_or_default());
             let _ = timeout(LINGER, lingering).await;
@@ -354,9 +353,6 @@ impl Drop for Watched {
         });
     }
 }
-
-/// The address of a client that has gone before anybody asked for it.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The first `limit` bytes of some buffers.
 fn first_bytes<'b>(buffers: &'b [io::IoSlice<'_>], limit: usize) -> SmallVec<[io::IoSlice<'b>; 8]> {
@@ -369,9 +365,11 @@ fn first_bytes<'b>(buffers: &'b [io::IoSlice<'_>], limit: usize) -> SmallVec<[io
     pieces.filter(|piece| !piece.is_empty()).collect()
 }
 
-async fn linger(mut stream: TcpStream, last: Vec<u8>) -> io::Result<()> {
+async fn linger(mut stream: Transport, last: Vec<u8>) -> io::Result<()> {
     stream.write_all(&last).await?;
     stream.shutdown().await?;
+    // What still comes is not even decrypted.
+    let mut stream = transport::into_bare(stream);
     let mut buffer = vec![0; 16 << 10];
     while timeout(LINGER_SILENCE, stream.read(&mut buffer)).await?? > 0 {}
     Ok(())

@@ -1,11 +1,12 @@
 //! One worker: accepts, serves, and at the end drains.
 
-use std::net::{IpAddr, TcpListener as StdListener};
+use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -16,8 +17,10 @@ use crate::proxy::Proxy;
 
 use super::connection::Acceptor;
 use super::hearts::Hearts;
+use super::listen::{Accepting, Listener};
 use super::phase::Watched;
 use super::seat::Connections;
+use super::transport::{self, Bare};
 
 /// How long a worker pauses when the system has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -42,34 +45,37 @@ const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 
 impl Worker {
     /// Runs until the drain has ended. Blocks its thread.
-    pub fn run(self, listener: StdListener) {
+    pub fn run(self, listeners: Vec<Listener>) {
         latency::use_shard(self.number);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
         match runtime {
-            Ok(runtime) => runtime.block_on(self.serve(listener)),
+            Ok(runtime) => runtime.block_on(self.serve(listeners)),
             Err(error) => error!(%error, worker = self.number, "a worker could not start"),
         }
     }
 
-    async fn serve(mut self, listener: StdListener) {
-        let listener = match TcpListener::from_std(listener) {
-            Ok(listener) => listener,
+    async fn serve(mut self, listeners: Vec<Listener>) {
+        let listeners: io::Result<Vec<_>> = listeners.into_iter().map(Listener::start).collect();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
             Err(error) => return error!(%error, worker = self.number, "a worker could not listen"),
         };
         tokio::spawn(give_back::by_and_by());
         let (hearts, number) = (Arc::clone(&self.hearts), self.number);
         tokio::spawn(async move { hearts.beat(number).await });
         let acceptor = Arc::new(Acceptor::new(Arc::clone(&self.proxy), self.phase.clone()));
+        let mut turn: usize = 0;
         loop {
+            turn = turn.wrapping_add(1);
             let accepted = tokio::select! {
                 biased;
                 () = self.phase.closing() => break,
-                accepted = listener.accept() => accepted,
+                accepted = accept(&listeners, turn) => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer.ip(), &acceptor),
+                Ok((stream, place)) => self.admit(stream, place, &acceptor),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     // Out of descriptors, most likely: trying again at once would only spin.
@@ -79,35 +85,47 @@ impl Worker {
                 }
             }
         }
-        self.accept_backlog(listener, &acceptor);
+        self.accept_backlog(listeners, &acceptor);
         self.drain().await;
     }
 
-    fn admit(&self, stream: TcpStream, client: IpAddr, acceptor: &Arc<Acceptor>) {
+    fn admit(&self, stream: Bare, place: usize, acceptor: &Arc<Acceptor>) {
         let metrics = self.proxy.metrics();
         metrics.connections_accepted.inc();
         let Some(seat) = Connections::seat(&self.connections, &self.proxy) else {
-            self.proxy.refused_connection(client, TOO_MANY_BODY);
-            tokio::spawn(refuse(stream));
+            self.turn_away(stream, place);
             return;
         };
         let acceptor = Arc::clone(acceptor);
-        tokio::spawn(async move { acceptor.serve(stream, seat).await });
+        tokio::spawn(async move { acceptor.serve(stream, place, seat).await });
+    }
+
+    /// One connection is too many: it is told so, where that can be said without a handshake.
+    fn turn_away(&self, stream: Bare, place: usize) {
+        let plan = self.proxy.plan();
+        let place = plan.config.listen.places.get(place);
+        let is_plain = place.is_none_or(|place| place.tls.is_none());
+        let said = if is_plain { TOO_MANY_BODY } else { 0 };
+        if let Ok(client) = transport::peer(&stream) {
+            self.proxy.refused_connection(client, said);
+        }
+        if is_plain {
+            tokio::spawn(refuse(stream));
+        }
     }
 
     /// The backlog: these clients saw their connection established. The socket itself is asked:
     /// tokio only knows of those that its reactor has seen.
-    fn accept_backlog(&self, listener: TcpListener, acceptor: &Arc<Acceptor>) {
-        let Ok(listener) = listener.into_std() else {
-            return;
-        };
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream
-                .set_nonblocking(true)
-                .and_then(|()| TcpStream::from_std(stream));
-            match stream {
-                Ok(stream) => self.admit(stream, peer.ip(), acceptor),
-                Err(error) => warn!(%error, "a connection of the backlog could not be served"),
+    fn accept_backlog(&self, listeners: Vec<Accepting>, acceptor: &Arc<Acceptor>) {
+        for (place, listener) in listeners.into_iter().enumerate() {
+            let Ok(listener) = listener.stop() else {
+                continue;
+            };
+            while let Some(stream) = listener.take() {
+                match stream {
+                    Ok(stream) => self.admit(stream, place, acceptor),
+                    Err(error) => warn!(%error, "a connection of the backlog could not be served"),
+                }
             }
         }
     }
@@ -125,7 +143,21 @@ impl Worker {
     }
 }
 
-async fn refuse(mut stream: TcpStream) {
+/// The next connection, and by which of the listeners it came: each is the first to be looked at in its turn.
+async fn accept(listeners: &[Accepting], turn: usize) -> io::Result<(Bare, usize)> {
+    poll_fn(|context| {
+        for at in 0..listeners.len() {
+            let place = turn.wrapping_add(at) % listeners.len();
+            if let Poll::Ready(accepted) = listeners[place].poll_accept(context) {
+                return Poll::Ready(accepted.map(|stream| (stream, place)));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn refuse(mut stream: Bare) {
     let _ = timeout(Duration::from_secs(1), async {
         stream.write_all(TOO_MANY).await?;
         stream.shutdown().await

@@ -130,7 +130,7 @@ impl Cache {
         }
         let request = request.body(Empty::<Bytes>::new()).expect("a request");
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let response = self.proxy.handle(request, client, None).await;
+        let response = self.proxy.handle(request, &client.into(), None).await;
         let (parts, body) = response.expect("infallible").into_parts();
         let body = body.collect().await.expect("whole").to_bytes();
         // What goes on behind the answer belongs to it.

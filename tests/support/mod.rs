@@ -62,6 +62,9 @@ fn config_text(upstream: &str, extra: &str) -> String {
     ];
     let (mut text, mut rest) = (String::new(), extra.to_owned());
     for (section, keys) in sections {
+        if extra.contains(&format!("[[{section}]]")) {
+            continue;
+        }
         let (own, left) = split(&rest, section);
         rest = left;
         let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();

@@ -1,7 +1,6 @@
 //! Why a request would be answered as it would: it takes the same steps as one that is answered, up
 //! to the point where something would be sent, and nothing is counted, asked or changed.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::request_key::{RequestKey, units};
+use crate::proxy::wire::Peer;
 use crate::proxy::wire::upload::client_body;
 use crate::store::{Entry, Found, Judgement};
 
@@ -37,7 +37,7 @@ use super::routed::{NOTHING_STORED, Routed};
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
 /// stored for it, what would come of it, in a sentence too, and what to change so that it is answered
 /// from the cache.
-pub async fn explain<B>(plan: &Plan, request: Request<B>, address: IpAddr) -> Value
+pub async fn explain<B>(plan: &Plan, request: Request<B>, peer: &Peer) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
@@ -45,7 +45,7 @@ where
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let headers = request.headers().clone();
     let mut missed = None;
-    let mut told = steps(plan, request, address, &mut missed);
+    let mut told = steps(plan, request, peer, &mut missed);
     if let Some(key) = missed {
         told["redis"] = told_second(plan, &key, &headers).await;
     }
@@ -64,19 +64,14 @@ where
 
 /// What the steps of a request come to; `missed` becomes the key under which the second tier would be asked
 /// next.
-fn steps<B>(
-    plan: &Plan,
-    request: Request<B>,
-    address: IpAddr,
-    missed: &mut Option<RequestKey>,
-) -> Value
+fn steps<B>(plan: &Plan, request: Request<B>, peer: &Peer, missed: &mut Option<RequestKey>) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
-    let client = plan.client(address);
+    let client = plan.client(peer);
     let (mut parts, body) = request.into_parts();
-    let received = match receive(plan, &mut parts, client) {
+    let received = match receive(plan, &mut parts, peer, client) {
         Ok(received) => received,
         Err(refusal) => return told_refusal(json!({}), &refusal),
     };

@@ -30,7 +30,6 @@ mod refusal;
 mod reuse;
 mod routed;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -43,6 +42,7 @@ use crate::policy::Reason;
 use super::admission::Refusal;
 use super::plan::Plan;
 use super::wire::InterimQueue;
+use super::wire::Peer;
 use super::wire::upload::client_body;
 use super::wire::whole_body::unless_empty;
 
@@ -59,7 +59,7 @@ use routed::Routed;
 pub fn handle<B>(
     plan: &Arc<Plan>,
     request: Request<B>,
-    address: IpAddr,
+    peer: &Peer,
     interim: Option<&Arc<InterimQueue>>,
 ) -> Handled
 where
@@ -67,9 +67,9 @@ where
     B::Error: std::fmt::Display,
 {
     let started = Instant::now();
-    let client = plan.client(address);
+    let client = plan.client(peer);
     let (mut parts, body) = request.into_parts();
-    let received = match receive(plan, &mut parts, client) {
+    let received = match receive(plan, &mut parts, peer, client) {
         Ok(received) => received,
         Err(refusal) => {
             return Handled::now(refuse(plan, None, &parts.method, started, &refusal));

@@ -7,13 +7,15 @@ use http::header::UPGRADE;
 use http::uri::PathAndQuery;
 use http::{Uri, Version, request};
 
-use crate::http::fields;
+use crate::error::{Failure, FailureKind};
+use crate::http::fields::{self, CLIENT_CERT, without_port};
 use crate::policy::Reason;
 use crate::policy::canonical;
 use crate::proxy::admission::Refusal;
 use crate::proxy::plan::Plan;
 use crate::proxy::wire::claims::client_scheme;
 use crate::proxy::wire::{Client, Host, framing};
+use crate::proxy::wire::{Peer, PeerTls};
 
 /// What is known of a request that was checked.
 pub struct Received {
@@ -35,6 +37,7 @@ pub enum Spelling {
 pub fn receive(
     plan: &Plan,
     parts: &mut request::Parts,
+    peer: &Peer,
     client: Client,
 ) -> Result<Received, Box<Refusal>> {
     // Before anything is selected by them: the origin will not see these fields.
@@ -43,15 +46,40 @@ pub fn receive(
         // Of HTTP/1.0 it means nothing (RFC 9110 §7.8).
         parts.headers.remove(UPGRADE);
     }
-    let host = framing::check(parts, client, &plan.config.limits).map_err(|failure| {
+    if let Some(tls) = &peer.tls
+        && client.has_certificate
+        && let Some(certificate) = &tls.certificate
+    {
+        let certificate = certificate.clone();
+        parts.headers.insert(CLIENT_CERT, certificate);
+    }
+    let refused = |failure| {
         let reason = Reason::Refused;
         Box::new(Refusal { failure, reason })
-    })?;
+    };
+    let host = framing::check(parts, client, &plan.config.limits).map_err(refused)?;
+    if let (Some(tls), Some(host)) = (&peer.tls, &host) {
+        is_for_us(tls, host.as_str()).map_err(refused)?;
+    }
     let scheme = client_scheme(parts, client);
     Ok(Received {
         host: host.map(|host| host.without_default_port(scheme)),
         spelling: spelling(&parts.uri),
     })
+}
+
+/// Whether a request for this host belongs on a connection to the name that the client has asked for in
+/// its handshake.
+fn is_for_us(tls: &PeerTls, host: &str) -> Result<(), Failure> {
+    let name = String::from_utf8_lossy(without_port(host.as_bytes())).into_owned();
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    if tls.is_for(name) {
+        return Ok(());
+    }
+    let message = format!(
+        "{name:?} is not the name that this connection was opened for (SNI), and no certificate here is for it: open another one"
+    );
+    Err(Failure::new(FailureKind::Misdirected, message))
 }
 
 fn spelling(uri: &Uri) -> Spelling {

@@ -7,7 +7,6 @@
 mod route;
 mod rule_digest;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +27,7 @@ use crate::policy::{self, Invalidation, Options, groups, readings};
 use crate::store::Entry;
 
 use super::state::State;
+use super::wire::Peer;
 use super::wire::{Client, Forwarding, host};
 
 pub use route::{PlannedRoute, Sharing};
@@ -209,12 +209,17 @@ impl Plan {
     }
 
     /// Who is at `address`: whether it is one of the configured trusted proxies.
-    pub fn client(&self, address: IpAddr) -> Client {
-        let address = address.to_canonical();
+    pub fn client(&self, peer: &Peer) -> Client {
+        let address = peer.address.to_canonical();
         let trusted = &self.config.listen.trusted_proxies;
+        let is_trusted = trusted.iter().any(|network| network.contains(&address));
+        let tls = peer.tls.as_deref();
         Client {
             address,
-            is_trusted: trusted.iter().any(|network| network.contains(&address)),
+            is_trusted,
+            is_secure: tls.is_some(),
+            // A proxy's own says nothing of whom it speaks for.
+            has_certificate: !is_trusted && tls.is_some_and(|tls| tls.certificate.is_some()),
         }
     }
 

@@ -21,6 +21,10 @@ pub struct Client {
     pub address: IpAddr,
     /// Its `X-Forwarded-*` fields are believed.
     pub is_trusted: bool,
+    /// What it sends comes over TLS.
+    pub is_secure: bool,
+    /// It has shown a certificate, and its `Client-Cert` is ours.
+    pub has_certificate: bool,
 }
 
 /// What is done with a field of a client's.
@@ -30,6 +34,9 @@ pub enum Treatment {
     Ours,
     /// A trusted proxy's is sent as it came, and is part of the key; a stranger's is dropped.
     Believed,
+    /// A certificate that the client has shown us, or a trusted proxy (RFC 9440): sent, but not with requests
+    /// whose answers are everybody's; a stranger's is dropped.
+    Shown,
     /// It names another method: sent with unsafe methods, which are never stored and invalidate
     /// whatever they are; dropped from the others.
     Method,
@@ -43,12 +50,14 @@ const fn field(name: &'static str, treatment: Treatment) -> (HeaderName, Treatme
 }
 
 /// The fields, and what is done with them.
-pub static TABLE: [(HeaderName, Treatment); 63] = {
-    use Treatment::{Believed, Dropped, Method, Ours};
+pub static TABLE: [(HeaderName, Treatment); 65] = {
+    use Treatment::{Believed, Dropped, Method, Ours, Shown};
     [
         field("x-forwarded-for", Ours),
         field("x-forwarded-host", Ours),
         field("x-forwarded-proto", Ours),
+        field("client-cert", Shown),
+        field("client-cert-chain", Shown),
         field("forwarded", Believed),
         field("front-end-https", Believed),
         field("x-forwarded-port", Believed),
@@ -165,6 +174,7 @@ pub fn strip(
     let stays = |treatment| match treatment {
         Treatment::Ours => true,
         Treatment::Believed => client.is_trusted && is_told,
+        Treatment::Shown => client.is_trusted || client.has_certificate,
         Treatment::Method => !invalidate::is_safe(method),
         Treatment::Dropped => false,
     };
@@ -262,15 +272,20 @@ fn first_member<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str
 
 /// The scheme by which the client came, as far as it or its proxy can be believed.
 pub fn client_scheme(parts: &request::Parts, client: Client) -> &'static str {
+    let seen = if client.is_secure { "https" } else { "http" };
     if !client.is_trusted {
-        return "http";
+        return seen;
     }
     let said = first_member(&parts.headers, &X_FORWARDED_PROTO)
         .or_else(|| forwarded_word(&parts.headers, "proto"))
         .or_else(|| parts.uri.scheme_str());
-    let is_https = said
-        .is_some_and(|said| said.eq_ignore_ascii_case("https") || said.eq_ignore_ascii_case("wss"));
-    if is_https { "https" } else { "http" }
+    let is_https =
+        |said: &str| said.eq_ignore_ascii_case("https") || said.eq_ignore_ascii_case("wss");
+    match said.map(is_https) {
+        None => seen,
+        Some(true) => "https",
+        Some(false) => "http",
+    }
 }
 
 /// The host that the origin is told by `X-Forwarded-Host` where it is not the one in `Host`: a
@@ -296,6 +311,7 @@ mod tests {
             let word = match treatment {
                 Treatment::Ours => "ours",
                 Treatment::Believed => "believed",
+                Treatment::Shown => "shown",
                 Treatment::Method => "method",
                 Treatment::Dropped => "dropped",
             };

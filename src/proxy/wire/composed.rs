@@ -5,7 +5,7 @@ use http::header::{self, ACCEPT_LANGUAGE, CONNECTION, COOKIE, HeaderName, ORIGIN
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::Route;
-use crate::http::fields::{self, set};
+use crate::http::fields::{self, CLIENT_CERT, set};
 
 use super::claims::{self, X_FORWARDED_FOR};
 use super::conditions::Conditions;
@@ -85,6 +85,7 @@ pub fn make_canonical(headers: &mut HeaderMap, route: &Route) {
             header::ACCEPT | ACCEPT_LANGUAGE | header::ACCEPT_ENCODING => !is_plain_list(value),
             _ => {
                 let stays = is_normalised(route, name)
+                    || *name == CLIENT_CERT
                     || options.credential_fields.contains(name)
                     || claims::is_told(name);
                 !stays

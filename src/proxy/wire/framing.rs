@@ -93,7 +93,7 @@ fn target_form(parts: &request::Parts, client: Client) -> Result<(), Failure> {
         "" if parts.uri.scheme().is_some() => {}
         _ => return bad("the request target is no path and no absolute URI"),
     }
-    if parts.uri.scheme_str() == Some("https") && !client.is_trusted {
+    if parts.uri.scheme_str() == Some("https") && !client.is_trusted && !client.is_secure {
         // RFC 9110 §7.4: an "https" resource over a connection that is not secured.
         let message = "the request target is an https URI, and this connection is not secured: ask for the path alone, or, where a proxy before the sidecar ends TLS, name it in listen.trusted_proxies";
         return Err(Failure::new(FailureKind::Misdirected, message));
@@ -190,6 +190,8 @@ mod tests {
     const STRANGER: Client = Client {
         address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
         is_trusted: false,
+        is_secure: false,
+        has_certificate: false,
     };
 
     fn checked(target: &str, lines: &[(&str, &str)]) -> Result<Option<String>, FailureKind> {

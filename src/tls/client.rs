@@ -1,11 +1,11 @@
 //! TLS as a client: whom we trust when we connect to an upstream, to Redis or to a database.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+use super::pem::certificates;
+use super::provider;
 
 /// A client configuration that trusts the roots in `ca_file`, or those of the platform. `key` is the
 /// name of the setting that an error asks to be set.
@@ -14,13 +14,9 @@ pub fn client(ca_file: Option<&Path>, key: &str) -> Result<ClientConfig, String>
     match ca_file {
         Some(file) => {
             let shown = file.display();
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| format!("{shown}: {error}"))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| format!("{shown}: {error}"))?;
+            for certificate in certificates(file)? {
+                let added = roots.add(certificate);
+                added.map_err(|error| format!("{shown}: {error}"))?;
             }
         }
         None => {
@@ -33,8 +29,7 @@ pub fn client(ca_file: Option<&Path>, key: &str) -> Result<ClientConfig, String>
             "no root certificates: install ca-certificates, or set {key}"
         ));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())

@@ -1,0 +1,170 @@
+//! `[listen]` and `[[listen]]`, key by key.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use crate::tls::Identity;
+use crate::tls::server::{ClientAuth, ServerTls};
+
+use super::listen::{Address, Listen, Place};
+use super::read_value::{readable, set};
+use super::source::{At, Section};
+
+const READABLE: &str = "the path of a readable PEM file";
+
+/// Keys that are of the whole process, and stand in one of several tables at most.
+const OF_ALL: [&str; 4] = ["workers", "trusted_proxies", "drain_delay", "drain_timeout"];
+
+/// Reads one table or several.
+pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
+    let mut listen = Listen::default();
+    let mut said: Vec<&str> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
+    for mut section in sections {
+        for key in OF_ALL.into_iter().filter(|key| !section.is_missing(key)) {
+            if said.contains(&key) {
+                let message = format!(
+                    "listen.{key} is of the whole process, and is said in another [[listen]] already: expected it once"
+                );
+                section.source().mistake(section.span(), message);
+            }
+            said.push(key);
+        }
+        of_all(&mut section, &mut listen);
+        let place = place(&mut section);
+        if places.iter().any(|known| {
+            let is_any_port = place
+                .address
+                .tcp()
+                .is_some_and(|address| address.port() == 0);
+            known.address == place.address && !is_any_port
+        }) {
+            let message = format!("[[listen]] address {} stands there twice", place.address);
+            section.source().mistake(section.span(), message);
+        }
+        places.push(place);
+        section.finish();
+    }
+    listen.places = places;
+    listen
+}
+
+fn of_all(section: &mut Section<'_, '_>, listen: &mut Listen) {
+    let workers = section.integer("workers", 1..1025);
+    if let Some(number) = workers {
+        listen.workers = Some(number as usize);
+    }
+    let network = |text: &str| {
+        let alone = || {
+            let address = text.parse::<std::net::IpAddr>().ok();
+            address.map(ipnet::IpNet::from)
+        };
+        text.parse::<ipnet::IpNet>().ok().or_else(alone)
+    };
+    let expected = "an address or network such as \"10.0.0.0/8\"";
+    set(
+        &mut listen.trusted_proxies,
+        section.list("trusted_proxies", expected, network),
+    );
+    set(&mut listen.drain_delay, section.duration("drain_delay"));
+    set(&mut listen.drain_timeout, section.duration("drain_timeout"));
+}
+
+fn place(section: &mut Section<'_, '_>) -> Place {
+    let mut place = Place::default();
+    let expected =
+        "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\", or \"unix:/path\"";
+    let address = section.parsed("address", expected, Address::parse);
+    set(&mut place.address, address.map(|at| at.value));
+    set(&mut place.proxy_protocol, section.boolean("proxy_protocol"));
+    let tls = section.table("tls");
+    if tls.is_present() {
+        place.tls = server_tls(tls);
+    }
+    place
+}
+
+fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
+    let mut identities = Vec::new();
+    let first = identity(&mut section);
+    let has_no_more = section.is_missing("certificates");
+    identities.extend(first);
+    for mut more in section.tables("certificates") {
+        identities.extend(identity(&mut more));
+        more.finish();
+    }
+    let client_ca = file(&mut section, "client_ca");
+    let auth = |text: &str| match text {
+        "required" => Some(ClientAuth::Required),
+        "optional" => Some(ClientAuth::Optional),
+        _ => None,
+    };
+    let auth = section.parsed("client_auth", "\"required\" or \"optional\"", auth);
+    if let (Some(At { span, .. }), None) = (&auth, &client_ca) {
+        let message = "listen.tls.client_auth has no effect without client_ca, the roots that clients' certificates are by";
+        section.source().mistake(span.clone(), message);
+    }
+    let version = |text: &str| match text {
+        "1.2" => Some(false),
+        "1.3" => Some(true),
+        _ => None,
+    };
+    let version = section.parsed("min_version", "\"1.2\" or \"1.3\"", version);
+    let (span, source) = (section.span(), section.source());
+    let is_empty = has_no_more && section.is_missing("cert_file") && section.is_missing("key_file");
+    section.finish();
+    if identities.is_empty() {
+        if is_empty {
+            let message = "[listen.tls] has no certificate: expected cert_file = \"...\" and key_file = \"...\"";
+            source.mistake(span, message);
+        }
+        return None;
+    }
+    let client_ca = client_ca.as_ref().map(|At { value, .. }| {
+        let auth = auth.map_or(ClientAuth::Required, |at| at.value);
+        (value, auth)
+    });
+    let is_tls_13_alone = version.is_some_and(|at| at.value);
+    let made = ServerTls::new(identities, client_ca, is_tls_13_alone);
+    made.map_err(|why| source.mistake(span, format!("[listen.tls] {why}")))
+        .ok()
+}
+
+/// `cert_file` and `key_file` of one table.
+fn identity(section: &mut Section<'_, '_>) -> Option<Identity> {
+    let certificate = file(section, "cert_file");
+    let key = file(section, "key_file");
+    let source = section.source();
+    let alone = |At { span, .. }: &At<PathBuf>, other: &str| -> (Range<usize>, String) {
+        (
+            span.clone(),
+            format!("listen.tls: {other} is missing beside this"),
+        )
+    };
+    let (certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (Some(certificate), None) if section.is_missing("key_file") => {
+            let (span, message) = alone(&certificate, "key_file");
+            source.mistake(span, message);
+            return None;
+        }
+        (None, Some(key)) if section.is_missing("cert_file") => {
+            let (span, message) = alone(&key, "cert_file");
+            source.mistake(span, message);
+            return None;
+        }
+        _ => return None,
+    };
+    let read = Identity::read(&certificate.value, &key.value);
+    read.map_err(|why| source.mistake(certificate.span, format!("listen.tls.cert_file: {why}")))
+        .ok()
+}
+
+/// A file that is read again when it changes.
+fn file(section: &mut Section<'_, '_>, key: &'static str) -> Option<At<PathBuf>> {
+    let source = section.source();
+    section.parsed(key, READABLE, |text| {
+        source.note_file(text.as_ref());
+        readable(text)
+    })
+}
