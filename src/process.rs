@@ -258,6 +258,7 @@ async fn configured_origin(
         let upstream =
             Upstream::new(upstream, metrics).map_err(|message| anyhow!("[upstream]: {message}"))?;
         tokio::spawn(Upstream::reap_idle(Arc::downgrade(&upstream)));
+        tokio::spawn(Upstream::tend(Arc::downgrade(&upstream)));
         return Ok((upstream, None));
     }
     let database = database.context("the built-in origin has no database")?;

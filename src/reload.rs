@@ -189,6 +189,9 @@ impl Reloader {
         self.proxy
             .open_access_log(&config)
             .map_err(|message| Refused(vec![message]))?;
+        self.proxy
+            .renew_origin(&config)
+            .map_err(|message| Refused(vec![format!("[upstream] {message}")]))?;
         let digest = config.digest.clone();
         self.proxy.exchange(Arc::new(config), source);
         self.note_read(named, seen);

@@ -98,6 +98,21 @@ impl Changes {
             self.effective
                 .push("admin: the content of token_file changed".to_owned());
         }
+        let until = |at: std::time::SystemTime| humantime::format_rfc3339_seconds(at);
+        for (old, new) in old.listen.places.iter().zip(&new.listen.places) {
+            if let (Some(old), Some(new)) = (&old.tls, &new.tls)
+                && old != new
+            {
+                let expires = until(new.expires);
+                self.effective
+                    .push(format!("listen.tls: another certificate, until {expires}"));
+            }
+        }
+        let tls = |config: &Config| config.upstream.as_ref().and_then(|known| known.tls.clone());
+        if tls(old) != tls(new) {
+            self.effective
+                .push("upstream: other roots, or another certificate of ours".to_owned());
+        }
         if old.auth.probe_key != new.auth.probe_key && !is_told(&self.effective, "auth: probe_key")
         {
             self.effective
@@ -147,12 +162,27 @@ fn in_words(setting: Option<&Setting>) -> String {
     }
 }
 
+/// Keys of `[upstream]` that are fixed at the start: where it is, and what its pool was made by.
+const UPSTREAM: [&str; 10] = [
+    "url",
+    "protocol",
+    "server_name",
+    "host",
+    "forwarded_host",
+    "forwarded_proto",
+    "via",
+    "max_connections",
+    "breaker_failures",
+    "breaker_open",
+];
+
 /// Whether a key is fixed at the start: addresses and threads, what memory and pools were made by, and who
 /// keys are by.
 pub fn needs_restart(place: &str, key: &str) -> bool {
     // One of several tables has its number after its name.
     match place.split(' ').next().unwrap_or_default() {
-        "upstream" | "origin" | "cache.redis" => true,
+        "origin" | "cache.redis" => true,
+        "upstream" => UPSTREAM.contains(&key),
         "listen" => ["address", "workers"].contains(&key),
         "admin" => key == "address",
         "cache" => ["memory", "max_object", "max_flights"].contains(&key),
@@ -180,7 +210,10 @@ impl Config {
         }
         self.listen.workers = running.listen.workers;
         self.admin.address = running.admin.address;
-        self.upstream = running.upstream.clone();
+        self.upstream = match (self.upstream.take(), &running.upstream) {
+            (Some(upstream), Some(running)) => Some(upstream.in_place_of(running)),
+            (_, running) => running.clone(),
+        };
         self.origin = running.origin.clone();
         self.cache.memory = running.cache.memory;
         self.cache.max_object = running.cache.max_object;

@@ -14,6 +14,7 @@ mod read_auth;
 mod read_listen;
 mod read_redis;
 mod read_routes;
+mod read_upstream;
 mod read_value;
 mod routes;
 mod secret;
@@ -21,6 +22,7 @@ mod sections;
 pub mod settings;
 mod source;
 pub mod units;
+mod upstream;
 
 pub use access_log::{AccessLog, LogFormat, LogPlace};
 pub use auth::{Auth, LimitBy, OnDifference, RateLimit, Scope, VerdictSource, WithoutRedis};
@@ -30,11 +32,9 @@ pub use read::DEFAULT;
 pub use read_redis::SCHEMES as REDIS_SCHEMES;
 pub use routes::{Route, Routes};
 pub use secret::Secret;
-pub use sections::{
-    Admin, Cache, Config, HostRule, JournalPlace, Limits, Origin, Public, Redis, Reload, Upstream,
-    Via,
-};
+pub use sections::{Admin, Cache, Config, JournalPlace, Limits, Origin, Public, Redis, Reload};
 pub use source::{Environment, Mistake};
+pub use upstream::{Health, HostRule, Protocol, Upstream, Via};
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -17,12 +15,11 @@ use super::read_auth::{auth, rate_limits};
 use super::read_listen::listen;
 use super::read_redis::redis;
 use super::read_routes::routes;
-use super::read_value::{count, readable, set};
+use super::read_upstream::upstream;
+use super::read_value::{breaker, count, header_bytes, set};
 use super::routes::Routes;
-use super::sections::{
-    Admin, Cache, Config, HostRule, Limits, Origin, Public, Reload, Upstream, Via,
-};
-use super::source::{At, Environment, Mistake, Section, Source, field_name, word};
+use super::sections::{Admin, Cache, Config, Limits, Origin, Public, Reload};
+use super::source::{At, Environment, Mistake, Section, Source, field_name};
 
 /// The configuration that runs when no file is given.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -205,109 +202,6 @@ fn admin(mut section: Section<'_, '_>) -> Admin {
     admin
 }
 
-fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
-    let present = section.is_present();
-    let expected =
-        "a URL without path such as \"http://127.0.0.1:3000\" or \"https://api.example.org\"";
-    let place = section.parsed("url", expected, upstream_url);
-    if present && place.is_none() && section.is_missing("url") {
-        section.source().mistake(
-            section.span(),
-            format!("[upstream] has no url: expected url = {expected}"),
-        );
-    }
-    let (scheme, host, port) = place.map_or((Scheme::HTTP, String::new(), 80), |at| at.value);
-    let mut upstream = Upstream::at(scheme, host, port);
-    let host_rule = section.parsed("host", "\"keep\" or \"rewrite\"", word::<HostRule>);
-    set(&mut upstream.host_rule, host_rule.map(|at| at.value));
-    for (key, slot) in [
-        ("forwarded_host", &mut upstream.forwarded_host),
-        ("forwarded_proto", &mut upstream.forwarded_proto),
-    ] {
-        let value = section.parsed(key, "a header field value", |text| {
-            HeaderValue::from_str(text).ok()
-        });
-        let Some(At { value, span }) = value else {
-            continue;
-        };
-        if upstream.host_rule == HostRule::Keep {
-            section.source().mistake(span, format!("upstream.{key} has no effect with host = \"keep\": remove it, or set host = \"rewrite\""));
-        }
-        *slot = Some(value);
-    }
-    upstream.ca_file = section
-        .parsed("ca_file", "the path of a readable PEM file", readable)
-        .map(|at| at.value);
-    set(
-        &mut upstream.connect_timeout,
-        section.duration("connect_timeout"),
-    );
-    set(
-        &mut upstream.response_timeout,
-        section.duration("response_timeout"),
-    );
-    set(&mut upstream.read_timeout, section.duration("read_timeout"));
-    set(&mut upstream.idle_timeout, section.duration("idle_timeout"));
-    count(
-        &mut section,
-        "max_connections",
-        &mut upstream.max_connections,
-    );
-    set(
-        &mut upstream.queue,
-        section
-            .integer("queue", 0..10_000_001)
-            .map(|number| number as usize),
-    );
-    set(
-        &mut upstream.queue_timeout,
-        section.duration("queue_timeout"),
-    );
-    let Upstream {
-        breaker_failures,
-        breaker_open,
-        ..
-    } = &mut upstream;
-    breaker(&mut section, breaker_failures, breaker_open);
-    set(&mut upstream.header_bytes, header_bytes(&mut section));
-    let via = |text: &str| match text {
-        "full" => Some(Via::Full),
-        "off" => Some(Via::Off),
-        _ => None,
-    };
-    let given = section.parsed("via", "\"full\" or \"off\"", via);
-    set(&mut upstream.via, given.map(|at| at.value));
-    section.finish();
-    present.then_some(upstream)
-}
-
-fn upstream_url(text: &str) -> Option<(Scheme, String, u16)> {
-    let url = Url::parse(text).ok()?;
-    let scheme = match url.scheme() {
-        "http" => Scheme::HTTP,
-        "https" => Scheme::HTTPS,
-        _ => return None,
-    };
-    let bare = matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
-    let anonymous = url.username().is_empty() && url.password().is_none();
-    let host = url
-        .host_str()
-        .filter(|_| bare && anonymous && url.port() != Some(0))?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
-    Some((scheme, host, url.port_or_known_default()?))
-}
-
-/// hyper's read buffer, which bounds a head, cannot be smaller than 8 KiB.
-fn header_bytes(section: &mut Section<'_, '_>) -> Option<usize> {
-    let range = (8 << 10)..=(1 << 20);
-    let parse = |text: &str| super::units::size(text).filter(|size| range.contains(size));
-    let found = section.parsed("header_bytes", "a size from \"8KiB\" to \"1MiB\"", parse);
-    found.map(|at| at.value as usize)
-}
-
 fn origin(mut section: Section<'_, '_>) -> Origin {
     let mut origin = Origin::default();
     let is_postgres = |text: &str| {
@@ -355,13 +249,6 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
     }
     section.finish();
     origin
-}
-
-/// The breaker before an origin, of whichever kind.
-fn breaker(section: &mut Section<'_, '_>, failures: &mut u32, open: &mut Duration) {
-    let given = section.integer("breaker_failures", 1..1_000_001);
-    set(failures, given.map(|number| number as u32));
-    set(open, section.duration("breaker_open"));
 }
 
 fn cache(mut section: Section<'_, '_>) -> Cache {

@@ -1,16 +1,11 @@
 //! `[listen]` and `[[listen]]`, key by key.
 
-use std::ops::Range;
-use std::path::PathBuf;
-
 use crate::tls::Identity;
 use crate::tls::server::{ClientAuth, ServerTls};
 
 use super::listen::{Address, Listen, Place};
-use super::read_value::{readable, set};
+use super::read_value::{certificate_files, file, set};
 use super::source::{At, Section};
-
-const READABLE: &str = "the path of a readable PEM file";
 
 /// Keys that are of the whole process, and stand in one of several tables at most.
 const OF_ALL: [&str; 4] = ["workers", "trusted_proxies", "drain_delay", "drain_timeout"];
@@ -130,41 +125,11 @@ fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
         .ok()
 }
 
-/// `cert_file` and `key_file` of one table.
+/// The certificate of one table, where it has one.
 fn identity(section: &mut Section<'_, '_>) -> Option<Identity> {
-    let certificate = file(section, "cert_file");
-    let key = file(section, "key_file");
+    let (certificate, key) = certificate_files(section)?;
     let source = section.source();
-    let alone = |At { span, .. }: &At<PathBuf>, other: &str| -> (Range<usize>, String) {
-        (
-            span.clone(),
-            format!("listen.tls: {other} is missing beside this"),
-        )
-    };
-    let (certificate, key) = match (certificate, key) {
-        (Some(certificate), Some(key)) => (certificate, key),
-        (Some(certificate), None) if section.is_missing("key_file") => {
-            let (span, message) = alone(&certificate, "key_file");
-            source.mistake(span, message);
-            return None;
-        }
-        (None, Some(key)) if section.is_missing("cert_file") => {
-            let (span, message) = alone(&key, "cert_file");
-            source.mistake(span, message);
-            return None;
-        }
-        _ => return None,
-    };
     let read = Identity::read(&certificate.value, &key.value);
     read.map_err(|why| source.mistake(certificate.span, format!("listen.tls.cert_file: {why}")))
         .ok()
-}
-
-/// A file that is read again when it changes.
-fn file(section: &mut Section<'_, '_>, key: &'static str) -> Option<At<PathBuf>> {
-    let source = section.source();
-    section.parsed(key, READABLE, |text| {
-        source.note_file(text.as_ref());
-        readable(text)
-    })
 }

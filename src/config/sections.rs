@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
 use super::access_log::AccessLog;
 use super::auth::{Auth, RateLimit};
@@ -15,6 +14,7 @@ use super::listen::Listen;
 use super::routes::Routes;
 use super::secret::Secret;
 use super::settings::Setting;
+use super::upstream::Upstream;
 
 /// Everything the process needs to know, checked.
 #[derive(Clone, Debug)]
@@ -93,104 +93,6 @@ impl Default for Admin {
             public: vec![Public::Health],
             hosts: Vec::new(),
             connections: 64,
-        }
-    }
-}
-
-/// What happens to the client's `Host` on its way to the upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostRule {
-    /// Passed on, and part of the key.
-    #[default]
-    Keep,
-    /// Replaced by the upstream's own.
-    Rewrite,
-}
-
-/// `[upstream]`: the API that is fronted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    pub scheme: Scheme,
-    /// Host name or address, without port.
-    pub host: String,
-    pub port: u16,
-    pub host_rule: HostRule,
-    /// With `host = "rewrite"`: what `X-Forwarded-Host` and `-Proto` say; not sent when unset.
-    pub forwarded_host: Option<HeaderValue>,
-    pub forwarded_proto: Option<HeaderValue>,
-    /// PEM file of the roots to trust instead of the platform's.
-    pub ca_file: Option<PathBuf>,
-    pub connect_timeout: Duration,
-    /// From the request sent to the response head.
-    pub response_timeout: Duration,
-    /// Between two pieces of a response body.
-    pub read_timeout: Duration,
-    /// How long an unused connection is kept.
-    pub idle_timeout: Duration,
-    /// Connections over all workers, those kept idle included.
-    pub max_connections: usize,
-    /// Requests that may wait for a connection.
-    pub queue: usize,
-    pub queue_timeout: Duration,
-    /// Failures that open the breaker, and for how long after the last of them it stays open.
-    pub breaker_failures: u32,
-    pub breaker_open: Duration,
-    pub header_bytes: usize,
-    pub via: Via,
-}
-
-/// How the origin and clients are told of us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Via {
-    /// By `Via` (RFC 9110 §7.6.3).
-    #[default]
-    Full,
-    /// Not by `Via`; the origin is told by `CDN-Loop` (RFC 8586).
-    Off,
-}
-
-impl Upstream {
-    /// The defaults of an upstream at this place.
-    pub fn at(scheme: Scheme, host: String, port: u16) -> Self {
-        Self {
-            scheme,
-            host,
-            port,
-            host_rule: HostRule::Keep,
-            forwarded_host: None,
-            forwarded_proto: None,
-            ca_file: None,
-            connect_timeout: Duration::from_secs(3),
-            response_timeout: Duration::from_secs(30),
-            read_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
-            max_connections: 512,
-            queue: 1024,
-            queue_timeout: Duration::from_secs(5),
-            breaker_failures: 5,
-            breaker_open: Duration::from_secs(10),
-            header_bytes: 32 << 10,
-            via: Via::Full,
-        }
-    }
-
-    /// `host` or `host:port` as it stands in `Host`; IPv6 addresses in brackets.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
-        let default = if self.scheme == Scheme::HTTPS {
-            443
-        } else {
-            80
-        };
-        if self.port == default {
-            host
-        } else {
-            format!("{host}:{}", self.port)
         }
     }
 }

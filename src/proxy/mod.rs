@@ -162,6 +162,12 @@ impl Proxy {
         guard::address::of(headers, peer, &held.0.config.listen.trusted_proxies)
     }
 
+    /// Lets the origin take of another configuration what may change while it runs; an error says why it
+    /// cannot.
+    pub fn renew_origin(&self, config: &Config) -> Result<(), String> {
+        self.state.origin.renew(config)
+    }
+
     /// What the access log's file was called is another file by now: one of that name is begun.
     pub fn reopen_access_log(&self) {
         if let Some(log) = self.state.access_logs.current() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use client::client;
+pub use client::{ClientTls, client};
 pub use names::Names;
 pub use pem::Identity;
 

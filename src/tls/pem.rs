@@ -95,6 +95,14 @@ fn about(certificate: &CertificateDer<'_>) -> Result<(Names, SystemTime), String
     Ok((Names::new(names), ends))
 }
 
+/// Whether a certificate is valid at this Unix time in seconds.
+pub fn is_valid_at(certificate: &CertificateDer<'_>, unix: u64) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, read)| {
+        let (validity, unix) = (read.validity(), i64::try_from(unix).unwrap_or(i64::MAX));
+        (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&unix)
+    })
+}
+
 fn address(bytes: &[u8]) -> Option<String> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(four).to_string());

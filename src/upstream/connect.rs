@@ -1,100 +1,242 @@
-//! New connections to the upstream: TCP, and TLS where the URL says so.
+//! New connections to the upstream: to one of its addresses, with TLS where the URL says so, ready to be
+//! asked in the protocol that it speaks.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use http::uri::Scheme;
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tracing::debug;
 
-use crate::config;
+use crate::config::{self, Protocol};
 use crate::error::{Failure, FailureKind, is_out_of_descriptors};
+use crate::tls::ClientTls;
 
+use super::OriginBody;
+use super::addresses::{Address, Addresses, Open, Place};
+use super::sender::{Sender, Task};
+use super::socket::Socket;
 use super::stream::{ReadOn, WriteFailed};
 
 /// A byte stream to the upstream.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-pub type Connection = TokioIo<ReadOn<Box<dyn Stream>>>;
+/// Connections that failed let a name be looked up again, but not more often than this.
+const LOOKED_UP_AGAIN: Duration = Duration::from_secs(1);
 
 /// Opens connections to one upstream.
 pub struct Connector {
-    config: config::Upstream,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    config: RwLock<Arc<config::Upstream>>,
+    pub addresses: Addresses,
+    name: Option<ServerName<'static>>,
+    tls: RwLock<Option<TlsConnector>>,
+}
+
+/// A connection that can be asked.
+pub struct Connected {
+    pub sender: Sender,
+    pub task: Task,
+    pub open: Open,
+    pub socket: Socket,
 }
 
 impl Connector {
     /// Reads the roots of an `https` upstream; the error says what to configure instead.
     pub fn new(config: &config::Upstream) -> Result<Self, String> {
-        let tls = if config.scheme == Scheme::HTTPS {
-            let name = ServerName::try_from(config.host.clone())
-                .map_err(|_| format!("{:?} is no name that a certificate can hold", config.host))?;
-            Some((TlsConnector::from(Arc::new(tls_config(config)?)), name))
-        } else {
-            None
+        let place = match &config.socket {
+            Some(path) => Place::Unix(path.clone()),
+            None => Place::Name {
+                host: config.host.clone(),
+                port: config.port,
+            },
         };
-        Ok(Self {
-            config: config.clone(),
-            tls,
+        let name = config.server_name.as_ref().unwrap_or(&config.host);
+        let name = (config.scheme == Scheme::HTTPS)
+            .then(|| {
+                ServerName::try_from(name.clone())
+                    .map_err(|_| format!("{name:?} is no name that a certificate can hold"))
+            })
+            .transpose()?;
+        let this = Self {
+            addresses: Addresses::new(place, config.breaker_failures),
+            name,
+            tls: RwLock::default(),
+            config: RwLock::new(Arc::new(config.clone())),
+        };
+        this.renew(config)?;
+        Ok(this)
+    }
+
+    /// As it is configured now.
+    pub fn config(&self) -> Arc<config::Upstream> {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&config)
+    }
+
+    /// Takes this configuration for connections to come: times, roots, and who we are.
+    pub fn renew(&self, config: &config::Upstream) -> Result<(), String> {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        if self.name.is_none() {
+            return Ok(());
+        }
+        let tls = match &config.tls {
+            Some(tls) => tls.clone(),
+            None => ClientTls::new(None, None, "upstream.ca_file")?,
+        };
+        let protocol: &[u8] = match config.protocol {
+            Protocol::Http1 => b"http/1.1",
+            Protocol::Http2 => b"h2",
+        };
+        let connector = TlsConnector::from(Arc::new(tls.speaking(protocol)));
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(connector);
+        Ok(())
+    }
+
+    /// One connection, within `connect_timeout` for all of its steps.
+    pub async fn connect(&self) -> Result<Connected, Failure> {
+        self.in_time(self.steps()).await
+    }
+
+    /// One to this very address.
+    pub async fn connect_to(&self, address: &Arc<Address>) -> Result<Connected, Failure> {
+        self.in_time(async {
+            let connected = self.addresses.connect_to(address).await;
+            self.speak(connected.map_err(|error| refused(&error))?)
+                .await
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let limit = self.config().connect_timeout;
+        timeout(limit, work).await.unwrap_or_else(|_| {
+            let message = format!("no connection to the upstream within {limit:?}");
+            Err(Failure::new(FailureKind::ConnectTimeout, message))
         })
     }
 
-    /// One connection, within `connect_timeout` for all of its steps. `write_failed` is told when a
-    /// write to it fails.
-    pub async fn connect(&self, write_failed: &WriteFailed) -> Result<Connection, Failure> {
-        let config = &self.config;
-        match timeout(config.connect_timeout, self.steps()).await {
-            Ok(stream) => Ok(TokioIo::new(ReadOn::new(stream?, write_failed.clone()))),
-            Err(_) => Err(Failure::new(
-                FailureKind::ConnectTimeout,
-                format!(
-                    "no connection to the upstream within {:?}",
-                    config.connect_timeout
-                ),
-            )),
-        }
-    }
-
-    async fn steps(&self) -> Result<Box<dyn Stream>, Failure> {
-        let (host, port) = (self.config.host.as_str(), self.config.port);
-        let addresses = tokio::net::lookup_host((host, port))
-            .await
-            .map_err(|error| {
-                let message = format!("the upstream's name {host:?} does not resolve: {error}");
-                failure(FailureKind::DnsFailed, &error, message)
-            })?;
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return self.secure(stream).await,
-                Err(error) => last = error,
-            }
-        }
-        let message = format!("the upstream does not accept connections: {last}");
-        Err(failure(FailureKind::ConnectFailed, &last, message))
-    }
-
-    async fn secure(&self, stream: TcpStream) -> Result<Box<dyn Stream>, Failure> {
-        // A request head is one small write that should leave at once.
-        let _ = stream.set_nodelay(true);
-        let Some((connector, name)) = &self.tls else {
-            return Ok(Box::new(stream));
+    async fn steps(&self) -> Result<Connected, Failure> {
+        let config = self.config();
+        let host = &config.host;
+        let unknown = |error: io::Error| {
+            let message = format!("the upstream's name {host:?} does not resolve: {error}");
+            failure(FailureKind::DnsFailed, &error, message)
         };
-        let secured = connector.connect(name.clone(), stream).await;
-        let secured = secured.map_err(|error| {
-            Failure::new(
-                FailureKind::TlsFailed,
-                format!("TLS with the upstream failed: {error}"),
-            )
-        })?;
+        // Looked after in the background, where anybody does.
+        let older_than = config.resolve_every.saturating_mul(2);
+        self.addresses.look_up(older_than).await.map_err(unknown)?;
+        let connected = match self.addresses.connect().await {
+            Ok(connected) => connected,
+            Err(error) => {
+                let known = self.addresses.all();
+                let looked_up = self.addresses.look_up(LOOKED_UP_AGAIN).await;
+                looked_up.map_err(unknown)?;
+                let is_new = |one: &Arc<Address>| known.iter().all(|old| !Arc::ptr_eq(old, one));
+                if !self.addresses.all().iter().any(is_new) {
+                    return Err(refused(&error));
+                }
+                let again = self.addresses.connect().await;
+                again.map_err(|error| refused(&error))?
+            }
+        };
+        let address = Arc::clone(connected.1.address());
+        let spoken = self.speak(connected).await;
+        if spoken.is_err() {
+            self.addresses.failed(&address);
+        }
+        spoken
+    }
+
+    /// Speaks TLS, where that is wanted, and the protocol.
+    async fn speak(&self, (socket, open): (Socket, Open)) -> Result<Connected, Failure> {
+        let config = self.config();
+        let stream = self.secure(socket.clone()).await?;
+        let write_failed = WriteFailed::default();
+        let stream = TokioIo::new(ReadOn::new(stream, write_failed.clone()));
+        let hung_up = |error: hyper::Error| {
+            let message = format!("the upstream hung up: {error}");
+            Failure::new(FailureKind::ConnectionClosed, message)
+        };
+        let (sender, handle) = match config.protocol {
+            Protocol::Http1 => {
+                let handshake = http1::Builder::new()
+                    .max_buf_size(config.header_bytes)
+                    .max_headers(512)
+                    .handshake::<_, OriginBody>(stream);
+                let (sender, connection) = handshake.await.map_err(hung_up)?;
+                let task = tokio::spawn(async move {
+                    if let Err(error) = connection.with_upgrades().await {
+                        debug!(%error, "a connection to the upstream ended");
+                    }
+                });
+                (Sender::Http1(sender), task.abort_handle())
+            }
+            Protocol::Http2 => {
+                let header_bytes = u32::try_from(config.header_bytes).unwrap_or(u32::MAX);
+                let handshake = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .max_header_list_size(header_bytes)
+                    // One that is silent for long is asked whether it is there (RFC 9113 §6.7).
+                    .keep_alive_interval(Duration::from_secs(30))
+                    .keep_alive_timeout(Duration::from_secs(20))
+                    .handshake::<_, OriginBody>(stream);
+                let (sender, connection) = handshake.await.map_err(hung_up)?;
+                let task = tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        debug!(%error, "a connection to the upstream ended");
+                    }
+                });
+                (Sender::Http2(sender), task.abort_handle())
+            }
+        };
+        Ok(Connected {
+            sender,
+            task: Task {
+                handle,
+                write_failed,
+            },
+            open,
+            socket,
+        })
+    }
+
+    async fn secure(&self, socket: Socket) -> Result<Box<dyn Stream>, Failure> {
+        let tls = self
+            .tls
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let (Some(connector), Some(name)) = (tls, &self.name) else {
+            return Ok(Box::new(socket));
+        };
+        let failed = |why: String| Failure::new(FailureKind::TlsFailed, why);
+        let secured = connector.connect(name.clone(), socket).await;
+        let secured =
+            secured.map_err(|error| failed(format!("TLS with the upstream failed: {error}")))?;
+        let spoken = secured.get_ref().1.alpn_protocol();
+        if self.config().protocol == Protocol::Http2 && spoken != Some(b"h2") {
+            return Err(failed(
+                "the upstream does not speak HTTP/2 (ALPN): set upstream.protocol = \"http/1.1\""
+                    .to_owned(),
+            ));
+        }
         Ok(Box::new(secured))
     }
+}
+
+fn refused(error: &io::Error) -> Failure {
+    let message = format!("the upstream does not accept connections: {error}");
+    failure(FailureKind::ConnectFailed, error, message)
 }
 
 /// A failure of this kind; or ours, where this process has no descriptors left.
@@ -104,10 +246,4 @@ fn failure(kind: FailureKind, error: &io::Error, message: String) -> Failure {
         return Failure::new(FailureKind::OutOfDescriptors, message);
     }
     Failure::new(kind, message)
-}
-
-fn tls_config(config: &config::Upstream) -> Result<ClientConfig, String> {
-    let mut tls = crate::tls::client(config.ca_file.as_deref(), "upstream.ca_file")?;
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tls)
 }

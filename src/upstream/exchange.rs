@@ -8,20 +8,23 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{Request, Response, StatusCode};
+use http::header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use tracing::{info, warn};
 
+use crate::config::{self, Protocol};
 use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 use crate::trace::{Observed, Span};
 
 use super::breaker::{Fault, url_hash};
 use super::pool::{Lease, Upstream};
+use super::sender::was_not_begun;
 use super::sending::Sending;
 use super::{OriginBody, Started};
 
@@ -80,22 +83,29 @@ impl Upstream {
         &self,
         request: Request<OriginBody>,
     ) -> Result<Response<OriginBody>, Failure> {
+        self.retries.add();
         let lease = self.lease(false).await?;
         if let Some(started) = request.extensions().get::<Started>() {
             started.tell();
         }
         let is_reused = lease.is_reused;
-        let (sending, request) = Sending::watch(request);
-        let (failure, unsent) = match self.attempt(lease, request, &sending).await {
+        let is_multiplexed = self.config().protocol == Protocol::Http2;
+        let (sending, request) = Sending::watch(request, is_multiplexed);
+        let attempt = match self.attempt(lease, request, &sending).await {
             Ok(response) => return Ok(response),
-            Err(Attempt { failure, unsent }) => (failure, unsent),
+            Err(attempt) => attempt,
         };
-        if !is_reused {
+        let Attempt {
+            failure,
+            unsent,
+            was_not_begun,
+        } = attempt;
+        if !(is_reused || was_not_begun) || !self.retries.take() {
             return Err(failure);
         }
         if let Some(request) = unsent {
             self.metrics.upstream_retries.inc();
-            let lease = self.lease(true).await?;
+            let lease = self.lease(!is_multiplexed).await?;
             let again = self.attempt(lease, *request, &sending).await;
             return again.map_err(|attempt| attempt.failure);
         }
@@ -106,7 +116,11 @@ impl Upstream {
             failure.kind,
             FailureKind::ConnectionClosed | FailureKind::UploadBroken
         );
-        let again = if is_dead { sending.again().await } else { None };
+        let again = match (was_not_begun, is_dead) {
+            (true, _) => sending.again_whatever_it_is().await,
+            (false, true) => sending.again().await,
+            (false, false) => None,
+        };
         let Some(again) = again else {
             return Err(failure);
         };
@@ -115,7 +129,7 @@ impl Upstream {
         let Ok(lease) = self.lease(true).await else {
             return Err(failure);
         };
-        let (sending, again) = Sending::watch(again);
+        let (sending, again) = Sending::watch(again, is_multiplexed);
         let again = self.attempt(lease, again, &sending).await;
         again.map_err(|attempt| attempt.failure)
     }
@@ -129,10 +143,16 @@ impl Upstream {
         let is_bound = fields::authenticates_connection(request.headers());
         let url = url_hash(request.uri());
         let unanswered = lease.sends();
-        let sent = lease.sender.try_send_request(request);
+        let config = self.config();
+        let address = Arc::clone(lease.address());
+        let request = match config.protocol {
+            Protocol::Http1 => request,
+            Protocol::Http2 => as_http_2(request, &config),
+        };
+        let sent = lease.sender.send(request);
         // The upstream's time begins when it has the whole request: a client that sends slowly is
         // not its fault.
-        let limit = self.config.response_timeout;
+        let limit = config.response_timeout;
         let overdue = async {
             tokio::select! {
                 () = sending.let_go() => tokio::time::sleep(limit).await,
@@ -148,20 +168,32 @@ impl Upstream {
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
                 let failure = describe(error.error(), sending);
-                return Err(Attempt { failure, unsent });
+                let was_not_begun = was_not_begun(error.error());
+                // That a kept connection was dead says nothing of its address.
+                if !lease.is_reused && !was_not_begun {
+                    self.connector.addresses.failed(&address);
+                }
+                return Err(Attempt {
+                    failure,
+                    unsent,
+                    was_not_begun,
+                });
             }
             None => {
                 let message = format!(
                     "no response from the upstream within {:?}",
-                    self.config.response_timeout
+                    config.response_timeout
                 );
+                self.connector.addresses.failed(&address);
                 return Err(Attempt {
                     failure: Failure::new(FailureKind::ResponseTimeout, message),
                     unsent: None,
+                    was_not_begun: false,
                 });
             }
         };
         unanswered.was_answered();
+        address.succeeded();
         lease.is_bound = is_bound || fields::binds_connection(response.headers());
         if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
             // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
@@ -170,14 +202,12 @@ impl Upstream {
             response.extensions_mut().insert(UploadUnwanted);
         }
         let lease = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if let Some(seat) = lease.into_seat() {
-                response.extensions_mut().insert(seat);
-            }
+            response.extensions_mut().insert(lease.into_seat());
             None
         } else {
             Some(lease)
         };
-        let read_timeout = self.config.read_timeout;
+        let read_timeout = config.read_timeout;
         let told = FailureOf {
             upstream: self.this.clone(),
             url,
@@ -212,6 +242,31 @@ impl FailureOf {
 struct Attempt {
     failure: Failure,
     unsent: Option<Box<Request<OriginBody>>>,
+    /// The upstream has said that it did nothing about it.
+    was_not_begun: bool,
+}
+
+/// The same request for HTTP/2: scheme and host stand in its target, and nothing is of the connection (RFC
+/// 9113 §8.2.2, §8.3.1).
+pub(super) fn as_http_2(
+    mut request: Request<OriginBody>,
+    config: &config::Upstream,
+) -> Request<OriginBody> {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host
+        .and_then(|host| Authority::try_from(host.as_bytes()).ok())
+        .or_else(|| Authority::try_from(config.authority()).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(config.scheme.clone());
+    parts.authority = authority;
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    for name in [CONNECTION, UPGRADE, TRANSFER_ENCODING] {
+        request.headers_mut().remove(name);
+    }
+    *request.version_mut() = Version::HTTP_2;
+    request
 }
 
 fn describe(error: &hyper::Error, sending: &Sending) -> Failure {

@@ -3,13 +3,18 @@
 //! [`Origin`] is the seam: whatever answers a request behind the cache. The pool here is one, the
 //! built-in origin another, and tests bring their own.
 
+mod addresses;
 mod ask;
 mod breaker;
+mod budget;
 mod connect;
 mod exchange;
 mod pool;
+mod sender;
 mod sending;
+mod socket;
 mod stream;
+mod tend;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,6 +25,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 
+use crate::config::Config;
 use crate::error::Failure;
 
 pub use ask::ask_admin;
@@ -60,6 +66,11 @@ pub trait Origin: Send + Sync + 'static {
     /// The end of the process: what is still to be written is.
     fn finish(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))
+    }
+
+    /// Takes of another configuration what may change while it runs; an error says why it cannot.
+    fn renew(&self, _: &Config) -> Result<(), String> {
+        Ok(())
     }
 
     /// Connections to its database, and those of them that nobody uses.

@@ -1,81 +1,117 @@
 //! The pool: how many connections there are, which are idle, and who waits for one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use http::Request;
-use hyper::client::conn::http1::{self, SendRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tracing::debug;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::Metrics;
 
+use super::addresses::{Address, Open};
 use super::breaker::Breaker;
+use super::budget::Budget;
 use super::connect::Connector;
-use super::stream::WriteFailed;
+use super::sender::{Sender, Task};
+use super::socket::Socket;
 use super::{Answer, Origin, OriginBody};
 
 /// The upstream of this process. All workers share it; a connection's own work is done by the
 /// runtime of the worker that opened it.
 pub struct Upstream {
-    pub(super) config: config::Upstream,
     pub(super) breaker: Breaker,
     pub(super) metrics: Arc<Metrics>,
-    connector: Connector,
-    /// One permit for each connection in use.
+    pub(super) connector: Connector,
+    /// One permit for each connection in use; with HTTP/2, for each exchange.
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// Connections that exist, in use or idle.
     open: Arc<AtomicUsize>,
-    idle: Mutex<Vec<Idle>>,
+    /// Those that carry a request at a time, and wait for one.
+    idle: Mutex<Vec<Kept>>,
+    /// Those that carry many at a time.
+    shared: Mutex<Vec<Kept>>,
+    pub(super) retries: Budget,
     pub(super) this: Weak<Self>,
 }
 
-struct Idle {
-    sender: SendRequest<OriginBody>,
-    task: Task,
+/// Requests that one connection of HTTP/2 carries before another is opened.
+const STREAMS: usize = 100;
+
+/// A connection that is kept.
+struct Kept {
+    sender: Sender,
+    line: Line,
+    /// Since when nobody uses it.
     since: Instant,
-    opened_by: std::thread::ThreadId,
 }
 
-/// The task that does the work of a connection.
-struct Task {
-    handle: AbortHandle,
-    write_failed: WriteFailed,
+/// What stays with a connection for all of its life.
+#[derive(Clone)]
+struct Line {
+    task: Task,
+    socket: Socket,
+    open: Arc<(Open, Counted)>,
+    opened: Instant,
+    opened_by: ThreadId,
+    /// Requests that it carries now.
+    streams: Arc<AtomicUsize>,
+}
+
+impl Line {
+    fn address(&self) -> &Arc<Address> {
+        self.open.0.address()
+    }
+
+    /// Whether it may carry another request: it is not too old, and its address is still one.
+    fn is_good(&self, config: &config::Upstream) -> bool {
+        let address = self.address();
+        self.opened.elapsed() < config.max_age && !address.is_gone() && !address.is_ejected()
+    }
 }
 
 /// In the extensions of a response that switches protocols: the tunnel takes one of the connections
 /// to the upstream until this is dropped.
 #[derive(Clone)]
 pub struct TunnelSeat(
-    #[expect(dead_code, reason = "held, and never looked at")] Arc<(OwnedSemaphorePermit, Counted)>,
+    #[expect(dead_code, reason = "held, and never looked at")] Arc<(OwnedSemaphorePermit, Line)>,
 );
 
 /// A connection in use.
 pub(super) struct Lease {
-    pub sender: SendRequest<OriginBody>,
-    task: Task,
+    pub sender: Sender,
+    line: Line,
     /// The upstream wants nothing more over it.
     pub is_over: bool,
     /// It has carried a request before, so it may be dead without anybody having noticed.
     pub is_reused: bool,
     /// Its user was authenticated by it, or may be: nobody else gets it.
     pub is_bound: bool,
+    /// Of a connection that carries many.
+    _stream: Option<Stream>,
     permit: OwnedSemaphorePermit,
-    opened_by: std::thread::ThreadId,
     pool: Weak<Upstream>,
+}
+
+/// A request of many on one connection.
+struct Stream(Arc<AtomicUsize>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Upstream {
     pub fn new(config: &config::Upstream, metrics: Arc<Metrics>) -> Result<Arc<Self>, String> {
         let connector = Connector::new(config)?;
         Ok(Arc::new_cyclic(|this| Self {
-            config: config.clone(),
             breaker: Breaker::new(config.breaker_failures, config.breaker_open),
             metrics,
             connector,
@@ -83,41 +119,75 @@ impl Upstream {
             waiting: AtomicUsize::new(0),
             open: Arc::default(),
             idle: Mutex::default(),
+            shared: Mutex::default(),
+            retries: Budget::default(),
             this: this.clone(),
         }))
+    }
+
+    /// As it is configured now.
+    pub(super) fn config(&self) -> Arc<config::Upstream> {
+        self.connector.config()
     }
 
     /// A kept connection, or a new one; `fresh` asks for a new one.
     pub(super) async fn lease(&self, fresh: bool) -> Result<Lease, Failure> {
         let permit = self.permit().await?;
         if !fresh {
-            while let Some(idle) = self.take_idle() {
-                if idle.sender.is_ready() {
-                    return Ok(Lease {
-                        sender: idle.sender,
-                        task: idle.task,
-                        is_over: false,
-                        is_reused: true,
-                        is_bound: false,
-                        permit,
-                        opened_by: idle.opened_by,
-                        pool: self.this.clone(),
-                    });
+            if let Some((sender, line)) = self.take_shared() {
+                return Ok(self.leased(sender, line, true, permit));
+            }
+            while let Some(kept) = self.take_idle() {
+                if kept.sender.is_ready() && kept.line.socket.is_silent() {
+                    return Ok(self.leased(kept.sender, kept.line, true, permit));
                 }
             }
         }
         self.make_room();
-        let (sender, task) = self.open().await?;
-        Ok(Lease {
+        let (sender, line) = self.open().await?;
+        Ok(self.leased(sender, line, false, permit))
+    }
+
+    fn leased(
+        &self,
+        sender: Sender,
+        line: Line,
+        is_reused: bool,
+        permit: OwnedSemaphorePermit,
+    ) -> Lease {
+        let is_shared = matches!(sender, Sender::Http2(_));
+        let stream = is_shared.then(|| {
+            line.streams.fetch_add(1, Ordering::Relaxed);
+            Stream(Arc::clone(&line.streams))
+        });
+        Lease {
             sender,
-            task,
+            line,
             is_over: false,
-            is_reused: false,
+            is_reused,
             is_bound: false,
+            _stream: stream,
             permit,
-            opened_by: std::thread::current().id(),
             pool: self.this.clone(),
-        })
+        }
+    }
+
+    /// A connection that carries many requests, and has room for one more: of this thread, which does its
+    /// work.
+    fn take_shared(&self) -> Option<(Sender, Line)> {
+        let config = self.config();
+        let mut shared = lock(&self.shared);
+        if shared.is_empty() {
+            return None;
+        }
+        shared.retain(|kept| !kept.sender.is_closed() && kept.line.is_good(&config));
+        let here = std::thread::current().id();
+        let has_room = |kept: &&mut Kept| {
+            kept.line.opened_by == here && kept.line.streams.load(Ordering::Relaxed) < STREAMS
+        };
+        let kept = shared.iter_mut().find(has_room)?;
+        kept.since = Instant::now();
+        Some((kept.sender.share()?, kept.line.clone()))
     }
 
     /// Leave to use one connection more, after a bounded wait in a bounded queue.
@@ -125,15 +195,13 @@ impl Upstream {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
-        let _place = Place::take(&self.waiting, self.config.queue).ok_or_else(|| {
-            let message = format!(
-                "{} requests wait for the upstream already",
-                self.config.queue
-            );
+        let config = self.config();
+        let _place = Place::take(&self.waiting, config.queue).ok_or_else(|| {
+            let message = format!("{} requests wait for the upstream already", config.queue);
             Failure::new(FailureKind::QueueFull, message).retry_after(Duration::from_secs(1))
         })?;
         match timeout(
-            self.config.queue_timeout,
+            config.queue_timeout,
             Arc::clone(&self.permits).acquire_owned(),
         )
         .await
@@ -142,7 +210,7 @@ impl Upstream {
             _ => {
                 let message = format!(
                     "no free connection to the upstream within {:?}",
-                    self.config.queue_timeout
+                    config.queue_timeout
                 );
                 Err(Failure::new(FailureKind::QueueFull, message)
                     .retry_after(Duration::from_secs(1)))
@@ -151,73 +219,78 @@ impl Upstream {
     }
 
     /// An idle connection: the youngest of this thread, or another's when no more may be opened.
-    fn take_idle(&self) -> Option<Idle> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let keep_since = Instant::now().checked_sub(self.config.idle_timeout);
-        idle.retain(|idle| {
-            !idle.sender.is_closed() && keep_since.is_none_or(|limit| idle.since > limit)
-        });
+    fn take_idle(&self) -> Option<Kept> {
+        let config = self.config();
+        let mut idle = lock(&self.idle);
+        idle.retain(|kept| is_kept(kept, &config));
         let here = std::thread::current().id();
-        let own = idle.iter().rposition(|idle| idle.opened_by == here);
-        let full = self.open.load(Ordering::Relaxed) >= self.config.max_connections;
+        let own = idle.iter().rposition(|kept| kept.line.opened_by == here);
+        let full = self.open.load(Ordering::Relaxed) >= config.max_connections;
         let at = own.or_else(|| idle.len().checked_sub(1).filter(|_| full))?;
         Some(idle.swap_remove(at))
     }
 
     /// Closes an idle connection where the limit would otherwise be passed.
     fn make_room(&self) {
-        if self.open.load(Ordering::Relaxed) >= self.config.max_connections {
-            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.open.load(Ordering::Relaxed) >= self.config().max_connections {
+            let mut idle = lock(&self.idle);
             if !idle.is_empty() {
                 idle.remove(0);
             }
         }
     }
 
-    async fn open(&self) -> Result<(SendRequest<OriginBody>, Task), Failure> {
+    async fn open(&self) -> Result<(Sender, Line), Failure> {
         let counted = Counted::new(&self.open);
-        let write_failed = WriteFailed::default();
-        let stream = self.connector.connect(&write_failed).await?;
-        let handshake = http1::Builder::new()
-            .max_buf_size(self.config.header_bytes)
-            .max_headers(512)
-            .handshake(stream)
-            .await;
-        let (sender, connection) = handshake.map_err(|error| {
-            Failure::new(
-                FailureKind::ConnectionClosed,
-                format!("the upstream hung up: {error}"),
-            )
-        })?;
-        let task = tokio::spawn(async move {
-            let _counted = counted;
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "a connection to the upstream ended");
-            }
-        });
-        let handle = task.abort_handle();
-        let task = Task {
-            handle,
-            write_failed,
+        let connected = self.connector.connect().await?;
+        let line = Line {
+            task: connected.task,
+            socket: connected.socket,
+            open: Arc::new((connected.open, counted)),
+            opened: Instant::now(),
+            opened_by: std::thread::current().id(),
+            streams: Arc::default(),
         };
-        Ok((sender, task))
+        if let Some(sender) = connected.sender.share() {
+            lock(&self.shared).push(Kept {
+                sender,
+                line: line.clone(),
+                since: Instant::now(),
+            });
+        }
+        Ok((connected.sender, line))
     }
 
-    /// Closes connections that nobody used for `idle_timeout`. Runs until the pool is gone.
+    /// Closes connections that nobody used for `idle_timeout`, or that are not to be used any more. Runs
+    /// until the pool is gone.
     pub async fn reap_idle(pool: Weak<Self>) {
         loop {
-            let Some(every) = pool.upgrade().map(|pool| pool.config.idle_timeout / 2) else {
+            let Some(every) = pool.upgrade().map(|pool| pool.config().idle_timeout / 2) else {
                 return;
             };
-            tokio::time::sleep(every.max(Duration::from_millis(100))).await;
+            let every = every.clamp(Duration::from_millis(100), Duration::from_secs(1));
+            tokio::time::sleep(every).await;
             let Some(pool) = pool.upgrade() else { return };
-            let limit = Instant::now().checked_sub(pool.config.idle_timeout);
-            let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|idle| {
-                !idle.sender.is_closed() && limit.is_none_or(|limit| idle.since > limit)
+            let config = pool.config();
+            lock(&pool.idle).retain(|kept| is_kept(kept, &config));
+            lock(&pool.shared).retain(|kept| {
+                let is_busy = kept.line.streams.load(Ordering::Relaxed) > 0;
+                let is_wanted = is_busy || kept.since.elapsed() < config.idle_timeout;
+                is_wanted && !kept.sender.is_closed() && kept.line.is_good(&config)
             });
         }
     }
+}
+
+/// Whether an idle connection stays.
+fn is_kept(kept: &Kept, config: &config::Upstream) -> bool {
+    !kept.sender.is_closed()
+        && kept.since.elapsed() < config.idle_timeout
+        && kept.line.is_good(config)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends a connection, unless its request is answered first: it could carry no other, and one to an
@@ -239,25 +312,31 @@ impl Drop for Unanswered {
 }
 
 impl Lease {
-    /// A request is sent over it.
+    /// A request is sent over it. One that carries many does not end with one of them.
     pub fn sends(&self) -> Unanswered {
-        Unanswered(Some(self.task.handle.clone()))
+        let handle = self.line.task.handle.clone();
+        Unanswered(self._stream.is_none().then_some(handle))
+    }
+
+    /// What it is a connection to.
+    pub fn address(&self) -> &Arc<Address> {
+        self.line.address()
     }
 
     /// Gives the connection back for the next request, as soon as it can take one: an upstream may
     /// answer before it has read the whole of a request that is still being sent.
     pub fn give_back(mut self) {
-        if self.is_bound {
+        if self._stream.is_some() || self.is_bound {
             return;
         }
-        if self.is_over || self.task.write_failed.is_set() {
+        if self.is_over || self.line.task.write_failed.is_set() {
             // The rest of a request may still wait to be written, in vain.
-            return self.task.handle.abort();
+            return self.line.task.handle.abort();
         }
         if self.sender.is_ready() {
             self.shelve();
         } else if !self.sender.is_closed() {
-            let Some(limit) = self.pool.upgrade().map(|pool| pool.config.read_timeout) else {
+            let Some(limit) = self.pool.upgrade().map(|pool| pool.config().read_timeout) else {
                 return;
             };
             tokio::spawn(async move {
@@ -265,33 +344,29 @@ impl Lease {
                 match timeout(limit, self.sender.ready()).await {
                     Ok(Ok(())) => self.shelve(),
                     Ok(Err(_)) => {}
-                    Err(_) => self.task.handle.abort(),
+                    Err(_) => self.line.task.handle.abort(),
                 }
             });
         }
     }
 
     /// Its connection is no longer the pool's, and counts for it as long as the seat lives.
-    pub fn into_seat(self) -> Option<TunnelSeat> {
-        let pool = self.pool.upgrade()?;
-        let seat = (self.permit, Counted::new(&pool.open));
-        Some(TunnelSeat(Arc::new(seat)))
+    pub fn into_seat(self) -> TunnelSeat {
+        TunnelSeat(Arc::new((self.permit, self.line)))
     }
 
     fn shelve(self) {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
-        let idle = Idle {
+        if !self.line.is_good(&pool.config()) {
+            return;
+        }
+        lock(&pool.idle).push(Kept {
             sender: self.sender,
-            task: self.task,
+            line: self.line,
             since: Instant::now(),
-            opened_by: self.opened_by,
-        };
-        pool.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(idle);
+        });
         // After the connection is in its place: whoever gets the permit must find it.
         drop(self.permit);
     }
@@ -300,6 +375,11 @@ impl Lease {
 impl Origin for Upstream {
     fn answer(&self, request: Request<OriginBody>) -> Answer<'_> {
         Box::pin(self.exchange(request))
+    }
+
+    fn renew(&self, config: &Config) -> Result<(), String> {
+        let upstream = config.upstream.as_ref();
+        upstream.map_or(Ok(()), |upstream| self.connector.renew(upstream))
     }
 
     fn readings(&self) -> (u64, bool) {

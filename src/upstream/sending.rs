@@ -32,6 +32,7 @@ pub struct Sending {
     given: Mutex<Option<Instant>>,
     /// The upstream wants no more of it.
     is_unwanted: AtomicBool,
+    is_idempotent: bool,
     kept: Mutex<Kept>,
 }
 
@@ -53,12 +54,15 @@ enum Piece {
 }
 
 impl Sending {
-    /// Watches a request. Where its method is idempotent (RFC 9110 §9.2.2), what is needed to send it
-    /// once more is kept.
-    pub fn watch(request: Request<OriginBody>) -> (Arc<Self>, Request<OriginBody>) {
+    /// Watches a request. Where its method is idempotent (RFC 9110 §9.2.2), or `keeps_all`, what is needed to
+    /// send it once more is kept.
+    pub fn watch(
+        request: Request<OriginBody>,
+        keeps_all: bool,
+    ) -> (Arc<Self>, Request<OriginBody>) {
         let method = request.method();
         let is_idempotent = method.is_idempotent() || *method == Method::TRACE;
-        let head = is_idempotent.then(|| {
+        let head = (is_idempotent || keeps_all).then(|| {
             let headers = request.headers().clone();
             (method.clone(), request.uri().clone(), headers)
         });
@@ -68,6 +72,7 @@ impl Sending {
             is_whole: AtomicBool::new(false),
             given: Mutex::default(),
             is_unwanted: AtomicBool::new(false),
+            is_idempotent,
             kept: Mutex::new(Kept {
                 frames: head.is_some().then(Vec::new),
                 head,
@@ -135,6 +140,14 @@ impl Sending {
 
     /// The request once more, from its first byte, where that is safe and all of it is still there.
     pub async fn again(&self) -> Option<Request<OriginBody>> {
+        if !self.is_idempotent {
+            return None;
+        }
+        self.again_whatever_it_is().await
+    }
+
+    /// The same of a request about which nothing was done.
+    pub async fn again_whatever_it_is(&self) -> Option<Request<OriginBody>> {
         if !self.kept().can_be_repeated() {
             return None;
         }

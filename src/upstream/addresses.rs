@@ -1,0 +1,456 @@
+//! The addresses that the upstream's name stands for: looked up again and again, connected to by who is well
+//! and least loaded, and raced where one is silent (RFC 8305).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tracing::{debug, info, warn};
+
+use super::socket::Socket;
+
+/// How long an attempt is waited for before the next address is tried beside it (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Where an upstream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Name { host: String, port: u16 },
+    Unix(String),
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub struct Address {
+    to: To,
+    /// Connections that exist.
+    open: AtomicUsize,
+    /// Failures one after another.
+    lost: AtomicU32,
+    /// It is passed over while another one is well.
+    is_ejected: AtomicBool,
+    /// The name does not stand for it any more.
+    is_gone: AtomicBool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum To {
+    Tcp(SocketAddr),
+    Unix(String),
+}
+
+/// A connection to an address, counted until it is dropped.
+#[derive(Debug)]
+pub struct Open(Arc<Address>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Open {
+    pub fn address(&self) -> &Arc<Address> {
+        &self.0
+    }
+}
+
+impl Address {
+    fn new(to: To) -> Arc<Self> {
+        Arc::new(Self {
+            to,
+            open: AtomicUsize::new(0),
+            lost: AtomicU32::new(0),
+            is_ejected: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
+        })
+    }
+
+    pub fn shown(&self) -> String {
+        match &self.to {
+            To::Tcp(address) => address.to_string(),
+            To::Unix(path) => format!("unix:{path}"),
+        }
+    }
+
+    /// Whether connections to it are not to be used again.
+    pub fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.is_ejected.load(Ordering::Relaxed)
+    }
+
+    /// It has answered.
+    pub fn succeeded(&self) {
+        if self.lost.load(Ordering::Relaxed) > 0 {
+            self.lost.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub async fn connect(&self) -> io::Result<Socket> {
+        match &self.to {
+            To::Tcp(address) => Socket::tcp(*address).await,
+            To::Unix(path) => Socket::unix(path).await,
+        }
+    }
+
+    fn is_v6(&self) -> bool {
+        matches!(&self.to, To::Tcp(address) if address.is_ipv6())
+    }
+}
+
+/// All addresses of an upstream.
+#[derive(Debug)]
+pub struct Addresses {
+    place: Place,
+    /// Failures that eject one.
+    most_lost: u32,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    list: Vec<Arc<Address>>,
+    looked_up: Option<Instant>,
+    /// The last look-up has failed, and that was said.
+    is_failing: bool,
+    /// Whose turn it is among those that are equal.
+    turn: usize,
+}
+
+impl Addresses {
+    pub fn new(place: Place, most_lost: u32) -> Self {
+        let list = match &place {
+            Place::Unix(path) => vec![Address::new(To::Unix(path.clone()))],
+            Place::Name { .. } => Vec::new(),
+        };
+        Self {
+            place,
+            most_lost,
+            known: Mutex::new(Known {
+                list,
+                ..Known::default()
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Address>> {
+        self.lock().list.clone()
+    }
+
+    /// Looks the name up, where it was not looked up for so long; what was known stays where that fails.
+    pub async fn look_up(&self, older_than: Duration) -> io::Result<()> {
+        let Place::Name { host, port } = &self.place else {
+            return Ok(());
+        };
+        let is_new = |known: &Known| known.looked_up.is_some_and(|at| at.elapsed() < older_than);
+        if is_new(&self.lock()) {
+            return Ok(());
+        }
+        let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+        let mut known = self.lock();
+        known.looked_up = Some(Instant::now());
+        match found {
+            Ok(found) => {
+                known.is_failing = false;
+                known.become_these(found);
+                Ok(())
+            }
+            Err(error) if known.list.is_empty() => Err(error),
+            Err(error) => {
+                if !known.is_failing {
+                    warn!(host, %error, "the upstream's name does not resolve any more: its last addresses are used on");
+                }
+                known.is_failing = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// A connection to the best address; where that is silent, to the next beside it, and the first that
+    /// stands is taken. Who is passed is taken for ill.
+    pub async fn connect(&self) -> io::Result<(Socket, Open)> {
+        let mut left = self.lock().in_order().into_iter();
+        let mut attempts = FuturesUnordered::new();
+        let mut begun: Vec<Arc<Address>> = Vec::new();
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        loop {
+            if let Some(address) = left.next() {
+                begun.push(Arc::clone(&address));
+                attempts.push(async move { (address.connect().await, address) });
+            } else if attempts.is_empty() {
+                return Err(last);
+            }
+            let has_more = left.len() > 0;
+            let ended = tokio::select! {
+                ended = attempts.next() => ended,
+                () = tokio::time::sleep(ATTEMPT_DELAY), if has_more => continue,
+            };
+            match ended {
+                Some((Ok(socket), address)) => {
+                    // Those that were asked before it, and are still silent.
+                    let passed = begun.iter().take_while(|one| !Arc::ptr_eq(one, &address));
+                    passed.for_each(|silent| self.eject(silent, "it is silent"));
+                    address.open.fetch_add(1, Ordering::Relaxed);
+                    return Ok((socket, Open(address)));
+                }
+                Some((Err(error), address)) => {
+                    debug!(address = address.shown(), %error, "an address of the upstream does not accept connections");
+                    begun.retain(|one| !Arc::ptr_eq(one, &address));
+                    self.failed(&address);
+                    last = error;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// A connection to this very address.
+    pub async fn connect_to(&self, address: &Arc<Address>) -> io::Result<(Socket, Open)> {
+        let socket = address.connect().await?;
+        address.open.fetch_add(1, Ordering::Relaxed);
+        Ok((socket, Open(Arc::clone(address))))
+    }
+
+    /// Counts a failure of an address; too many one after another eject it.
+    pub fn failed(&self, address: &Arc<Address>) {
+        if address.lost.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_lost {
+            self.eject(address, "it has failed again and again");
+        }
+    }
+
+    /// Passes an address over until it is found to be well, unless it is the last.
+    pub fn eject(&self, address: &Arc<Address>, why: &str) {
+        let known = self.lock();
+        let is_other_well = known
+            .list
+            .iter()
+            .any(|other| !Arc::ptr_eq(other, address) && !other.is_ejected());
+        if is_other_well && !address.is_ejected.swap(true, Ordering::Relaxed) {
+            warn!(
+                address = address.shown(),
+                why, "an address of the upstream is passed over"
+            );
+        }
+    }
+
+    /// An ejected address was found to be well.
+    pub fn take_back(&self, address: &Address) {
+        address.lost.store(0, Ordering::Relaxed);
+        if address.is_ejected.swap(false, Ordering::Relaxed) {
+            info!(
+                address = address.shown(),
+                "an address of the upstream is used again"
+            );
+        }
+    }
+}
+
+impl Known {
+    fn become_these(&mut self, found: impl Iterator<Item = SocketAddr>) {
+        let mut list: Vec<Arc<Address>> = Vec::new();
+        for address in found {
+            let to = To::Tcp(address);
+            if list.iter().all(|known| known.to != to) {
+                let known = self.list.iter().find(|known| known.to == to);
+                list.push(known.map_or_else(|| Address::new(to), Arc::clone));
+            }
+        }
+        if list.is_empty() {
+            return;
+        }
+        for old in &self.list {
+            if list.iter().all(|new| !Arc::ptr_eq(new, old)) {
+                old.is_gone.store(true, Ordering::Relaxed);
+                info!(
+                    address = old.shown(),
+                    "the upstream's name does not stand for this address any more"
+                );
+            }
+        }
+        // Where all that is left was passed over, it is not any more.
+        if list.iter().all(|one| one.is_ejected()) {
+            list.iter()
+                .for_each(|one| one.is_ejected.store(false, Ordering::Relaxed));
+        }
+        self.list = list;
+    }
+
+    /// Those that are well and have the fewest connections first, families by turns (RFC 8305 §4).
+    fn in_order(&mut self) -> Vec<Arc<Address>> {
+        self.turn = self.turn.wrapping_add(1);
+        let mut order = self.list.clone();
+        if !order.is_empty() {
+            let at = self.turn % order.len();
+            order.rotate_left(at);
+        }
+        order.sort_by_key(|one| (one.is_ejected(), one.open.load(Ordering::Relaxed)));
+        let Some(first) = order.first() else {
+            return order;
+        };
+        let (first_is_v6, well) = (first.is_v6(), |one: &Arc<Address>| !one.is_ejected());
+        let (mut same, mut other): (Vec<_>, Vec<_>) = order
+            .iter()
+            .cloned()
+            .filter(well)
+            .partition(|one| one.is_v6() == first_is_v6);
+        same.reverse();
+        other.reverse();
+        let mut by_turns = Vec::with_capacity(order.len());
+        while !same.is_empty() || !other.is_empty() {
+            by_turns.extend(same.pop());
+            by_turns.extend(other.pop());
+        }
+        by_turns.extend(order.into_iter().filter(|one| one.is_ejected()));
+        by_turns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    fn of(found: &[SocketAddr]) -> Addresses {
+        let place = Place::Name {
+            host: "api".to_owned(),
+            port: 1,
+        };
+        let addresses = Addresses::new(place, 2);
+        addresses.become_these(found);
+        addresses
+    }
+
+    impl Addresses {
+        fn become_these(&self, found: &[SocketAddr]) {
+            let mut known = self.lock();
+            known.become_these(found.iter().copied());
+            known.looked_up = Some(Instant::now());
+        }
+
+        fn order(&self) -> Vec<String> {
+            let order = self.lock().in_order();
+            order.iter().map(|one| one.shown()).collect()
+        }
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// One that accepts nothing and refuses nothing: its queue is full. The connections fill it.
+    async fn silent() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(at("127.0.0.1:0")).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+        {
+            filling.push(stream.unwrap());
+        }
+        (address, listener, filling)
+    }
+
+    #[test]
+    fn the_least_loaded_come_first_families_by_turns_and_ejected_ones_last() {
+        let addresses = of(&[
+            at("[::1]:1"),
+            at("[::2]:1"),
+            at("127.0.0.1:1"),
+            at("127.0.0.2:1"),
+        ]);
+        let all = addresses.all();
+        all[0].open.store(5, Ordering::Relaxed);
+        all[2].open.store(1, Ordering::Relaxed);
+        addresses.eject(&all[3], "a test");
+        assert_eq!(
+            addresses.order(),
+            ["[::2]:1", "127.0.0.1:1", "[::1]:1", "127.0.0.2:1"]
+        );
+        // Among equals each is the first in its turn.
+        let equals = of(&[at("127.0.0.1:1"), at("127.0.0.2:1"), at("127.0.0.3:1")]);
+        let firsts: std::collections::HashSet<String> =
+            (0..3).map(|_| equals.order().remove(0)).collect();
+        assert_eq!(firsts.len(), 3);
+    }
+
+    #[test]
+    fn the_last_address_is_never_passed_over_and_one_that_comes_back_is_used() {
+        let addresses = of(&[at("127.0.0.1:1"), at("127.0.0.2:1")]);
+        let all = addresses.all();
+        for _ in 0..5 {
+            all.iter().for_each(|one| addresses.failed(one));
+        }
+        let ejected = all.iter().filter(|one| one.is_ejected()).count();
+        assert_eq!(ejected, 1, "{all:?}");
+        all.iter().for_each(|one| addresses.take_back(one));
+        assert!(all.iter().all(|one| !one.is_ejected()));
+        // A success between failures: they are not one after another.
+        addresses.failed(&all[0]);
+        all[0].succeeded();
+        addresses.failed(&all[0]);
+        assert!(!all[0].is_ejected());
+        // The only one that the name stands for now was passed over before.
+        addresses.eject(&all[0], "a test");
+        addresses.become_these(&[at("127.0.0.1:1")]);
+        assert!(!all[0].is_ejected() && !all[0].is_gone());
+        assert!(all[1].is_gone());
+        // A name that stands for nothing for a moment takes nothing away.
+        addresses.become_these(&[]);
+        assert_eq!(addresses.all().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_costs_a_fraction_of_a_second_once() {
+        let (hole, _listener, _filling) = silent().await;
+        let well = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = well.local_addr().unwrap();
+        let addresses = of(&[hole, other]);
+        let mut delayed = 0;
+        for _ in 0..6 {
+            let begun = Instant::now();
+            let (_, open) = addresses.connect().await.unwrap();
+            assert_eq!(open.address().shown(), other.to_string());
+            delayed += u32::from(begun.elapsed() >= ATTEMPT_DELAY);
+            // What is counted is what is held.
+            assert_eq!(open.address().open.load(Ordering::Relaxed), 1);
+        }
+        assert_eq!(delayed, 1);
+        assert!(addresses.all()[0].is_ejected());
+    }
+
+    #[tokio::test]
+    async fn one_that_refuses_costs_nothing_and_all_that_do_are_said() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refusing = gone.local_addr().unwrap();
+        drop(gone);
+        let well = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = of(&[refusing, well.local_addr().unwrap()]);
+        for _ in 0..4 {
+            assert!(addresses.connect().await.is_ok());
+        }
+        assert!(addresses.all()[0].is_ejected());
+        let error = of(&[refusing]).connect().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        // A socket of this machine needs no name.
+        let nowhere = Addresses::new(Place::Unix("/no/such/socket".to_owned()), 1);
+        nowhere.look_up(Duration::ZERO).await.unwrap();
+        assert_eq!(
+            nowhere.connect().await.unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+    }
+}
