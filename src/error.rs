@@ -254,7 +254,8 @@ pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 
-/// The response to a failed request: `extra` holds the operator's `[errors] headers`.
+/// The response to a failed request, with the failure in its extensions: `extra` holds the operator's
+/// `[errors] headers`.
 pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Response<Bytes> {
     let status = failure.kind.status();
     let body = body(failure, now);
@@ -288,6 +289,8 @@ pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Respons
     for (name, value) in extra {
         headers.insert(name.clone(), value.clone());
     }
+    // For whoever has to say it otherwise.
+    response.extensions_mut().insert(failure.clone());
     response
 }
 

@@ -31,6 +31,7 @@ mod fleet_purge;
 mod framing;
 mod full_disk;
 mod groups;
+mod grpc;
 mod guard;
 mod guard_edges;
 mod house;

@@ -301,8 +301,8 @@ impl Known {
         let (first_is_v6, well) = (first.is_v6(), |one: &Arc<Address>| !one.is_ejected());
         let (mut same, mut other): (Vec<_>, Vec<_>) = order
             .iter()
+            .filter(|one| well(one))
             .cloned()
-            .filter(well)
             .partition(|one| one.is_v6() == first_is_v6);
         same.reverse();
         other.reverse();

@@ -52,6 +52,14 @@ impl Handled {
         Self::Later(Box::pin(future))
     }
 
+    /// The same with another response.
+    pub fn map(self, into: fn(Response<Body>) -> Response<Body>) -> Self {
+        match self {
+            Self::Ready(response) => Self::Ready(response.map(into)),
+            later @ Self::Later(_) => Self::later(async move { into(later.response().await) }),
+        }
+    }
+
     /// Waits for the response.
     pub async fn response(self) -> Response<Body> {
         match self.await {

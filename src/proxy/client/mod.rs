@@ -43,6 +43,7 @@ use super::admission::Refusal;
 use super::plan::Plan;
 use super::wire::InterimQueue;
 use super::wire::Peer;
+use super::wire::grpc::{in_its_words, is_grpc};
 use super::wire::upload::client_body;
 use super::wire::whole_body::unless_empty;
 
@@ -66,9 +67,28 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: std::fmt::Display,
 {
+    let (parts, body) = request.into_parts();
+    let is_grpc = is_grpc(&parts);
+    let handled = answer(plan, parts, body, peer, interim);
+    if is_grpc {
+        return handled.map(in_its_words);
+    }
+    handled
+}
+
+fn answer<B>(
+    plan: &Arc<Plan>,
+    mut parts: request::Parts,
+    body: B,
+    peer: &Peer,
+    interim: Option<&Arc<InterimQueue>>,
+) -> Handled
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: std::fmt::Display,
+{
     let started = Instant::now();
     let client = plan.client(peer);
-    let (mut parts, body) = request.into_parts();
     let received = match receive(plan, &mut parts, peer, client) {
         Ok(received) => received,
         Err(refusal) => {

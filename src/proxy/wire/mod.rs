@@ -9,6 +9,7 @@ pub mod composed;
 pub mod conditions;
 pub mod forward;
 pub mod framing;
+pub mod grpc;
 pub mod hops;
 pub mod host;
 pub mod interim;
