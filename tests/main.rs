@@ -66,6 +66,7 @@ mod stale;
 mod topologies;
 mod tunnels;
 mod units;
+mod upstream_addresses;
 mod upstream_h2;
 mod validation;
 mod verdicts;

@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod cgroup;
 pub mod client;
 pub mod cluster;
+pub mod dns;
 pub mod fleet;
 pub mod golden;
 pub mod keys;

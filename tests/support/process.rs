@@ -63,6 +63,19 @@ impl Running {
         Self::after(&format!("echo $$ > {}", group.processes().display()), path)
     }
 
+    /// The same with this file in the place of `/etc/resolv.conf`.
+    pub fn start_with_resolver(resolver: &Path, path: &str) -> Self {
+        let mut command = Command::new("unshare");
+        command.env_remove("RUST_LOG");
+        let mount = format!(
+            "mount --bind {} /etc/resolv.conf && exec \"$0\" \"$@\"",
+            resolver.display()
+        );
+        let program = env!("CARGO_BIN_EXE_iris-sidecar");
+        command.args(["--mount", "sh", "-c", &mount, program]);
+        Self::launch(command, path)
+    }
+
     /// The same after a command of the shell.
     fn after(first: &str, path: &str) -> Self {
         let mut command = Command::new("sh");
