@@ -46,8 +46,11 @@ fn fit(config: &mut Config, limit: u64) {
     let own = RESERVE + workers + admin + redis + databases;
     let available = limit.saturating_sub(own).max(16);
     let wanted = config.limits.connections as u64;
-    let upstream = config.upstream.as_ref();
-    let wanted_upstream = upstream.map_or(0, |upstream| upstream.max_connections as u64);
+    let named = config.upstreams.iter().map(|(_, upstream)| upstream);
+    let upstreams = config.upstream.iter().chain(named);
+    let wanted_upstream: u64 = upstreams
+        .map(|upstream| upstream.max_connections as u64)
+        .sum();
     if wanted.saturating_add(wanted_upstream) <= available {
         return;
     }
@@ -61,8 +64,11 @@ fn fit(config: &mut Config, limit: u64) {
         "limits.connections = {wanted} and upstream.max_connections = {wanted_upstream} need more descriptors than there are: so many connections are taken instead; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
     );
     config.limits.connections = clients as usize;
-    if let Some(upstream) = &mut config.upstream {
-        upstream.max_connections = (to_upstream as usize).max(1);
+    // Each of several gives up its part.
+    let named = config.upstreams.iter_mut().map(|(_, upstream)| upstream);
+    for upstream in config.upstream.iter_mut().chain(named) {
+        let part = upstream.max_connections as u64 * to_upstream / wanted_upstream.max(1);
+        upstream.max_connections = (part as usize).max(1);
     }
 }
 

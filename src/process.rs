@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::config::{self, Address, Config, JournalPlace, VerdictSource};
+use crate::config::{self, Address, Config, DEFAULT_UPSTREAM, JournalPlace, VerdictSource};
 use crate::container;
 use crate::database::{self, Database};
 use crate::descriptors;
@@ -37,7 +37,7 @@ use crate::store::second::seal::Seal;
 use crate::store::second::tier::Extent;
 use crate::store::second::{Patience, Redis, Second, SecondTier};
 use crate::tls;
-use crate::upstream::{Breaker, Origin, Upstream};
+use crate::upstream::{Breaker, Origin, Several, Upstream};
 
 /// A running sidecar.
 pub struct Sidecar {
@@ -255,11 +255,24 @@ async fn configured_origin(
     database: Option<Database>,
 ) -> anyhow::Result<(Arc<dyn Origin>, Option<String>)> {
     if let Some(upstream) = &config.upstream {
-        let upstream =
-            Upstream::new(upstream, metrics).map_err(|message| anyhow!("[upstream]: {message}"))?;
-        tokio::spawn(Upstream::reap_idle(Arc::downgrade(&upstream)));
-        tokio::spawn(Upstream::tend(Arc::downgrade(&upstream)));
-        return Ok((upstream, None));
+        let start = |upstream: &config::Upstream, name: Option<&str>| -> anyhow::Result<_> {
+            let place = name.filter(|name| *name != DEFAULT_UPSTREAM);
+            let place = place.map_or("upstream".to_owned(), |name| format!("upstream.{name}"));
+            let started = Upstream::named(upstream, Arc::clone(&metrics), name.map(Into::into));
+            let started = started.map_err(|message| anyhow!("[{place}]: {message}"))?;
+            tokio::spawn(Upstream::reap_idle(Arc::downgrade(&started)));
+            tokio::spawn(Upstream::tend(Arc::downgrade(&started)));
+            Ok(started as Arc<dyn Origin>)
+        };
+        if config.upstreams.is_empty() {
+            return Ok((start(upstream, None)?, None));
+        }
+        let mut named = Vec::new();
+        for (name, upstream) in &config.upstreams {
+            named.push((Arc::clone(name), start(upstream, Some(name))?));
+        }
+        let main = start(upstream, Some(DEFAULT_UPSTREAM))?;
+        return Ok((Arc::new(Several { main, named }), None));
     }
     let database = database.context("the built-in origin has no database")?;
     let breaker = Breaker::new(config.origin.breaker_failures, config.origin.breaker_open);

@@ -184,6 +184,16 @@ impl Reloader {
             config.keep_setting(running, "auth", "source");
             changes.move_to_restart("auth: source ");
         }
+        let runs = |name: &str| config.upstreams.iter().any(|(known, _)| **known == *name);
+        for route in config.routes.list() {
+            if let Some(name) = route.upstream.as_deref().filter(|name| !runs(name)) {
+                let message = format!(
+                    "route {}: upstream = {name:?} is a new one, and needs a restart",
+                    route.path
+                );
+                return Err(Refused(vec![message]));
+            }
+        }
         let source = self.source(&config, running, &plan.source)?;
         descriptors::fit_again(&mut config);
         self.proxy

@@ -68,6 +68,7 @@ mod tunnels;
 mod units;
 mod upstream_addresses;
 mod upstream_h2;
+mod upstream_named;
 mod validation;
 mod verdicts;
 mod wishes;

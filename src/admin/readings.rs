@@ -149,7 +149,7 @@ impl Admin {
         let draining = self.phases.now() > Phase::Serving;
         let readings = self.proxy.readings();
         let state = |is_open| if is_open { "open" } else { "closed" };
-        let breaker = state(readings.breaker_is_open);
+        let breaker = state(readings.breaker_is_open());
         let status = if draining {
             StatusCode::SERVICE_UNAVAILABLE
         } else {

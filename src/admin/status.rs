@@ -59,10 +59,10 @@ impl Admin {
                 "flights": readings.flights,
             },
             "redis": second,
-            "breaker_open": readings.breaker_is_open,
+            "breaker_open": readings.breaker_is_open(),
             "connections": {
                 "clients": metrics.connections.get(),
-                "upstream": readings.upstream_connections,
+                "upstream": readings.upstream_connections(),
             },
             "keys": {"good": readings.verdicts.0, "bad": readings.verdicts.1},
             "limits": {"allowed": allowed, "blocked": blocked},

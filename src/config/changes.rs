@@ -214,6 +214,14 @@ impl Config {
             (Some(upstream), Some(running)) => Some(upstream.in_place_of(running)),
             (_, running) => running.clone(),
         };
+        let read = std::mem::take(&mut self.upstreams);
+        self.upstreams = running.upstreams.clone();
+        for (name, upstream) in read {
+            let known = self.upstreams.iter_mut().find(|(known, _)| *known == name);
+            if let Some((_, known)) = known {
+                *known = upstream.in_place_of(known);
+            }
+        }
         self.origin = running.origin.clone();
         self.cache.memory = running.cache.memory;
         self.cache.max_object = running.cache.max_object;

@@ -34,7 +34,7 @@ pub use routes::{Route, Routes};
 pub use secret::Secret;
 pub use sections::{Admin, Cache, Config, JournalPlace, Limits, Origin, Public, Redis, Reload};
 pub use source::{Environment, Mistake};
-pub use upstream::{Health, HostRule, Protocol, Upstream, Via};
+pub use upstream::{DEFAULT as DEFAULT_UPSTREAM, Health, HostRule, Protocol, Upstream, Via};
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use super::read_auth::{auth, rate_limits};
 use super::read_listen::listen;
 use super::read_redis::redis;
 use super::read_routes::routes;
-use super::read_upstream::upstream;
+use super::read_upstream::upstreams;
 use super::read_value::{breaker, count, header_bytes, set};
 use super::routes::Routes;
 use super::sections::{Admin, Cache, Config, Limits, Origin, Public, Reload};
@@ -94,7 +94,9 @@ pub fn known_keys(text: &str) -> std::collections::BTreeSet<String> {
 fn root(mut root: Section<'_, '_>) -> Config {
     let cache = cache(root.table("cache"));
     let auth = auth(root.table("auth"));
-    let routes = routes(root.tables("route"), &cache, &auth.source);
+    let (upstream, upstreams) = upstreams(root.table("upstream"));
+    let names: Vec<Arc<str>> = upstreams.iter().map(|(name, _)| Arc::clone(name)).collect();
+    let routes = routes(root.tables("route"), &cache, &auth.source, names);
     let mut every = Reload::default();
     let mut reload = root.table("reload");
     set(&mut every.every, reload.duration("every"));
@@ -114,7 +116,8 @@ fn root(mut root: Section<'_, '_>) -> Config {
         reload: every,
         listen: listen(root.one_or_more("listen")),
         admin: admin(root.table("admin")),
-        upstream: upstream(root.table("upstream")),
+        upstream,
+        upstreams,
         origin: origin(root.table("origin")),
         limits: limits(root.table("limits")),
         error_headers: errors(root.table("errors")),
@@ -133,8 +136,12 @@ fn root(mut root: Section<'_, '_>) -> Config {
                 format!("[listen] and [admin] have the same address {public}: expected two");
             root.source().mistake(0..0, message);
         }
-        if let Some(upstream) = &config.upstream
-            && upstream.authority() == public.to_string()
+        let named = config.upstreams.iter().map(|(_, upstream)| upstream);
+        if config
+            .upstream
+            .iter()
+            .chain(named)
+            .any(|upstream| upstream.authority() == public.to_string())
         {
             let message = format!(
                 "[upstream] url is {public}, where [listen] listens: every request would come back to us; expected the address of the API"

@@ -24,15 +24,23 @@ struct Shared {
     hides_targeted: bool,
     /// Verdicts come from the answers to requests, each for its own URL.
     learns_from_origin: bool,
+    /// Names of upstreams.
+    upstreams: Vec<Arc<str>>,
 }
 
-pub fn routes(sections: Vec<Section<'_, '_>>, cache: &Cache, verdicts: &VerdictSource) -> Routes {
+pub fn routes(
+    sections: Vec<Section<'_, '_>>,
+    cache: &Cache,
+    verdicts: &VerdictSource,
+    upstreams: Vec<Arc<str>>,
+) -> Routes {
     let shared = Shared {
         credential_fields: cache.credential_fields.clone().into(),
         credential_cookies: cache.credential_cookies.clone().into(),
         targeted_fields: cache.targeted_fields.clone().into(),
         hides_targeted: cache.hide_targeted_fields,
         learns_from_origin: *verdicts == VerdictSource::Origin,
+        upstreams,
     };
     let mut routes = Routes::default();
     for mut section in sections {
@@ -217,6 +225,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         sort_query: section.boolean("sort_query").unwrap_or(false),
         drops_unknown_query: drops_unknown_query(&mut section),
         raw_target: raw_target(&mut section, share_of_route),
+        upstream: upstream(&mut section, &shared.upstreams),
         forward_headers: section.list(
             "forward_headers",
             "an end-to-end header field name",
@@ -432,4 +441,16 @@ fn error_when(section: &mut Section<'_, '_>) -> Option<ErrorWhen> {
         pointer: pointer?.value,
         equals: equals?,
     })
+}
+
+/// The name of the upstream that a route's requests go to.
+fn upstream(section: &mut Section<'_, '_>, known: &[Arc<str>]) -> Option<Arc<str>> {
+    let expected = match known {
+        [] => "the name of an upstream: add [upstream.NAME] with its url".to_owned(),
+        known => format!("the name of an upstream: {}", known.join(", ")),
+    };
+    let is_it = |text: &str| known.iter().find(|name| ***name == *text).cloned();
+    section
+        .parsed("upstream", &expected, is_it)
+        .map(|at| at.value)
 }

@@ -1,5 +1,6 @@
 //! `[upstream]`, key by key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -10,22 +11,12 @@ use crate::tls::{ClientTls, Identity};
 
 use super::read_value::{breaker, certificate_files, count, file, header_bytes, set};
 use super::source::{At, Section, word};
-use super::upstream::{Health, HostRule, Protocol, Upstream, Via};
+use super::upstream::{DEFAULT, Health, HostRule, Protocol, Upstream, Via};
 
-pub fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
+/// `[upstream]`, and those in it that have names.
+pub fn upstreams(mut section: Section<'_, '_>) -> (Option<Upstream>, Vec<(Arc<str>, Upstream)>) {
     let present = section.is_present();
-    let expected = "a URL without path such as \"http://127.0.0.1:3000\", \"https://api.example.org\" or \"unix:/run/app.sock\"";
-    let place = section.parsed("url", expected, upstream_url);
-    if present && place.is_none() && section.is_missing("url") {
-        section.source().mistake(
-            section.span(),
-            format!("[upstream] has no url: expected url = {expected}"),
-        );
-    }
-    let mut upstream = place.map_or_else(
-        || Upstream::at(Scheme::HTTP, String::new(), 80),
-        |at| at.value,
-    );
+    let mut upstream = one(&mut section, present);
     let host_rule = section.parsed("host", "\"keep\" or \"rewrite\"", word::<HostRule>);
     set(&mut upstream.host_rule, host_rule.map(|at| at.value));
     for (key, slot) in [
@@ -43,6 +34,52 @@ pub fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
         }
         *slot = Some(value);
     }
+    let via = |text: &str| match text {
+        "full" => Some(Via::Full),
+        "off" => Some(Via::Off),
+        _ => None,
+    };
+    let given = section.parsed("via", "\"full\" or \"off\"", via);
+    set(&mut upstream.via, given.map(|at| at.value));
+    let mut named: Vec<(Arc<str>, Upstream)> = Vec::new();
+    for (name, mut section) in section.named_tables() {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        // That is what the one without a name is called in metrics.
+        let is_taken = name.value == DEFAULT;
+        if !name.value.bytes().all(is_name) || name.value.is_empty() || is_taken {
+            let message = format!(
+                "[upstream.{}]: expected a name of letters, digits, \"-\" and \"_\", other than {DEFAULT:?}",
+                name.value
+            );
+            section.source().mistake(name.span, message);
+        }
+        // How hosts are treated, and how we are named, is the same for all.
+        let other = Upstream {
+            host_rule: upstream.host_rule,
+            forwarded_host: upstream.forwarded_host.clone(),
+            forwarded_proto: upstream.forwarded_proto.clone(),
+            via: upstream.via,
+            ..one(&mut section, true)
+        };
+        section.finish();
+        named.push((name.value.into(), other));
+    }
+    section.finish();
+    (present.then_some(upstream), named)
+}
+
+/// Where one is, and how it is connected to.
+fn one(section: &mut Section<'_, '_>, is_wanted: bool) -> Upstream {
+    let expected = "a URL without path such as \"http://127.0.0.1:3000\", \"https://api.example.org\" or \"unix:/run/app.sock\"";
+    let place = section.parsed("url", expected, upstream_url);
+    if is_wanted && place.is_none() && section.is_missing("url") {
+        let message = format!("[{}] has no url: expected url = {expected}", section.name());
+        section.source().mistake(section.span(), message);
+    }
+    let mut upstream = place.map_or_else(
+        || Upstream::at(Scheme::HTTP, String::new(), 80),
+        |at| at.value,
+    );
     let protocol = |text: &str| match text {
         "http/1.1" => Some(Protocol::Http1),
         "h2" => Some(Protocol::Http2),
@@ -50,7 +87,7 @@ pub fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
     };
     let protocol = section.parsed("protocol", "\"http/1.1\" or \"h2\"", protocol);
     set(&mut upstream.protocol, protocol.map(|at| at.value));
-    tls(&mut section, &mut upstream);
+    tls(section, &mut upstream);
     set(
         &mut upstream.resolve_every,
         section.duration("resolve_every"),
@@ -67,11 +104,7 @@ pub fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
     );
     set(&mut upstream.read_timeout, section.duration("read_timeout"));
     set(&mut upstream.idle_timeout, section.duration("idle_timeout"));
-    count(
-        &mut section,
-        "max_connections",
-        &mut upstream.max_connections,
-    );
+    count(section, "max_connections", &mut upstream.max_connections);
     set(
         &mut upstream.queue,
         section
@@ -87,17 +120,9 @@ pub fn upstream(mut section: Section<'_, '_>) -> Option<Upstream> {
         breaker_open,
         ..
     } = &mut upstream;
-    breaker(&mut section, breaker_failures, breaker_open);
-    set(&mut upstream.header_bytes, header_bytes(&mut section));
-    let via = |text: &str| match text {
-        "full" => Some(Via::Full),
-        "off" => Some(Via::Off),
-        _ => None,
-    };
-    let given = section.parsed("via", "\"full\" or \"off\"", via);
-    set(&mut upstream.via, given.map(|at| at.value));
-    section.finish();
-    present.then_some(upstream)
+    breaker(section, breaker_failures, breaker_open);
+    set(&mut upstream.header_bytes, header_bytes(section));
+    upstream
 }
 
 /// Whom we trust there, and who we are to it.

@@ -27,6 +27,8 @@ pub struct Route {
     /// Its requests are sent as they came, and never stored: signed targets, say.
     pub raw_target: bool,
     pub normalise: Normalise,
+    /// The upstream that its requests go to; `None`: the one of `[upstream]`.
+    pub upstream: Option<Arc<str>>,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
     /// How far a verdict on a key reaches that was learned through this route.

@@ -39,6 +39,8 @@ pub struct Config {
     pub admin: Admin,
     /// `None`: the built-in origin answers.
     pub upstream: Option<Upstream>,
+    /// Others, which routes name.
+    pub upstreams: Vec<(Arc<str>, Upstream)>,
     pub origin: Origin,
     pub cache: Cache,
     pub limits: Limits,

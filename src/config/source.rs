@@ -194,6 +194,8 @@ pub struct Section<'s, 'a> {
     table: Option<&'s DeTable<'a>>,
     span: Range<usize>,
     known: Vec<&'static str>,
+    /// Tables whose names are the operator's.
+    named: Vec<String>,
 }
 
 /// A value with the place where it stands, for checks that come after reading.
@@ -213,6 +215,7 @@ impl<'s, 'a> Section<'s, 'a> {
             table: Some(table.get_ref()),
             span: 0..0,
             known: Vec::new(),
+            named: Vec::new(),
         }
     }
 
@@ -223,6 +226,10 @@ impl<'s, 'a> Section<'s, 'a> {
     /// Whether the table itself lacks `key`, whatever its type.
     pub fn is_missing(&self, key: &str) -> bool {
         self.table.is_none_or(|table| !table.contains_key(key))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn span(&self) -> Range<usize> {
@@ -274,6 +281,7 @@ impl<'s, 'a> Section<'s, 'a> {
             table,
             span: value.map_or(0..0, Spanned::span),
             known: Vec::new(),
+            named: Vec::new(),
         }
     }
 
@@ -295,9 +303,36 @@ impl<'s, 'a> Section<'s, 'a> {
                     table: Some(table),
                     span: item.span(),
                     known: Vec::new(),
+                    named: Vec::new(),
                 }),
                 None => self.wrong(key, item, &format!("a table: [[{key}]]")),
             }
+        }
+        found
+    }
+
+    /// All tables in this one that have no name which was asked for: those names are the operator's.
+    pub fn named_tables(&mut self) -> Vec<(At<String>, Section<'s, 'a>)> {
+        let mut found = Vec::new();
+        for (key, value) in self.table.into_iter().flatten() {
+            let Some(table) = value.get_ref().as_table() else {
+                continue;
+            };
+            if self.known.contains(&key.get_ref().as_ref()) {
+                continue;
+            }
+            let name = key.get_ref().to_string();
+            let section = Section {
+                source: self.source,
+                name: self.path(&name),
+                table: Some(table),
+                span: value.span(),
+                known: Vec::new(),
+                named: Vec::new(),
+            };
+            self.named.push(name.clone());
+            let span = key.span();
+            found.push((At { value: name, span }, section));
         }
         found
     }
@@ -504,6 +539,7 @@ impl<'s, 'a> Section<'s, 'a> {
         for (key, _) in table
             .iter()
             .filter(|(key, _)| !self.known.contains(&key.get_ref().as_ref()))
+            .filter(|(key, _)| self.named.iter().all(|name| name != key.get_ref()))
         {
             let place = if self.name.is_empty() {
                 "the file".to_owned()

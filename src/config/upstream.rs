@@ -7,6 +7,9 @@ use http::{HeaderValue, Uri};
 
 use crate::tls::ClientTls;
 
+/// What the upstream that has no name is called in metrics, where there are others.
+pub const DEFAULT: &str = "default";
+
 /// What happens to the client's `Host` on its way to the upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

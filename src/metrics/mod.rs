@@ -21,6 +21,7 @@ pub mod second;
 mod summary;
 pub mod text;
 pub mod tls;
+mod upstreams;
 
 use std::fmt;
 use std::sync::Arc;
@@ -48,8 +49,9 @@ use saved::Saved;
 use second::SecondMetrics;
 use text::Format;
 use tls::GreetingMetrics;
+use upstreams::UpstreamsMetrics;
 
-pub use readings::Readings;
+pub use readings::{Readings, UpstreamReading};
 pub use result::{CacheResult, Refresh};
 pub use routes::{NO_ROUTE, RouteSeries, RouteTotals};
 
@@ -69,6 +71,7 @@ pub struct Metrics {
     upstream_duration: Latency,
     upstream_errors: Family<TypeLabels, Counter>,
     pub upstream_retries: Counter,
+    pub upstreams: UpstreamsMetrics,
     pub connections: Gauge,
     pub connections_accepted: Counter,
     pub connections_refused: Counter,
@@ -125,6 +128,7 @@ impl Metrics {
         metrics.register_cache(&mut registry);
         metrics.second.register(&mut registry);
         metrics.register_upstream(&mut registry);
+        metrics.upstreams.register(&mut registry);
         metrics.register_origin(&mut registry);
         metrics.reloads.register(&mut registry);
         metrics.process.register(&mut registry);
@@ -236,8 +240,12 @@ impl Metrics {
         set(&gauges.stored_entries, readings.stored_entries);
         set(&gauges.in_flight_bytes, readings.in_flight_bytes);
         set(&gauges.flights, readings.flights);
-        set(&gauges.upstream_connections, readings.upstream_connections);
-        set(&gauges.breaker_open, u64::from(readings.breaker_is_open));
+        set(
+            &gauges.upstream_connections,
+            readings.upstream_connections(),
+        );
+        set(&gauges.breaker_open, u64::from(readings.breaker_is_open()));
+        self.upstreams.show(&readings.upstreams);
         set(&gauges.bypassed, u64::from(readings.is_bypassed));
         self.guard.show(readings.verdicts);
         self.second.show(readings.second.unwrap_or_default());
@@ -326,9 +334,15 @@ mod tests {
         metrics
             .reloads
             .in_force("abc", crate::clock::Timestamp::EPOCH);
-        let text = metrics
-            .encode(Readings::default(), Format::Classic)
-            .unwrap();
+        metrics.upstreams.ended("files", true, Duration::ZERO);
+        let readings = Readings {
+            upstreams: vec![UpstreamReading {
+                name: Some("files".into()),
+                ..UpstreamReading::default()
+            }],
+            ..Readings::default()
+        };
+        let text = metrics.encode(readings, Format::Classic).unwrap();
         let mut rows = Vec::new();
         let mut help = "";
         for line in text.lines() {

@@ -1,9 +1,22 @@
 //! What is read elsewhere when somebody looks.
 
+use std::sync::Arc;
+
 use super::second::SecondReadings;
 
+/// What is read of one upstream.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamReading {
+    /// `None` where there is no other.
+    pub name: Option<Arc<str>>,
+    /// Open now, idle ones included.
+    pub connections: u64,
+    /// The breaker answers instead.
+    pub breaker_is_open: bool,
+}
+
 /// Sizes that live elsewhere and are read when somebody looks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readings {
     pub stored_bytes: u64,
     pub stored_entries: u64,
@@ -13,8 +26,8 @@ pub struct Readings {
     /// Those of what had come less than a minute before.
     pub young_evictions: u64,
     pub variants_dropped: u64,
-    pub upstream_connections: u64,
-    pub breaker_is_open: bool,
+    /// One at least.
+    pub upstreams: Vec<UpstreamReading>,
     /// Nothing is looked up or stored.
     pub is_bypassed: bool,
     /// Bytes that the container may have (0: no limit), and that the cache may take of them.
@@ -26,4 +39,16 @@ pub struct Readings {
     pub verdicts: (u64, u64),
     /// `None` without Redis.
     pub second: Option<SecondReadings>,
+}
+
+impl Readings {
+    /// Connections to all upstreams.
+    pub fn upstream_connections(&self) -> u64 {
+        self.upstreams.iter().map(|one| one.connections).sum()
+    }
+
+    /// Whether the breaker of any upstream answers instead of it.
+    pub fn breaker_is_open(&self) -> bool {
+        self.upstreams.iter().any(|one| one.breaker_is_open)
+    }
 }

@@ -27,7 +27,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::database::keys::{Principal, is_well_formed};
 use crate::database::{Database, DatabaseError};
 use crate::error::{Failure, FailureKind};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, UpstreamReading};
 use crate::trace::{Observed, Span};
 use crate::upstream::{Answer, Breaker, Fault, Origin, OriginBody, Started, empty, url_hash};
 
@@ -278,8 +278,11 @@ impl Origin for BuiltIn {
         })
     }
 
-    fn readings(&self) -> (u64, bool) {
-        (0, self.breaker.is_open())
+    fn readings(&self) -> Vec<UpstreamReading> {
+        vec![UpstreamReading {
+            breaker_is_open: self.breaker.is_open(),
+            ..UpstreamReading::default()
+        }]
     }
 
     fn finish(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

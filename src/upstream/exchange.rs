@@ -46,6 +46,10 @@ impl Upstream {
         if let Some(observed) = observed {
             observed.took(Span::Upstream, asked);
         }
+        if let Some(name) = &self.name {
+            let upstreams = &self.metrics.upstreams;
+            upstreams.ended(name, result.is_ok(), asked.elapsed());
+        }
         match &result {
             Ok(_) => {
                 if self.breaker.succeeded(Instant::now()) {

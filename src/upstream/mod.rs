@@ -12,6 +12,7 @@ mod exchange;
 mod pool;
 mod sender;
 mod sending;
+mod several;
 mod socket;
 mod stream;
 mod tend;
@@ -27,12 +28,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::config::Config;
 use crate::error::Failure;
+use crate::metrics::UpstreamReading;
 
 pub use ask::ask_admin;
 pub use breaker::{Breaker, Fault, url_hash};
 pub use exchange::{FailureOf, UploadUnwanted};
 pub use pool::{TunnelSeat, Upstream};
 pub use sending::{begun, empty};
+pub use several::{Several, UpstreamName};
 
 /// A body on its way to or from an origin.
 pub type OriginBody = UnsyncBoxBody<Bytes, Failure>;
@@ -79,7 +82,7 @@ pub trait Origin: Send + Sync + 'static {
     }
 
     /// Connections open now, and whether the breaker answers instead.
-    fn readings(&self) -> (u64, bool) {
-        (0, false)
+    fn readings(&self) -> Vec<UpstreamReading> {
+        Vec::new()
     }
 }

@@ -10,9 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, DEFAULT_UPSTREAM};
 use crate::error::{Failure, FailureKind};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, UpstreamReading};
 
 use super::addresses::{Address, Open};
 use super::breaker::Breaker;
@@ -25,6 +25,8 @@ use super::{Answer, Origin, OriginBody};
 /// The upstream of this process. All workers share it; a connection's own work is done by the
 /// runtime of the worker that opened it.
 pub struct Upstream {
+    /// Where there are several.
+    pub(super) name: Option<Arc<str>>,
     pub(super) breaker: Breaker,
     pub(super) metrics: Arc<Metrics>,
     pub(super) connector: Connector,
@@ -110,8 +112,18 @@ impl Drop for Stream {
 
 impl Upstream {
     pub fn new(config: &config::Upstream, metrics: Arc<Metrics>) -> Result<Arc<Self>, String> {
+        Self::named(config, metrics, None)
+    }
+
+    /// One of several, which metrics tell apart by this name.
+    pub fn named(
+        config: &config::Upstream,
+        metrics: Arc<Metrics>,
+        name: Option<Arc<str>>,
+    ) -> Result<Arc<Self>, String> {
         let connector = Connector::new(config)?;
         Ok(Arc::new_cyclic(|this| Self {
+            name,
             breaker: Breaker::new(config.breaker_failures, config.breaker_open),
             metrics,
             connector,
@@ -378,15 +390,27 @@ impl Origin for Upstream {
     }
 
     fn renew(&self, config: &Config) -> Result<(), String> {
-        let upstream = config.upstream.as_ref();
+        let name = self
+            .name
+            .as_deref()
+            .filter(|name| *name != DEFAULT_UPSTREAM);
+        let upstream = match name {
+            None => config.upstream.as_ref(),
+            Some(name) => {
+                let mut named = config.upstreams.iter();
+                let found = named.find(|(known, _)| **known == *name);
+                found.map(|(_, upstream)| upstream)
+            }
+        };
         upstream.map_or(Ok(()), |upstream| self.connector.renew(upstream))
     }
 
-    fn readings(&self) -> (u64, bool) {
-        (
-            self.open.load(Ordering::Relaxed) as u64,
-            self.breaker.is_open(),
-        )
+    fn readings(&self) -> Vec<UpstreamReading> {
+        vec![UpstreamReading {
+            name: self.name.clone(),
+            connections: self.open.load(Ordering::Relaxed) as u64,
+            breaker_is_open: self.breaker.is_open(),
+        }]
     }
 }
 

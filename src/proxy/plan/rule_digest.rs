@@ -46,6 +46,7 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         sort_query,
         normalise: Normalise { languages, origins },
         forward_headers,
+        upstream,
         // Which requests it takes, and what it does with writes: said by the key itself, or no
         // business of what is stored.
         path: _,
@@ -72,6 +73,9 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
     }
     if let Some(names) = forward_headers {
         parts.add_all("forward_headers", names.iter().map(|name| name.as_str()));
+    }
+    if let Some(name) = upstream {
+        parts.add_all("upstream", [&**name]);
     }
     for value in forwarding.configured_values() {
         let value = value.map(HeaderValue::as_bytes);
@@ -173,6 +177,8 @@ mod tests {
             ("", "origins = []"),
             ("", "forward_headers = [\"accept\"]"),
             ("", "groups = [\"g\"]"),
+            ("[upstream.b]\nurl = \"http://b\"", "upstream = \"b\""),
+            ("[upstream.c]\nurl = \"http://b\"", "upstream = \"c\""),
             ("host = \"rewrite\"", ""),
             ("host = \"rewrite\"\nforwarded_host = \"x\"", ""),
             ("host = \"rewrite\"\nforwarded_proto = \"https\"", ""),

@@ -187,7 +187,6 @@ impl State {
 
     /// What the gauges of the admin port show now.
     pub fn readings(&self) -> Readings {
-        let (upstream_connections, breaker_is_open) = self.origin.readings();
         let stored_bytes = self.memory.stored_bytes();
         Readings {
             stored_bytes,
@@ -197,8 +196,7 @@ impl State {
             evictions: self.memory.evictions(),
             young_evictions: self.memory.young_evictions(),
             variants_dropped: self.memory.variants_dropped(),
-            upstream_connections,
-            breaker_is_open,
+            upstreams: self.origin.readings(),
             database_connections: self.origin.database_connections(),
             is_bypassed: self.bypass.is_on(self.memory.purges(), &self.clock, None),
             memory_limit: 0,

@@ -19,7 +19,7 @@ use crate::http::fields;
 use crate::http::fields::set;
 use crate::policy::Cookies;
 use crate::policy::key::{QueryRule, select_query};
-use crate::upstream::OriginBody;
+use crate::upstream::{OriginBody, UpstreamName};
 
 use super::claims::{
     self, Client, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, client_scheme,
@@ -60,6 +60,8 @@ pub enum Form {
 pub struct Forwarding {
     /// The upstream's own host, where it replaces the client's.
     own_host: Option<HeaderValue>,
+    /// The same of those that have names.
+    own_hosts: Vec<(Arc<str>, HeaderValue)>,
     forwarded_host: Option<HeaderValue>,
     forwarded_proto: Option<HeaderValue>,
     /// How we are named to the origin and to clients.
@@ -98,10 +100,22 @@ impl Forwarding {
                 .map_or(Via::Full, |upstream| upstream.via),
             header_bytes: config
                 .upstream
-                .as_ref()
-                .map_or(usize::MAX, |upstream| upstream.header_bytes),
+                .iter()
+                .chain(config.upstreams.iter().map(|(_, upstream)| upstream))
+                .map(|upstream| upstream.header_bytes)
+                .max()
+                .unwrap_or(usize::MAX),
             fallback_host: authority.and_then(|host| HeaderValue::try_from(host).ok()),
             own_host: rewrite.and_then(|upstream| HeaderValue::try_from(upstream.authority()).ok()),
+            own_hosts: config
+                .upstreams
+                .iter()
+                .filter(|_| rewrite.is_some())
+                .filter_map(|(name, upstream)| {
+                    let host = HeaderValue::try_from(upstream.authority()).ok()?;
+                    Some((Arc::clone(name), host))
+                })
+                .collect(),
             forwarded_host: rewrite.and_then(|upstream| upstream.forwarded_host.clone()),
             forwarded_proto: rewrite.and_then(|upstream| upstream.forwarded_proto.clone()),
         }
@@ -110,9 +124,16 @@ impl Forwarding {
     /// Where the origin never sees the client's host, clients do not see the origin's either: a
     /// `Location` or `Content-Location` that names it becomes the path that it means here.
     pub fn name_no_upstream(&self, headers: &mut HeaderMap) {
-        let Some(own) = self.own_host.as_ref().and_then(|own| own.to_str().ok()) else {
+        let named = self.own_hosts.iter().map(|(_, host)| host);
+        let own: Vec<&str> = self
+            .own_host
+            .iter()
+            .chain(named)
+            .filter_map(|own| own.to_str().ok())
+            .collect();
+        if own.is_empty() {
             return;
-        };
+        }
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             let Some(value) = headers.get(&name) else {
                 continue;
@@ -121,7 +142,8 @@ impl Forwarding {
             let is_own = |scheme: &str, rest: &str| {
                 let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
                 let authority = without_default_port(authority, scheme);
-                authority.eq_ignore_ascii_case(without_default_port(own, scheme))
+                let mut own = own.iter().map(|own| without_default_port(own, scheme));
+                own.any(|own| authority.eq_ignore_ascii_case(own))
             };
             let rest = match text.split_once("://") {
                 Some((scheme, rest)) if is_own(&scheme.to_ascii_lowercase(), rest) => rest,
@@ -184,6 +206,9 @@ impl Forwarding {
         *request.uri_mut() = target(&parts.uri, query)?;
         *request.headers_mut() = self.headers(parts, host, client, route, form, conditions);
         // hyper's client would send a GET or HEAD of unknown length without its body.
+        if let Some(name) = route.and_then(|route| route.upstream.clone()) {
+            request.extensions_mut().insert(UpstreamName(name));
+        }
         let is_chunked =
             !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
         if is_chunked {
@@ -241,7 +266,8 @@ impl Forwarding {
             headers.remove(COOKIE);
         }
         join_cookies(&mut headers);
-        self.say_who_forwards(&mut headers, parts, host, client);
+        let own = self.own_host(route);
+        self.say_who_forwards(&mut headers, parts, host, client, own);
         hops::keep_way(&mut headers, &parts.headers);
         hops::name_us(&mut headers, parts.version, self.via);
         if wants_trailers {
@@ -256,15 +282,23 @@ impl Forwarding {
         headers
     }
 
+    /// The host that replaces the client's, of a route's upstream.
+    fn own_host(&self, route: Option<&Route>) -> Option<&HeaderValue> {
+        let name = route.and_then(|route| route.upstream.as_ref());
+        let named = name.and_then(|name| self.own_hosts.iter().find(|(known, _)| known == name));
+        named.map(|(_, host)| host).or(self.own_host.as_ref())
+    }
+
     fn say_who_forwards(
         &self,
         headers: &mut HeaderMap,
         parts: &request::Parts,
         host: Option<&str>,
         client: Client,
+        own_host: Option<&HeaderValue>,
     ) {
         let host = host.and_then(|host| HeaderValue::from_str(host).ok());
-        let own = (&self.own_host, &self.forwarded_host, &self.forwarded_proto);
+        let own = (own_host, &self.forwarded_host, &self.forwarded_proto);
         match own {
             (Some(own), forwarded_host, forwarded_proto) => {
                 headers.insert(HOST, own.clone());
