@@ -22,6 +22,7 @@ mod descriptors;
 mod drain;
 mod explain;
 mod failure;
+mod field_rules;
 mod fleet;
 mod fleet_age;
 mod fleet_ill;

@@ -12,6 +12,7 @@ use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, ErrorWhen, Ignore, Invalidation, Normalise, Obey, Share};
 
 use super::auth::{Scope, VerdictSource};
+use super::read_fields::{cors, of_requests, of_responses};
 use super::routes::{Route, RouteError, Routes};
 use super::sections::Cache;
 use super::source::{At, Section, field_name, word};
@@ -200,6 +201,8 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
     let share_of_route = options.share;
     let methods = methods.unwrap_or_else(|| vec![Method::GET, Method::HEAD]);
     let invalidates = invalidates(&mut section, &methods);
+    let credentials = Arc::clone(&options.credential_fields);
+    let methods_of_cors = methods.clone();
     let route = Route {
         path: path.to_owned(),
         host: host.map(|at| at.value),
@@ -226,6 +229,9 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         drops_unknown_query: drops_unknown_query(&mut section),
         raw_target: raw_target(&mut section, share_of_route),
         upstream: upstream(&mut section, &shared.upstreams),
+        request_fields: of_requests(&mut section, share_of_route, &credentials),
+        response_fields: of_responses(&mut section),
+        cors: cors(&mut section, &methods_of_cors, origin),
         forward_headers: section.list(
             "forward_headers",
             "an end-to-end header field name",

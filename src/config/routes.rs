@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use matchit::Router;
 
+use super::field_rules::{Cors, FieldRules};
 use crate::policy::key::QueryRule;
 use crate::policy::{Invalidation, Normalise, Options};
 
@@ -31,6 +32,12 @@ pub struct Route {
     pub upstream: Option<Arc<str>>,
     /// The only client fields that reach the origin; `None`: all.
     pub forward_headers: Option<Vec<HeaderName>>,
+    /// What is done with the fields of requests on their way to the origin.
+    pub request_fields: FieldRules,
+    /// What is done with the fields of answers on their way to clients.
+    pub response_fields: FieldRules,
+    /// Whose pages may read answers; `None`: what the origin says.
+    pub cors: Option<Cors>,
     /// How far a verdict on a key reaches that was learned through this route.
     pub verdict_scope: Scope,
     /// Groups that a write through this route makes stale or gone.

@@ -66,6 +66,8 @@ pub enum Reason {
     KeyRefused,
     /// Nobody can say whether its key is good, or its own request is what asks.
     KeyUnverified,
+    /// What a browser asks before a request of another origin's page, answered here.
+    Preflight,
 }
 
 impl Reason {
@@ -127,7 +129,8 @@ impl Reason {
             | Self::OriginFailed
             | Self::Refused
             | Self::RateLimited
-            | Self::KeyRefused => "bypass",
+            | Self::KeyRefused
+            | Self::Preflight => "bypass",
         }
     }
 
@@ -176,7 +179,8 @@ impl Reason {
             | Self::Refused
             | Self::RateLimited
             | Self::KeyRefused
-            | Self::KeyUnverified => false,
+            | Self::KeyUnverified
+            | Self::Preflight => false,
         }
     }
 
@@ -213,6 +217,8 @@ impl Reason {
             | Self::KeyUnverified => true,
             // Said by the fleet, by the origin, or by what else is under way.
             Self::SecondTier
+            // It is nothing that is looked up.
+            | Self::Preflight
             | Self::Revalidated
             | Self::NoStore
             | Self::Private

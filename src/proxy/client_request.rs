@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, request};
+use http::{HeaderMap, Method, Request, request};
 
+use crate::config::Said;
 use crate::error::Failure;
 use crate::policy::key::KeyParts;
 use crate::policy::{RequestView, Share, range};
@@ -90,6 +91,17 @@ impl ClientRequest {
         }
     }
 
+    /// What is known of it, for the operator's fields; its id stands in `headers`.
+    pub fn said(&self, route: &str, headers: &HeaderMap) -> Said {
+        let id = headers.get(trace::REQUEST_ID);
+        let id = id.and_then(|id| id.to_str().ok());
+        Said {
+            client: self.client.address,
+            route: route.to_owned(),
+            request_id: id.unwrap_or_default().to_owned(),
+        }
+    }
+
     /// The request that the origin gets, with a body to come. What the origin says before its final
     /// response goes to `interim`.
     pub fn to_origin(
@@ -116,6 +128,10 @@ impl ClientRequest {
         let mut request = forwarding.request(sent, conditions, body)?;
         let starts = plan.config.starts_traces;
         trace::keep_or_start(request.headers_mut(), starts, self.observed.as_deref());
+        if let Some(rule) = rule.filter(|rule| !rule.request_fields.is_empty()) {
+            let said = self.said(&rule.path, request.headers());
+            rule.request_fields.apply(request.headers_mut(), &said);
+        }
         if let Some(observed) = &self.observed {
             request.extensions_mut().insert(Arc::clone(observed));
         }

@@ -53,7 +53,7 @@ impl Handled {
     }
 
     /// The same with another response.
-    pub fn map(self, into: fn(Response<Body>) -> Response<Body>) -> Self {
+    pub fn map(self, into: impl FnOnce(Response<Body>) -> Response<Body> + Send + 'static) -> Self {
         match self {
             Self::Ready(response) => Self::Ready(response.map(into)),
             later @ Self::Later(_) => Self::later(async move { into(later.response().await) }),

@@ -19,6 +19,7 @@ mod advice;
 mod bypass;
 mod course;
 mod deliver;
+mod delivery;
 mod explain;
 mod handled;
 mod led;
@@ -51,6 +52,7 @@ pub use explain::explain;
 pub use handled::Handled;
 pub use refusal::refuse_head;
 
+use delivery::{Delivery, preflight};
 use received::receive;
 use refusal::refuse;
 use routed::Routed;
@@ -129,9 +131,17 @@ fn may_be_empty(parts: &request::Parts) -> bool {
 }
 
 fn go_on(plan: &Arc<Plan>, routed: Routed<'_>, interim: Option<&Arc<InterimQueue>>) -> Handled {
-    if plan.limits.concern(&routed.request().parts.method) {
+    if let Some(answered) = preflight(plan, routed.request()) {
+        return answered;
+    }
+    let delivery = Delivery::of(routed.request(), routed.planned());
+    let handled = if plan.limits.concern(&routed.request().parts.method) {
         routed.count(plan, interim)
     } else {
         routed.admit(plan, interim, None)
+    };
+    match delivery {
+        None => handled,
+        Some(delivery) => handled.map(move |response| delivery.apply(response)),
     }
 }

@@ -108,6 +108,10 @@ impl<'p> Routed<'p> {
         self.route.as_deref().map(|route| &**route)
     }
 
+    pub fn planned(&self) -> Option<&Arc<PlannedRoute>> {
+        self.route.as_deref()
+    }
+
     pub fn request(&self) -> &ClientRequest {
         &self.request
     }

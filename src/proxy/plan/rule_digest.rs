@@ -47,6 +47,10 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
         normalise: Normalise { languages, origins },
         forward_headers,
         upstream,
+        request_fields,
+        // At delivery, never in what is stored.
+        response_fields: _,
+        cors: _,
         // Which requests it takes, and what it does with writes: said by the key itself, or no
         // business of what is stored.
         path: _,
@@ -73,6 +77,18 @@ pub fn rule_digest(route: &Route, forwarding: &Forwarding) -> RuleDigest {
     }
     if let Some(names) = forward_headers {
         parts.add_all("forward_headers", names.iter().map(|name| name.as_str()));
+    }
+    if !request_fields.is_empty() {
+        parts.add_all(
+            "removed",
+            request_fields.remove.iter().map(|name| name.as_str()),
+        );
+        for (kind, fields) in [("set", &request_fields.set), ("added", &request_fields.add)] {
+            let fields = fields
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.shown()));
+            parts.add_all(kind, fields);
+        }
     }
     if let Some(name) = upstream {
         parts.add_all("upstream", [&**name]);
@@ -177,6 +193,10 @@ mod tests {
             ("", "origins = []"),
             ("", "forward_headers = [\"accept\"]"),
             ("", "groups = [\"g\"]"),
+            ("", "request_headers = { remove = [\"x-a\"] }"),
+            ("", "request_headers = { set = { x-a = \"1\" } }"),
+            ("", "request_headers = { add = { x-a = \"1\" } }"),
+            ("", "request_headers = { set = { x-a = \"{client}\" } }"),
             ("[upstream.b]\nurl = \"http://b\"", "upstream = \"b\""),
             ("[upstream.c]\nurl = \"http://b\"", "upstream = \"c\""),
             ("host = \"rewrite\"", ""),
@@ -199,6 +219,8 @@ mod tests {
             "force_ttl = \"1s\"",
             "stale_if_error = \"1h\"",
             "methods = [\"GET\", \"HEAD\", \"POST\"]",
+            "response_headers = { set = { x-a = \"1\" } }",
+            "cors = { origins = [\"https://a.example\"] }",
         ] {
             assert_eq!(digest("", same), none, "{same}");
         }

@@ -1,0 +1,228 @@
+//! Fields by the operator's rules, on their way to the origin and to clients; and preflights of CORS.
+
+use iris_sidecar::config::Config;
+
+use crate::support::{Client, Fixture, Origin, Seen, Step, numbered, ok, route};
+
+fn echo(seen: &Seen) -> Vec<Step> {
+    let said = |name: &str| seen.header(name).unwrap_or("-").to_owned();
+    let text = format!(
+        "{} {} {} {}",
+        said("x-tier"),
+        said("x-from"),
+        said("x-debug"),
+        said("x-id")
+    );
+    ok(text, &[("server", "origin"), ("x-a", "1")])
+}
+
+#[tokio::test]
+async fn the_origin_gets_what_the_rules_say_and_another_rule_is_another_key() {
+    let rules = |tier: &str| {
+        route(&format!(
+            "ttl = \"1h\"\nrequest_headers = {{ set = {{ x-tier = \"{tier}\" }}, add = {{ x-from = \"{{client}} by {{route}}\", x-id = \"{{request_id}}\" }}, remove = [\"x-debug\"] }}"
+        ))
+    };
+    let origin = Origin::start(echo).await;
+    let fixture = Fixture::with_file(origin, &rules("gold"));
+    let fields = [
+        ("x-tier", "forged"),
+        ("x-debug", "1"),
+        ("x-request-id", "id-7"),
+    ];
+    let said = "gold 127.0.0.1 by /{*rest} - id-7";
+    assert_eq!(fixture.get_with("/a", &fields).await.text(), said);
+    let again = fixture.get("/a").await;
+    assert_eq!((again.text().as_str(), again.cache()), (said, "HIT"));
+    fixture.write_file(&rules("silver"));
+    let admin = fixture.sidecar().admin_address;
+    assert_eq!(Client::order(admin, "/reload", "{}").await.status, 200);
+    let other = fixture.get("/a").await;
+    assert!(
+        other.text().starts_with("silver ") && other.cache() == "MISS",
+        "{}",
+        other.text()
+    );
+}
+
+#[tokio::test]
+async fn clients_get_what_the_rules_say_and_what_is_stored_stays_as_it_came() {
+    let rules = |more: &str| route(&format!("ttl = \"1h\"\n{more}"));
+    let ours = rules(
+        "response_headers = { set = { x-a = \"2\", x-via = \"{client}\" }, add = { link = \"</a>\" }, remove = [\"server\"] }",
+    );
+    let origin = Origin::start(|seen| match seen.target.as_str() {
+        "/down" => vec![Step::Close],
+        _ => echo(seen),
+    })
+    .await;
+    let fixture = Fixture::with_file(origin, &ours);
+    let mut client = fixture.connect().await;
+    for (method, target, result) in [
+        ("GET", "/a", "MISS"),
+        ("GET", "/a", "HIT"),
+        ("HEAD", "/a", "HIT"),
+        ("GET", "/down", "MISS"),
+    ] {
+        let answer = client.ask(method, target, &[]).await;
+        assert_eq!(answer.cache(), result, "{method} {target}");
+        assert_eq!(answer.header("x-a"), Some("2"), "{method} {target}");
+        assert_eq!(answer.header("x-via"), Some("127.0.0.1"));
+        assert_eq!(
+            (answer.header("link"), answer.header("server")),
+            (Some("</a>"), None)
+        );
+    }
+    let etag = client
+        .ask("GET", "/a", &[])
+        .await
+        .header("etag")
+        .map(str::to_owned);
+    if let Some(etag) = etag {
+        let same = client.ask("GET", "/a", &[("if-none-match", &etag)]).await;
+        assert_eq!((same.status, same.header("x-a")), (304, Some("2")));
+    }
+    // No route, no rules.
+    assert_eq!(client.ask("POST", "/a", &[]).await.header("x-a"), Some("1"));
+    fixture.get("/b").await;
+    fixture.write_file(&rules(""));
+    let admin = fixture.sidecar().admin_address;
+    assert_eq!(Client::order(admin, "/reload", "{}").await.status, 200);
+    let answer = fixture.get("/b").await;
+    assert_eq!(
+        (
+            answer.cache(),
+            answer.header("x-a"),
+            answer.header("server")
+        ),
+        ("HIT", Some("1"), Some("origin"))
+    );
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_read_answers_and_ask_before() {
+    let app = "https://app.example";
+    let text = route(&format!(
+        "ttl = \"1h\"\nmethods = [\"GET\", \"HEAD\", \"PUT\"]\ncors = {{ origins = [\"{app}\"], expose = [\"etag\"], credentials = true }}"
+    ));
+    let fixture = Fixture::start(&text, |seen| {
+        numbered(
+            seen,
+            &[("access-control-allow-origin", "*"), ("vary", "accept")],
+        )
+    })
+    .await;
+    let mut client = fixture.connect().await;
+    let asked = |origin: &'static str, method: &'static str| {
+        [
+            ("origin", origin),
+            ("access-control-request-method", method),
+            ("access-control-request-headers", "x-key, content-type"),
+        ]
+    };
+    let answer = client.ask("OPTIONS", "/a", &asked(app, "PUT")).await;
+    assert_eq!((answer.status, answer.body.len()), (204, 0));
+    for (name, value) in [
+        ("access-control-allow-origin", app),
+        ("access-control-allow-methods", "GET, HEAD, PUT"),
+        ("access-control-allow-headers", "x-key, content-type"),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-max-age", "600"),
+    ] {
+        assert_eq!(answer.header(name), Some(value), "{name}");
+    }
+    assert!(
+        answer.cache_status().contains("preflight"),
+        "{}",
+        answer.cache_status()
+    );
+    // Another one is answered too, and allowed nothing.
+    let stranger = client
+        .ask("OPTIONS", "/a", &asked("https://evil.example", "PUT"))
+        .await;
+    assert_eq!(
+        (
+            stranger.status,
+            stranger.header("access-control-allow-origin")
+        ),
+        (204, None)
+    );
+    assert_eq!(fixture.origin.count(), 0);
+    // What no route takes is the origin's to answer; so is what is no preflight.
+    client.ask("OPTIONS", "/a", &asked(app, "DELETE")).await;
+    client.ask("OPTIONS", "/a", &[("origin", app)]).await;
+    assert_eq!(fixture.origin.count(), 2);
+    for (origin, allowed, result) in [
+        (Some(app), Some(app), "MISS"),
+        (Some("https://evil.example"), None, "HIT"),
+        (None, None, "HIT"),
+        (Some(app), Some(app), "HIT"),
+    ] {
+        let fields: Vec<(&str, &str)> = origin.iter().map(|origin| ("origin", *origin)).collect();
+        let answer = client.ask("GET", "/a", &fields).await;
+        assert_eq!(answer.cache(), result, "{origin:?}");
+        assert_eq!(answer.header("access-control-allow-origin"), allowed);
+        assert!(answer.text().parse::<u64>().is_ok());
+    }
+}
+
+#[test]
+fn fields_that_are_not_the_operators_are_mistakes() {
+    for (keys, expected) in [
+        (
+            "request_headers = { set = { host = \"a\" } }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "request_headers = { set = { If-None-Match = \"a\" } }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "request_headers = { remove = [\"range\"] }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "request_headers = { set = { connection = \"close\" } }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "request_headers = { set = { x-a = \"{nobody}\" } }",
+            "no places but {client}, {route}, {request_id}",
+        ),
+        (
+            "request_headers = { set = { x-a = \"a\\nb\" } }",
+            "expected a field value",
+        ),
+        (
+            "share = \"per-key\"\nrequest_headers = { set = { authorization = \"k\" } }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "response_headers = { set = { age = \"1\" } }",
+            "that is not decided elsewhere",
+        ),
+        (
+            "response_headers = { put = { x-a = \"1\" } }",
+            "unknown key \"put\"",
+        ),
+        ("cors = { }", "has no origins"),
+        (
+            "cors = { origins = [\"app.example\"] }",
+            "an origin such as",
+        ),
+    ] {
+        let text = format!("[upstream]\nurl = \"http://a\"\n{}", route(keys));
+        let mistakes = Config::parse("test.toml", &text, &|_| None).unwrap_err();
+        let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert!(
+            told.len() == 1 && told[0].contains(expected),
+            "{keys}: {told:?}"
+        );
+    }
+    // A key of the operator's own, where keys of clients do not count.
+    let text = format!(
+        "[upstream]\nurl = \"http://a\"\n{}",
+        route("request_headers = { set = { authorization = \"Bearer k\" } }")
+    );
+    Config::parse("test.toml", &text, &|_| None).unwrap();
+}
