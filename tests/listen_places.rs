@@ -135,6 +135,13 @@ async fn a_trusted_proxy_says_whom_it_speaks_for_and_a_stranger_does_not() {
         let answer = says(TcpStream::connect(address).await.unwrap(), &sent).await;
         assert!(answer.ends_with(client), "{client}: {answer}");
     }
+    // Of one that the proxy does not name nothing is believed.
+    for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+        let forged = b"GET /z HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.9.9.9\r\nauthorization: k\r\nconnection: close\r\n\r\n";
+        let stream = TcpStream::connect(address).await.unwrap();
+        let answer = says(stream, &[header, &forged[..]].concat()).await;
+        assert!(answer.ends_with("\r\n\r\n127.0.0.1"), "{answer}");
+    }
     // A client behind the proxy is no proxy itself: nobody believes what it says of others.
     let forged = b"PROXY TCP4 192.0.2.7 10.0.0.1 258 80\r\nGET /y HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.9.9.9\r\nconnection: close\r\n\r\n";
     let answer = says(TcpStream::connect(address).await.unwrap(), forged).await;
@@ -153,7 +160,10 @@ async fn a_trusted_proxy_says_whom_it_speaks_for_and_a_stranger_does_not() {
         .metric_reaches("proxy_headers_refused_total", 4.0)
         .await;
 
-    let strange = Fixture::start(&trusting(""), |seen| ok(forwarded_for(seen), &[])).await;
+    let strange = Fixture::start(&trusting("\"10.9.9.9\""), |seen| {
+        ok(forwarded_for(seen), &[])
+    })
+    .await;
     let address = strange.sidecar().address;
     let answer = at(address, b"PROXY TCP4 192.0.2.7 10.0.0.1 258 80\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");

@@ -351,3 +351,96 @@ async fn handshakes_half_done_are_bounded_in_number_and_in_time() {
     let text = said(&curl(&fixture, &authority.path(), "https://api.example/", &[]).await);
     assert!(text.starts_with("HTTP/2 200"), "{text}");
 }
+
+#[tokio::test]
+async fn a_certificate_that_was_not_shown_opens_nothing_that_is_stored() {
+    let (authority, theirs) = (Authority::new(), Authority::new());
+    let server = authority.issue(&["api.example"]);
+    let (victim, other) = (theirs.issue(&["victim"]), theirs.issue(&["other"]));
+    let more = format!(
+        "client_ca = \"{}\"\nclient_auth = \"optional\"\n",
+        theirs.path()
+    );
+    let per_key = route("ttl = \"1h\"\nshare = \"per-key\"");
+    let fixture = Fixture::start(&format!("{}{per_key}", tls(&server, &more)), |seen| {
+        let said = |name: &str| seen.header(name).unwrap_or("none").to_owned();
+        let told = format!("{} {}", said("client-cert"), said("client-cert-chain"));
+        ok(told, &[("vary", "client-cert")])
+    })
+    .await;
+    let (root, base) = (authority.path(), "https://api.example");
+    let shown = |certificate: &Certificate| {
+        let (path, key) = (certificate.path(), certificate.key());
+        ["--cert".to_owned(), path, "--key".to_owned(), key]
+    };
+    let forged = format!("client-cert: :{}:", victim.base64());
+    let chain = "client-cert-chain: :Zm9yZ2Vk:";
+    let ask = async |path: &str, own: &[String], fields: &[&str]| {
+        let mut more: Vec<&str> = own.iter().map(String::as_str).collect();
+        fields.iter().for_each(|field| more.extend(["-H", field]));
+        said(&curl(&fixture, &root, &format!("{base}{path}"), &more).await)
+    };
+    let victims = format!(":{}: none", victim.base64());
+    // What is the victim's is nobody's who only says so; nor is what such a one asks for the victim's.
+    let (victim, other) = (shown(&victim), shown(&other));
+    assert!(ask("/a", &victim, &[]).await.ends_with(&victims));
+    let answer = ask("/a", &[], &[&forged, chain]).await;
+    assert!(
+        answer.contains("x-cache: MISS") && answer.ends_with("none none"),
+        "{answer}"
+    );
+    assert!(ask("/b", &[], &[&forged]).await.ends_with("none none"));
+    let answer = ask("/b", &victim, &[]).await;
+    assert!(
+        answer.contains("x-cache: MISS") && answer.ends_with(&victims),
+        "{answer}"
+    );
+    // With a certificate of its own neither, and not by way of `Connection`.
+    let answer = ask("/a", &other, &[&forged, chain, "connection: client-cert"]).await;
+    assert!(
+        answer.contains("x-cache: MISS") && !answer.contains("Zm9yZ2Vk"),
+        "{answer}"
+    );
+    assert!(
+        !answer.ends_with(&victims) && !answer.ends_with("none none"),
+        "{answer}"
+    );
+    let answer = ask("/c", &victim, &["connection: client-cert"]).await;
+    assert!(answer.ends_with(&victims), "{answer}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_encrypts_again_speaks_for_hosts_that_are_not_ours() {
+    let authority = Authority::new();
+    let server = authority.issue(&["sidecar.internal"]);
+    let trusting = "[listen]\ntrusted_proxies = [\"127.0.0.1\"]\n";
+    let fixture =
+        Fixture::start(&format!("{trusting}{}", tls(&server, "")), |_| ok("x", &[])).await;
+    let host = ["-H", "host: www.public.example"];
+    let text = said(
+        &curl(
+            &fixture,
+            &authority.path(),
+            "https://sidecar.internal/",
+            &host,
+        )
+        .await,
+    );
+    assert!(text.starts_with("HTTP/2 200"), "{text}");
+}
+
+#[tokio::test]
+async fn explain_knows_what_came_over_tls() {
+    let authority = Authority::new();
+    let server = authority.issue(&["api.example"]);
+    let text = format!("{}{}", tls(&server, ""), route("ttl = \"1h\""));
+    let fixture = Fixture::start(&text, |_| ok("x", &[])).await;
+    said(&curl(&fixture, &authority.path(), "https://api.example/a", &[]).await);
+    for (url, reason) in [
+        ("https://api.example/a", "fresh"),
+        ("http://api.example/a", "cold"),
+    ] {
+        let told = fixture.admin(&format!("/explain?url={url}")).await.json();
+        assert_eq!(told["reason"], reason, "{url}: {told}");
+    }
+}

@@ -260,3 +260,107 @@ async fn one_that_speaks_no_http_2_is_said_to_be_so() {
     let answer = fixture.get("/a").await;
     assert_eq!(answer.status, 502, "{}", answer.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_once_more_is_the_same_request() {
+    let seen = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&seen);
+    // Each connection says that it ends when it is asked for the second time, while the first is under way.
+    let address = upstream(move |mut connection, _| {
+        let seen = Arc::clone(&counted);
+        async move {
+            let mut first = None;
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                seen.fetch_add(1, Ordering::Relaxed);
+                if request.uri().path() == "/slow" && first.is_none() {
+                    first = Some((request, respond));
+                    connection.graceful_shutdown();
+                    continue;
+                }
+                let authority = request.uri().authority().unwrap().to_string();
+                answer((request, respond), &authority);
+                if let Some(slow) = first.take() {
+                    answer(slow, "slow");
+                }
+            }
+        }
+    })
+    .await;
+    let sidecar = before(
+        address,
+        &format!(
+            "response_timeout = \"2s\"\n[listen]\nworkers = 1\n{}",
+            route("ttl = \"1h\"")
+        ),
+    );
+    let address = sidecar.address;
+    for number in 0..5 {
+        let slow = tokio::spawn(async move {
+            let mut client = Client::connect(address).await;
+            client
+                .ask("GET", "/slow", &[("host", "a.example")])
+                .await
+                .status
+        });
+        let before = seen.load(Ordering::Relaxed);
+        while seen.load(Ordering::Relaxed) == before && !slow.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let mut client = Client::connect(address).await;
+        client
+            .send(format!(
+                "GET /{number} HTTP/1.1\r\nhost: tenant-a.example\r\n\r\n"
+            ))
+            .await;
+        let answer = client.response().await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "tenant-a.example")
+        );
+        slow.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_shares_a_connection_and_more_are_opened_where_one_takes_no_more() {
+    let connections = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&connections);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut builder = h2::server::Builder::new();
+            builder.max_concurrent_streams(5);
+            let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+            tokio::spawn(async move {
+                let mut slow = Vec::new();
+                while let Some(Ok(asked)) = connection.accept().await {
+                    match asked.0.uri().path() {
+                        "/slow" => slow.push(asked),
+                        _ => answer(asked, "x"),
+                    }
+                }
+            });
+        }
+    });
+    let sidecar = before(address, "[listen]\nworkers = 1\n");
+    let address = sidecar.address;
+    let answers =
+        all((0..60).map(|number| async move { post(address, &format!("/{number}")).await.0 }))
+            .await;
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    // Before it has said that it takes five, the first takes more.
+    let after_burst = connections.load(Ordering::Relaxed);
+    assert!(after_burst <= 13, "{after_burst}");
+    // Five that last fill one: what comes then does not wait behind them.
+    let mut held = Vec::new();
+    for _ in 0..5 * after_burst {
+        let mut client = Client::connect(address).await;
+        client.request("GET", "/slow", &[]).await;
+        held.push(client);
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(post(address, "/fast").await.0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+}

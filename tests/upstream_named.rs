@@ -156,3 +156,47 @@ fn names_that_nobody_has_are_mistakes() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_needs_a_restart_is_said_to_need_one() {
+    let (first, second) = (
+        Origin::start(|_| ok("first", &[])).await,
+        Origin::start(|_| ok("second", &[])).await,
+    );
+    let main = Origin::start(|_| ok("main", &[])).await;
+    let text = |url: &str, more: &str| format!("{}{more}{}", files(url, ""), to_files(""));
+    let fixture = Fixture::with_file(main, &text(&first.url(), ""));
+    let admin = fixture.sidecar().admin_address;
+    for (text, line) in [
+        (text(&second.url(), ""), "upstream: files"),
+        (
+            text(
+                &first.url(),
+                "[upstream.more]\nurl = \"http://127.0.0.1:1\"\n",
+            ),
+            "upstream: more",
+        ),
+        (
+            text(&first.url(), "[upstream]\nmax_connections = 7\n"),
+            "upstream: max_connections 512 → 7",
+        ),
+    ] {
+        fixture.write_file(&text);
+        let told = Client::order(admin, "/reload", "{}").await.json();
+        let says = |list: &str| -> String { told[list].to_string() };
+        assert!(says("needs_restart").contains(line), "{line}: {told}");
+        assert!(!says("changed").contains("upstream"), "{line}: {told}");
+        assert_eq!(fixture.get("/files/a").await.text(), "first");
+    }
+    fixture.write_file(&text(
+        &first.url(),
+        "[upstream]\nresponse_timeout = \"7s\"\n",
+    ));
+    let told = Client::order(admin, "/reload", "{}").await.json();
+    assert!(
+        told["changed"]
+            .to_string()
+            .contains("response_timeout 30s → 7s"),
+        "{told}"
+    );
+}

@@ -11,7 +11,7 @@ use http_body_util::Empty;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use crate::proxy::Proxy;
+use crate::proxy::{Peer, PeerTls, Proxy};
 
 const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it method=GET and header=name:value as often as needed";
 
@@ -45,6 +45,8 @@ pub async fn explain(
     *request.uri_mut() = url
         .parse()
         .map_err(|error| format!("url={url:?}: {error}"))?;
+    // As over a connection of that kind.
+    let is_secure = request.uri().scheme_str() == Some("https");
     *request.version_mut() = Version::HTTP_10;
     // The host is part of what is asked for: as clients name it, or as one on this machine would.
     let named = request.uri().authority();
@@ -59,7 +61,11 @@ pub async fn explain(
         String::from_utf8_lossy(host.as_bytes()).into()
     });
     let request = request.map(|()| Empty::<Bytes>::new());
-    let mut told = proxy.explain(request, &peer.into()).await;
+    let mut peer = Peer::from(peer);
+    if is_secure {
+        peer.tls = Some(Arc::new(PeerTls::unknown()));
+    }
+    let mut told = proxy.explain(request, &peer).await;
     told["host"] = host;
     Ok(told)
 }

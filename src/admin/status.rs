@@ -75,7 +75,7 @@ impl Admin {
 fn upstream(config: &Config) -> String {
     config.upstream.as_ref().map_or_else(
         || "the built-in origin".to_owned(),
-        |upstream| format!("{}://{}", upstream.scheme, upstream.authority()),
+        |upstream| upstream.shown(),
     )
 }
 

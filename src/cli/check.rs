@@ -25,7 +25,7 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> Ending {
     }
     let upstream = config.upstream.as_ref();
     let upstream = upstream.map_or("the built-in origin".to_owned(), |upstream| {
-        format!("{}://{}", upstream.scheme, upstream.authority())
+        upstream.shown()
     });
     let text = format!(
         "{} is valid.\nlisten {}  admin {}  upstream {}  memory {}\n{}\nWhat matches no route is proxied and never stored.\n{}",

@@ -191,10 +191,7 @@ fn start_logging(format: LogFormat) {
 
 /// Starts, waits for a signal, drains.
 fn run(config: Config) -> anyhow::Result<()> {
-    let upstream = config
-        .upstream
-        .as_ref()
-        .map(|upstream| format!("{}://{}", upstream.scheme, upstream.authority()));
+    let upstream = config.upstream.as_ref().map(|upstream| upstream.shown());
     let (workers, routes) = (
         config.listen.workers.unwrap_or_else(cores),
         config.routes.list().len(),

@@ -88,6 +88,13 @@ impl Changes {
 
     /// What has changed in files of their own, which no key tells.
     pub fn note_secrets(&mut self, old: &Config, new: &Config) {
+        let stays_at = new.listen.is_at_the_places_of(&old.listen);
+        if !stays_at {
+            self.move_to_restart_where(|line| {
+                let (place, rest) = line.split_once(": ").unwrap_or((line, ""));
+                is_of_a_place(place, rest.split(' ').next().unwrap_or_default())
+            });
+        }
         let is_told =
             |lines: &[String], begin: &str| lines.iter().any(|line| line.starts_with(begin));
         if old.auth.secret != new.auth.secret && !is_told(&self.needs_restart, "auth: secret") {
@@ -99,7 +106,8 @@ impl Changes {
                 .push("admin: the content of token_file changed".to_owned());
         }
         let until = |at: std::time::SystemTime| humantime::format_rfc3339_seconds(at);
-        for (old, new) in old.listen.places.iter().zip(&new.listen.places) {
+        let places = old.listen.places.iter().zip(&new.listen.places);
+        for (old, new) in places.filter(|_| stays_at) {
             if let (Some(old), Some(new)) = (&old.tls, &new.tls)
                 && old != new
             {
@@ -108,10 +116,20 @@ impl Changes {
                     .push(format!("listen.tls: another certificate, until {expires}"));
             }
         }
-        let tls = |config: &Config| config.upstream.as_ref().and_then(|known| known.tls.clone());
-        if tls(old) != tls(new) {
+        if let (Some(old), Some(new)) = (&old.upstream, &new.upstream)
+            && old.tls != new.tls
+            && new.is_where(old)
+        {
             self.effective
                 .push("upstream: other roots, or another certificate of ours".to_owned());
+        }
+        for (name, new) in &new.upstreams {
+            let known = old.upstreams.iter().find(|(known, _)| known == name);
+            if known.is_some_and(|(_, old)| old.tls != new.tls && old.is_but_for_its_files(new)) {
+                self.effective.push(format!(
+                    "upstream {name}: other roots, or another certificate of ours"
+                ));
+            }
         }
         if old.auth.probe_key != new.auth.probe_key && !is_told(&self.effective, "auth: probe_key")
         {
@@ -122,9 +140,13 @@ impl Changes {
 
     /// What takes effect after all only by a restart: lines that begin so.
     pub fn move_to_restart(&mut self, begin: &str) {
+        self.move_to_restart_where(|line| line.starts_with(begin));
+    }
+
+    fn move_to_restart_where(&mut self, is_it: impl Fn(&str) -> bool) {
         let (moved, left) = std::mem::take(&mut self.effective)
             .into_iter()
-            .partition(|line: &String| line.starts_with(begin));
+            .partition(|line: &String| is_it(line));
         self.effective = left;
         self.needs_restart.extend::<Vec<String>>(moved);
     }
@@ -162,19 +184,26 @@ fn in_words(setting: Option<&Setting>) -> String {
     }
 }
 
-/// Keys of `[upstream]` that are fixed at the start: where it is, and what its pool was made by.
-const UPSTREAM: [&str; 10] = [
-    "url",
-    "protocol",
-    "server_name",
-    "host",
-    "forwarded_host",
-    "forwarded_proto",
-    "via",
-    "max_connections",
-    "breaker_failures",
-    "breaker_open",
+/// Keys of `[upstream]` that may change while it runs; all others say where it is, or what its pool was made
+/// by.
+const UPSTREAM: [&str; 13] = [
+    "ca_file",
+    "cert_file",
+    "key_file",
+    "resolve_every",
+    "max_age",
+    "health",
+    "connect_timeout",
+    "response_timeout",
+    "read_timeout",
+    "idle_timeout",
+    "queue",
+    "queue_timeout",
+    "header_bytes",
 ];
+
+/// Keys of `[listen]` that are of one place.
+const OF_A_PLACE: [&str; 3] = ["address", "proxy_protocol", "tls"];
 
 /// Whether a key is fixed at the start: addresses and threads, what memory and pools were made by, and who
 /// keys are by.
@@ -182,14 +211,20 @@ pub fn needs_restart(place: &str, key: &str) -> bool {
     // One of several tables has its number after its name.
     match place.split(' ').next().unwrap_or_default() {
         "origin" | "cache.redis" => true,
-        "upstream" => UPSTREAM.contains(&key),
-        "listen" => ["address", "workers"].contains(&key),
+        "upstream" => !UPSTREAM.contains(&key),
+        "listen" => ["address", "workers", ""].contains(&key),
         "admin" => key == "address",
         "cache" => ["memory", "max_object", "max_flights"].contains(&key),
         "auth" => ["secret", "secret_file", "verdicts"].contains(&key),
         "limits" => key == "send_buffer",
         _ => false,
     }
+}
+
+/// Whether a key is of one place of `[listen]`: all of those stay as they are where addresses change.
+fn is_of_a_place(place: &str, key: &str) -> bool {
+    place == "listen.tls"
+        || (place.split(' ').next() == Some("listen") && OF_A_PLACE.contains(&key))
 }
 
 impl Config {
@@ -205,7 +240,8 @@ impl Config {
     /// the start stays as it is there.
     #[must_use]
     pub fn in_place_of(mut self, running: &Self) -> Self {
-        if !self.listen.is_at_the_places_of(&running.listen) {
+        let stays_at = self.listen.is_at_the_places_of(&running.listen);
+        if !stays_at {
             self.listen.places.clone_from(&running.listen.places);
         }
         self.listen.workers = running.listen.workers;
@@ -218,8 +254,11 @@ impl Config {
         self.upstreams = running.upstreams.clone();
         for (name, upstream) in read {
             let known = self.upstreams.iter_mut().find(|(known, _)| *known == name);
-            if let Some((_, known)) = known {
-                *known = upstream.in_place_of(known);
+            // All of its table needs a restart; what stands in its files does not.
+            if let Some((_, known)) = known
+                && known.is_but_for_its_files(&upstream)
+            {
+                known.tls = upstream.tls;
             }
         }
         self.origin = running.origin.clone();
@@ -230,7 +269,10 @@ impl Config {
         self.auth.secret = running.auth.secret.clone();
         self.auth.verdicts = running.auth.verdicts;
         self.limits.send_buffer = running.limits.send_buffer;
-        let is_fixed = |one: &&Setting| needs_restart(&one.place, &one.key);
+        let is_fixed = |one: &&Setting| {
+            let is_of_a_place = !stays_at && is_of_a_place(&one.place, &one.key);
+            is_of_a_place || needs_restart(&one.place, &one.key)
+        };
         let (own, fixed) = (self.settings.iter(), running.settings.iter());
         let settings = own
             .filter(|one| !is_fixed(one))

@@ -55,7 +55,10 @@ impl Address {
     /// `127.0.0.1:8080`, `[::]:8080` or `unix:/path`.
     pub fn parse(text: &str) -> Option<Self> {
         match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('/') => Some(Self::Unix(path.into())),
+            // No longer than the system takes (unix(7)).
+            Some(path) if path.starts_with('/') && path.len() > 1 && path.len() < 108 => {
+                Some(Self::Unix(path.into()))
+            }
             Some(_) => None,
             None => text.parse().ok().map(Self::Tcp),
         }

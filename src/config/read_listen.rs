@@ -15,6 +15,7 @@ pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
     let mut listen = Listen::default();
     let mut said: Vec<&str> = Vec::new();
     let mut places: Vec<Place> = Vec::new();
+    let (mut proxied, mut source) = (None, None);
     for mut section in sections {
         for key in OF_ALL.into_iter().filter(|key| !section.is_missing(key)) {
             if said.contains(&key) {
@@ -27,6 +28,9 @@ pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
         }
         of_all(&mut section, &mut listen);
         let place = place(&mut section);
+        if place.proxy_protocol {
+            (proxied, source) = (Some(section.span()), Some(section.source()));
+        }
         if places.iter().any(|known| {
             let is_any_port = place
                 .address
@@ -41,6 +45,12 @@ pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
         section.finish();
     }
     listen.places = places;
+    if let (Some(span), true) = (proxied, listen.trusted_proxies.is_empty()) {
+        let message = "listen.proxy_protocol has no effect without listen.trusted_proxies: of nobody else is it read";
+        if let Some(source) = source {
+            source.mistake(span, message);
+        }
+    }
     listen
 }
 
@@ -70,6 +80,10 @@ fn place(section: &mut Section<'_, '_>) -> Place {
     let expected =
         "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\", or \"unix:/path\"";
     let address = section.parsed("address", expected, Address::parse);
+    if section.is_of_several() && section.is_missing("address") {
+        let message = format!("a [[listen]] has no address: expected {expected}");
+        section.source().mistake(section.span(), message);
+    }
     set(&mut place.address, address.map(|at| at.value));
     set(&mut place.proxy_protocol, section.boolean("proxy_protocol"));
     let tls = section.table("tls");
@@ -82,10 +96,18 @@ fn place(section: &mut Section<'_, '_>) -> Place {
 fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
     let mut identities = Vec::new();
     let first = identity(&mut section);
-    let has_no_more = section.is_missing("certificates");
+    let has_one = |section: &Section<'_, '_>| {
+        !section.is_missing("cert_file") || !section.is_missing("key_file")
+    };
+    let mut is_given = has_one(&section);
     identities.extend(first);
     for mut more in section.tables("certificates") {
         identities.extend(identity(&mut more));
+        if !has_one(&more) {
+            let message = "listen.tls.certificates: expected cert_file and key_file";
+            more.source().mistake(more.span(), message);
+        }
+        is_given = true;
         more.finish();
     }
     let client_ca = file(&mut section, "client_ca");
@@ -106,10 +128,9 @@ fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
     };
     let version = section.parsed("min_version", "\"1.2\" or \"1.3\"", version);
     let (span, source) = (section.span(), section.source());
-    let is_empty = has_no_more && section.is_missing("cert_file") && section.is_missing("key_file");
     section.finish();
     if identities.is_empty() {
-        if is_empty {
+        if !is_given {
             let message = "[listen.tls] has no certificate: expected cert_file = \"...\" and key_file = \"...\"";
             source.mistake(span, message);
         }

@@ -88,9 +88,10 @@ fn one(section: &mut Section<'_, '_>, is_wanted: bool) -> Upstream {
     let protocol = section.parsed("protocol", "\"http/1.1\" or \"h2\"", protocol);
     set(&mut upstream.protocol, protocol.map(|at| at.value));
     tls(section, &mut upstream);
+    let resolve_every = section.parsed("resolve_every", OFTEN, often);
     set(
         &mut upstream.resolve_every,
-        section.duration("resolve_every"),
+        resolve_every.map(|at| at.value),
     );
     set(&mut upstream.max_age, section.duration("max_age"));
     upstream.health = health(section.table("health"));
@@ -173,11 +174,17 @@ fn tls(section: &mut Section<'_, '_>, upstream: &mut Upstream) {
     }
 }
 
+const OFTEN: &str = "a duration of at least \"100ms\", such as \"5s\"";
+
+fn often(text: &str) -> Option<Duration> {
+    super::units::duration(text).filter(|often| *often >= Duration::from_millis(100))
+}
+
 fn health(mut section: Section<'_, '_>) -> Option<Health> {
     let present = section.is_present();
     let path = |text: &str| text.parse::<Uri>().ok().filter(|_| text.starts_with('/'));
     let path = section.parsed("path", "a path such as \"/healthz\"", path);
-    let interval = section.duration("interval");
+    let interval = section.parsed("interval", OFTEN, often);
     if present && section.is_missing("path") {
         let message = format!(
             "{} is missing: expected a path that answers 200 where the upstream is well",
@@ -188,7 +195,7 @@ fn health(mut section: Section<'_, '_>) -> Option<Health> {
     section.finish();
     Some(Health {
         path: path?.value,
-        interval: interval.unwrap_or(Duration::from_secs(5)),
+        interval: interval.map_or(Duration::from_secs(5), |at| at.value),
     })
 }
 

@@ -196,6 +196,8 @@ pub struct Section<'s, 'a> {
     known: Vec<&'static str>,
     /// Tables whose names are the operator's.
     named: Vec<String>,
+    /// It is one of `[[name]]`.
+    is_of_several: bool,
 }
 
 /// A value with the place where it stands, for checks that come after reading.
@@ -216,6 +218,7 @@ impl<'s, 'a> Section<'s, 'a> {
             span: 0..0,
             known: Vec::new(),
             named: Vec::new(),
+            is_of_several: false,
         }
     }
 
@@ -226,6 +229,10 @@ impl<'s, 'a> Section<'s, 'a> {
     /// Whether the table itself lacks `key`, whatever its type.
     pub fn is_missing(&self, key: &str) -> bool {
         self.table.is_none_or(|table| !table.contains_key(key))
+    }
+
+    pub fn is_of_several(&self) -> bool {
+        self.is_of_several
     }
 
     pub fn name(&self) -> &str {
@@ -282,6 +289,7 @@ impl<'s, 'a> Section<'s, 'a> {
             span: value.map_or(0..0, Spanned::span),
             known: Vec::new(),
             named: Vec::new(),
+            is_of_several: false,
         }
     }
 
@@ -304,6 +312,7 @@ impl<'s, 'a> Section<'s, 'a> {
                     span: item.span(),
                     known: Vec::new(),
                     named: Vec::new(),
+                    is_of_several: true,
                 }),
                 None => self.wrong(key, item, &format!("a table: [[{key}]]")),
             }
@@ -329,6 +338,7 @@ impl<'s, 'a> Section<'s, 'a> {
                 span: value.span(),
                 known: Vec::new(),
                 named: Vec::new(),
+                is_of_several: false,
             };
             self.named.push(name.clone());
             let span = key.span();

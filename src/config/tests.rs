@@ -577,6 +577,27 @@ fn certificates_that_could_not_be_shown_are_mistakes_with_their_place() {
             "cert_file is missing beside this",
         ),
         (tls(""), 2, "has no certificate: expected cert_file"),
+        (tls("certificates = []\n"), 2, "has no certificate"),
+        (
+            tls("certificates = [{}]\n"),
+            3,
+            "expected cert_file and key_file",
+        ),
+        (
+            format!("[[listen]]\naddress = \"unix:/{}\"\n", "x".repeat(150)),
+            2,
+            "or \"unix:/path\"",
+        ),
+        (
+            "[[listen]]\naddress = \"unix:/a\"\n[[listen]]\nproxy_protocol = false\n".to_owned(),
+            3,
+            "has no address",
+        ),
+        (
+            "[listen]\nproxy_protocol = true\n".to_owned(),
+            1,
+            "has no effect without listen.trusted_proxies",
+        ),
         (
             format!("{}client_auth = \"optional\"\n", pair(&certificate, &key)),
             5,
@@ -593,8 +614,8 @@ fn certificates_that_could_not_be_shown_are_mistakes_with_their_place() {
             "expected \"1.2\" or \"1.3\"",
         ),
         (
-            "[[listen]]\nworkers = 1\n[[listen]]\naddress = \"unix:/a\"\nworkers = 2\n".to_owned(),
-            3,
+            "[[listen]]\naddress = \"unix:/b\"\nworkers = 1\n[[listen]]\naddress = \"unix:/a\"\nworkers = 2\n".to_owned(),
+            4,
             "listen.workers is of the whole process",
         ),
         (

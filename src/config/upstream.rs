@@ -151,6 +151,7 @@ impl Upstream {
     /// This one, as far as it can take the place of `running` without a restart.
     #[must_use]
     pub fn in_place_of(self, running: &Self) -> Self {
+        let is_there = self.is_where(running);
         Self {
             connect_timeout: self.connect_timeout,
             response_timeout: self.response_timeout,
@@ -159,11 +160,39 @@ impl Upstream {
             max_age: self.max_age,
             resolve_every: self.resolve_every,
             health: self.health,
-            tls: self.tls,
+            // Roots of another place would only refuse the one that it is connected to.
+            tls: match is_there {
+                true => self.tls,
+                false => running.tls.clone(),
+            },
             queue: self.queue,
             queue_timeout: self.queue_timeout,
             header_bytes: self.header_bytes,
             ..running.clone()
         }
+    }
+
+    /// Whether it is at the place of another one, under the same name.
+    pub fn is_where(&self, other: &Self) -> bool {
+        let place = |one: &Self| {
+            let name = one.server_name.clone();
+            (
+                one.scheme.clone(),
+                one.host.clone(),
+                one.port,
+                one.socket.clone(),
+                name,
+            )
+        };
+        place(self) == place(other)
+    }
+
+    /// Whether it is the same as another one, whatever stands in the files that both name.
+    pub fn is_but_for_its_files(&self, other: &Self) -> bool {
+        let other = Self {
+            tls: self.tls.clone(),
+            ..other.clone()
+        };
+        *self == other
     }
 }

@@ -5,6 +5,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// The certificate of a client, as whoever has verified it passes it on (RFC 9440 §2.2).
 pub const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 
+/// What it was signed by (§2.3).
+pub const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+
 /// The members of a comma-separated list over all lines of one field, empty members dropped.
 ///
 /// A comma inside a quoted string does not separate (RFC 9110 §5.6.4).
@@ -82,7 +85,9 @@ const HOP_BY_HOP: [HeaderName; 10] = [
 
 /// Fields that `Connection` may not take away: a client that names one of these is trying to hide
 /// it from the origin or from the cache, not describing its hop.
-const END_TO_END: [HeaderName; 28] = [
+const END_TO_END: [HeaderName; 30] = [
+    CLIENT_CERT,
+    CLIENT_CERT_CHAIN,
     header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,

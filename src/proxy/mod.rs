@@ -165,6 +165,7 @@ impl Proxy {
     /// Lets the origin take of another configuration what may change while it runs; an error says why it
     /// cannot.
     pub fn renew_origin(&self, config: &Config) -> Result<(), String> {
+        self.state.origin.can_renew(config)?;
         self.state.origin.renew(config)
     }
 

@@ -49,7 +49,8 @@ impl Greeting<'_> {
         if speaks_for_others {
             let read = proxy_header::read(&mut stream);
             match self.within(until, read).await? {
-                Ok(client) => peer.address = client.unwrap_or(address),
+                Ok(Some(client)) => peer.address = client,
+                Ok(None) => peer.is_hidden = true,
                 Err(error) => {
                     debug!(%address, %error, "a proxy did not say whom it speaks for");
                     self.proxy.metrics().greetings.proxy_headers_refused.inc();

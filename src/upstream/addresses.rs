@@ -3,18 +3,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
 use super::socket::Socket;
 
 /// How long an attempt is waited for before the next address is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// How long it is taken for granted that a name is not known.
+const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +33,28 @@ pub struct Address {
     to: To,
     /// Connections that exist.
     open: AtomicUsize,
-    /// Failures one after another.
-    lost: AtomicU32,
+    health: Mutex<Health>,
     /// It is passed over while another one is well.
     is_ejected: AtomicBool,
     /// The name does not stand for it any more.
     is_gone: AtomicBool,
 }
+
+/// What is known of how well an address is.
+#[derive(Debug, Default)]
+struct Health {
+    /// Failures with no answer between them; of requests, by their URLs: one URL counts once, however often
+    /// it fails, for it may be the request's own fault.
+    connections: u32,
+    urls: SmallVec<[u64; 8]>,
+    /// How often it was passed over since it answered last, and since when.
+    ejections: u32,
+    ejected: Option<Instant>,
+}
+
+/// How long an address is left alone that was passed over: twice as long each time, up to a minute.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum To {
@@ -64,7 +83,7 @@ impl Address {
         Arc::new(Self {
             to,
             open: AtomicUsize::new(0),
-            lost: AtomicU32::new(0),
+            health: Mutex::default(),
             is_ejected: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
         })
@@ -86,11 +105,23 @@ impl Address {
         self.is_ejected.load(Ordering::Relaxed)
     }
 
-    /// It has answered.
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has answered a request.
     pub fn succeeded(&self) {
-        if self.lost.load(Ordering::Relaxed) > 0 {
-            self.lost.store(0, Ordering::Relaxed);
-        }
+        *self.health() = Health::default();
+    }
+
+    /// Whether it is passed over, and was left alone for long enough to be tried.
+    pub fn is_to_be_tried(&self) -> bool {
+        let health = self.health();
+        let doublings = health.ejections.saturating_sub(1).min(16);
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << doublings)
+            .min(LONGEST_PAUSE);
+        self.is_ejected() && health.ejected.is_none_or(|since| since.elapsed() >= pause)
     }
 
     pub async fn connect(&self) -> io::Result<Socket> {
@@ -112,14 +143,16 @@ pub struct Addresses {
     /// Failures that eject one.
     most_lost: u32,
     known: Mutex<Known>,
+    /// Held by who looks the name up.
+    looking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     list: Vec<Arc<Address>>,
     looked_up: Option<Instant>,
-    /// The last look-up has failed, and that was said.
-    is_failing: bool,
+    /// Why the last look-up has failed, where it has.
+    failure: Option<(io::ErrorKind, String)>,
     /// Whose turn it is among those that are equal.
     turn: usize,
 }
@@ -137,6 +170,7 @@ impl Addresses {
                 list,
                 ..Known::default()
             }),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -148,33 +182,55 @@ impl Addresses {
         self.lock().list.clone()
     }
 
-    /// Looks the name up, where it was not looked up for so long; what was known stays where that fails.
+    /// Looks the name up, where it was not looked up for so long; one look-up serves all who wait for it, and
+    /// what was known stays where it fails.
     pub async fn look_up(&self, older_than: Duration) -> io::Result<()> {
         let Place::Name { host, port } = &self.place else {
             return Ok(());
         };
-        let is_new = |known: &Known| known.looked_up.is_some_and(|at| at.elapsed() < older_than);
-        if is_new(&self.lock()) {
-            return Ok(());
+        let _alone = self.looking.lock().await;
+        if let Some(known) = self.looked_up(older_than) {
+            return known;
         }
         let found = tokio::net::lookup_host((host.as_str(), *port)).await;
         let mut known = self.lock();
         known.looked_up = Some(Instant::now());
         match found {
             Ok(found) => {
-                known.is_failing = false;
+                known.failure = None;
                 known.become_these(found);
-                Ok(())
             }
-            Err(error) if known.list.is_empty() => Err(error),
             Err(error) => {
-                if !known.is_failing {
+                if known.failure.is_none() && !known.list.is_empty() {
                     warn!(host, %error, "the upstream's name does not resolve any more: its last addresses are used on");
                 }
-                known.is_failing = true;
-                Ok(())
+                known.failure = Some((error.kind(), error.to_string()));
             }
         }
+        known.outcome()
+    }
+
+    /// What came of the last look-up, where that was not so long ago.
+    fn looked_up(&self, older_than: Duration) -> Option<io::Result<()>> {
+        let known = self.lock();
+        let at = known.looked_up?;
+        // That a name is not known may have been mended a moment ago.
+        let older_than = match known.list.is_empty() {
+            true => older_than.min(UNKNOWN_FOR),
+            false => older_than,
+        };
+        (at.elapsed() < older_than).then(|| known.outcome())
+    }
+
+    /// Whether nobody has looked the name up for so long.
+    pub fn is_older_than(&self, limit: Duration) -> bool {
+        let looked_up = self.lock().looked_up;
+        matches!(self.place, Place::Name { .. }) && looked_up.is_none_or(|at| at.elapsed() > limit)
+    }
+
+    /// Whether nothing is known yet, so that a look-up has to be waited for.
+    pub fn is_unknown(&self) -> bool {
+        self.lock().list.is_empty()
     }
 
     /// A connection to the best address; where that is silent, to the next beside it, and the first that
@@ -207,7 +263,7 @@ impl Addresses {
                 Some((Err(error), address)) => {
                     debug!(address = address.shown(), %error, "an address of the upstream does not accept connections");
                     begun.retain(|one| !Arc::ptr_eq(one, &address));
-                    self.failed(&address);
+                    self.lost(&address);
                     last = error;
                 }
                 None => {}
@@ -222,9 +278,27 @@ impl Addresses {
         Ok((socket, Open(Arc::clone(address))))
     }
 
-    /// Counts a failure of an address; too many one after another eject it.
-    pub fn failed(&self, address: &Arc<Address>) {
-        if address.lost.fetch_add(1, Ordering::Relaxed) + 1 >= self.most_lost {
+    /// Counts a request that an address has not answered, by a hash of its URL; too many with no answer
+    /// between them eject it.
+    pub fn failed(&self, address: &Arc<Address>, url: u64) {
+        let mut health = address.health();
+        if !health.urls.contains(&url) {
+            health.urls.push(url);
+        }
+        self.judge(address, health);
+    }
+
+    /// The same of a connection that did not come to stand: no request can have caused that.
+    pub fn lost(&self, address: &Arc<Address>) {
+        let mut health = address.health();
+        health.connections = health.connections.saturating_add(1);
+        self.judge(address, health);
+    }
+
+    fn judge(&self, address: &Arc<Address>, health: MutexGuard<'_, Health>) {
+        let failures = health.connections.saturating_add(health.urls.len() as u32);
+        drop(health);
+        if failures >= self.most_lost {
             self.eject(address, "it has failed again and again");
         }
     }
@@ -237,6 +311,11 @@ impl Addresses {
             .iter()
             .any(|other| !Arc::ptr_eq(other, address) && !other.is_ejected());
         if is_other_well && !address.is_ejected.swap(true, Ordering::Relaxed) {
+            let mut health = address.health();
+            health.ejections = health.ejections.saturating_add(1);
+            health.ejected = Some(Instant::now());
+            (health.connections, health.urls) = (0, SmallVec::new());
+            drop(health);
             warn!(
                 address = address.shown(),
                 why, "an address of the upstream is passed over"
@@ -246,7 +325,6 @@ impl Addresses {
 
     /// An ejected address was found to be well.
     pub fn take_back(&self, address: &Address) {
-        address.lost.store(0, Ordering::Relaxed);
         if address.is_ejected.swap(false, Ordering::Relaxed) {
             info!(
                 address = address.shown(),
@@ -257,6 +335,14 @@ impl Addresses {
 }
 
 impl Known {
+    /// A look-up that fails takes nothing away.
+    fn outcome(&self) -> io::Result<()> {
+        match &self.failure {
+            Some((kind, why)) if self.list.is_empty() => Err(io::Error::new(*kind, why.clone())),
+            _ => Ok(()),
+        }
+    }
+
     fn become_these(&mut self, found: impl Iterator<Item = SocketAddr>) {
         let mut list: Vec<Arc<Address>> = Vec::new();
         for address in found {
@@ -391,17 +477,20 @@ mod tests {
     fn the_last_address_is_never_passed_over_and_one_that_comes_back_is_used() {
         let addresses = of(&[at("127.0.0.1:1"), at("127.0.0.2:1")]);
         let all = addresses.all();
-        for _ in 0..5 {
-            all.iter().for_each(|one| addresses.failed(one));
+        for url in 0..5 {
+            all.iter().for_each(|one| addresses.failed(one, url));
         }
         let ejected = all.iter().filter(|one| one.is_ejected()).count();
         assert_eq!(ejected, 1, "{all:?}");
         all.iter().for_each(|one| addresses.take_back(one));
         assert!(all.iter().all(|one| !one.is_ejected()));
         // A success between failures: they are not one after another.
-        addresses.failed(&all[0]);
         all[0].succeeded();
-        addresses.failed(&all[0]);
+        addresses.failed(&all[0], 1);
+        all[0].succeeded();
+        addresses.failed(&all[0], 2);
+        // One URL that fails may be at fault itself.
+        (0..9).for_each(|_| addresses.failed(&all[0], 2));
         assert!(!all[0].is_ejected());
         // The only one that the name stands for now was passed over before.
         addresses.eject(&all[0], "a test");

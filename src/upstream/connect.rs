@@ -1,8 +1,11 @@
 //! New connections to the upstream: to one of its addresses, with TLS where the URL says so, ready to be
 //! asked in the protocol that it speaks.
 
+use std::future::poll_fn;
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::uri::Scheme;
@@ -34,7 +37,7 @@ const LOOKED_UP_AGAIN: Duration = Duration::from_secs(1);
 /// Opens connections to one upstream.
 pub struct Connector {
     config: RwLock<Arc<config::Upstream>>,
-    pub addresses: Addresses,
+    pub addresses: Arc<Addresses>,
     name: Option<ServerName<'static>>,
     tls: RwLock<Option<TlsConnector>>,
 }
@@ -65,7 +68,7 @@ impl Connector {
             })
             .transpose()?;
         let this = Self {
-            addresses: Addresses::new(place, config.breaker_failures),
+            addresses: Arc::new(Addresses::new(place, config.breaker_failures)),
             name,
             tls: RwLock::default(),
             config: RwLock::new(Arc::new(config.clone())),
@@ -82,9 +85,16 @@ impl Connector {
 
     /// Takes this configuration for connections to come: times, roots, and who we are.
     pub fn renew(&self, config: &config::Upstream) -> Result<(), String> {
+        let tls = self.tls_of(config)?;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        Ok(())
+    }
+
+    /// How TLS is spoken by a configuration; an error says why it cannot be.
+    pub fn tls_of(&self, config: &config::Upstream) -> Result<Option<TlsConnector>, String> {
         if self.name.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let tls = match &config.tls {
             Some(tls) => tls.clone(),
@@ -94,14 +104,18 @@ impl Connector {
             Protocol::Http1 => b"http/1.1",
             Protocol::Http2 => b"h2",
         };
-        let connector = TlsConnector::from(Arc::new(tls.speaking(protocol)));
-        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(connector);
-        Ok(())
+        Ok(Some(TlsConnector::from(Arc::new(tls.speaking(protocol)))))
     }
 
     /// One connection, within `connect_timeout` for all of its steps.
     pub async fn connect(&self) -> Result<Connected, Failure> {
-        self.in_time(self.steps()).await
+        // Whose turn it is when time is over.
+        let reached = OnceLock::new();
+        let connected = self.in_time(self.steps(&reached)).await;
+        if let (Err(_), Some(address)) = (&connected, reached.get()) {
+            self.addresses.lost(address);
+        }
+        connected
     }
 
     /// One to this very address.
@@ -125,16 +139,19 @@ impl Connector {
         })
     }
 
-    async fn steps(&self) -> Result<Connected, Failure> {
+    async fn steps(&self, reached: &OnceLock<Arc<Address>>) -> Result<Connected, Failure> {
         let config = self.config();
         let host = &config.host;
         let unknown = |error: io::Error| {
             let message = format!("the upstream's name {host:?} does not resolve: {error}");
             failure(FailureKind::DnsFailed, &error, message)
         };
-        // Looked after in the background, where anybody does.
-        let older_than = config.resolve_every.saturating_mul(2);
-        self.addresses.look_up(older_than).await.map_err(unknown)?;
+        if self.addresses.is_unknown() {
+            let looked_up = self.addresses.look_up(config.resolve_every).await;
+            looked_up.map_err(unknown)?;
+        } else {
+            self.look_up_behind(config.resolve_every.saturating_mul(2));
+        }
         let connected = match self.addresses.connect().await {
             Ok(connected) => connected,
             Err(error) => {
@@ -149,12 +166,17 @@ impl Connector {
                 again.map_err(|error| refused(&error))?
             }
         };
-        let address = Arc::clone(connected.1.address());
-        let spoken = self.speak(connected).await;
-        if spoken.is_err() {
-            self.addresses.failed(&address);
+        // From here on it has to show that it is well.
+        let _ = reached.set(Arc::clone(connected.1.address()));
+        self.speak(connected).await
+    }
+
+    /// Looks the name up, where nobody else does; nothing waits for it.
+    fn look_up_behind(&self, older_than: Duration) {
+        if self.addresses.is_older_than(older_than) {
+            let addresses = Arc::clone(&self.addresses);
+            tokio::spawn(async move { addresses.look_up(older_than).await });
         }
-        spoken
     }
 
     /// Speaks TLS, where that is wanted, and the protocol.
@@ -167,6 +189,7 @@ impl Connector {
             let message = format!("the upstream hung up: {error}");
             Failure::new(FailureKind::ConnectionClosed, message)
         };
+        let most_streams = Arc::new(AtomicUsize::new(usize::MAX));
         let (sender, handle) = match config.protocol {
             Protocol::Http1 => {
                 let handshake = http1::Builder::new()
@@ -190,8 +213,14 @@ impl Connector {
                     .keep_alive_interval(Duration::from_secs(30))
                     .keep_alive_timeout(Duration::from_secs(20))
                     .handshake::<_, OriginBody>(stream);
-                let (sender, connection) = handshake.await.map_err(hung_up)?;
+                let (sender, mut connection) = handshake.await.map_err(hung_up)?;
+                let most = Arc::clone(&most_streams);
                 let task = tokio::spawn(async move {
+                    let connection = poll_fn(|context| {
+                        let polled = Pin::new(&mut connection).poll(context);
+                        most.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                        polled
+                    });
                     if let Err(error) = connection.await {
                         debug!(%error, "a connection to the upstream ended");
                     }
@@ -204,6 +233,7 @@ impl Connector {
             task: Task {
                 handle,
                 write_failed,
+                most_streams,
             },
             open,
             socket,

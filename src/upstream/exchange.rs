@@ -104,10 +104,13 @@ impl Upstream {
             unsent,
             was_not_begun,
         } = attempt;
-        if !(is_reused || was_not_begun) || !self.retries.take() {
+        if !(is_reused || was_not_begun) {
             return Err(failure);
         }
         if let Some(request) = unsent {
+            if !self.retries.take() {
+                return Err(failure);
+            }
             self.metrics.upstream_retries.inc();
             let lease = self.lease(!is_multiplexed).await?;
             let again = self.attempt(lease, *request, &sending).await;
@@ -125,12 +128,12 @@ impl Upstream {
             (false, true) => sending.again().await,
             (false, false) => None,
         };
-        let Some(again) = again else {
+        let Some(again) = again.filter(|_| self.retries.take()) else {
             return Err(failure);
         };
         self.metrics.upstream_retries.inc();
         // The first attempt may have been acted on: that one is told, not the second.
-        let Ok(lease) = self.lease(true).await else {
+        let Ok(lease) = self.lease(!is_multiplexed).await else {
             return Err(failure);
         };
         let (sending, again) = Sending::watch(again, is_multiplexed);
@@ -173,9 +176,11 @@ impl Upstream {
                 let unsent = error.take_message().map(Box::new);
                 let failure = describe(error.error(), sending);
                 let was_not_begun = was_not_begun(error.error());
-                // That a kept connection was dead says nothing of its address.
-                if !lease.is_reused && !was_not_begun {
-                    self.connector.addresses.failed(&address);
+                // That a kept connection was dead says nothing of its address, nor what a client has done.
+                let is_multiplexed = config.protocol == Protocol::Http2;
+                let is_news = is_multiplexed || !lease.is_reused;
+                if is_news && !was_not_begun && failure.kind == FailureKind::ConnectionClosed {
+                    self.connector.addresses.failed(&address, url);
                 }
                 return Err(Attempt {
                     failure,
@@ -188,7 +193,7 @@ impl Upstream {
                     "no response from the upstream within {:?}",
                     config.response_timeout
                 );
-                self.connector.addresses.failed(&address);
+                self.connector.addresses.failed(&address, url);
                 return Err(Attempt {
                     failure: Failure::new(FailureKind::ResponseTimeout, message),
                     unsent: None,
@@ -256,6 +261,10 @@ pub(super) fn as_http_2(
     mut request: Request<OriginBody>,
     config: &config::Upstream,
 ) -> Request<OriginBody> {
+    if request.version() == Version::HTTP_2 {
+        // It is sent once more.
+        return request;
+    }
     let host = request.headers_mut().remove(HOST);
     let authority = host
         .and_then(|host| Authority::try_from(host.as_bytes()).ok())

@@ -71,6 +71,11 @@ pub trait Origin: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
+    /// Whether another configuration could be taken; an error says why not.
+    fn can_renew(&self, _: &Config) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Takes of another configuration what may change while it runs; an error says why it cannot.
     fn renew(&self, _: &Config) -> Result<(), String> {
         Ok(())

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::config::{self, Config, DEFAULT_UPSTREAM};
+use crate::config::{self, Config, DEFAULT_UPSTREAM, Protocol};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::{Metrics, UpstreamReading};
 
@@ -39,6 +39,8 @@ pub struct Upstream {
     idle: Mutex<Vec<Kept>>,
     /// Those that carry many at a time.
     shared: Mutex<Vec<Kept>>,
+    /// Held by who opens such a one.
+    opening: tokio::sync::Mutex<()>,
     pub(super) retries: Budget,
     pub(super) this: Weak<Self>,
 }
@@ -132,6 +134,7 @@ impl Upstream {
             open: Arc::default(),
             idle: Mutex::default(),
             shared: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             retries: Budget::default(),
             this: this.clone(),
         }))
@@ -140,6 +143,22 @@ impl Upstream {
     /// As it is configured now.
     pub(super) fn config(&self) -> Arc<config::Upstream> {
         self.connector.config()
+    }
+
+    /// What a configuration says of this one.
+    fn own<'c>(&self, config: &'c Config) -> Option<&'c config::Upstream> {
+        let name = self
+            .name
+            .as_deref()
+            .filter(|name| *name != DEFAULT_UPSTREAM);
+        match name {
+            None => config.upstream.as_ref(),
+            Some(name) => {
+                let mut named = config.upstreams.iter();
+                let found = named.find(|(known, _)| **known == *name);
+                found.map(|(_, upstream)| upstream)
+            }
+        }
     }
 
     /// A kept connection, or a new one; `fresh` asks for a new one.
@@ -154,6 +173,20 @@ impl Upstream {
                     return Ok(self.leased(kept.sender, kept.line, true, permit));
                 }
             }
+        }
+        let config = self.config();
+        if config.protocol == Protocol::Http2 && !fresh {
+            // Who comes while one is being opened takes that one.
+            let opening = timeout(config.connect_timeout, self.opening.lock()).await;
+            let _opening = opening.map_err(|_| {
+                let message = "no connection to the upstream stands in time";
+                Failure::new(FailureKind::ConnectTimeout, message)
+            })?;
+            if let Some((sender, line)) = self.take_shared() {
+                return Ok(self.leased(sender, line, true, permit));
+            }
+            let (sender, line) = self.open().await?;
+            return Ok(self.leased(sender, line, false, permit));
         }
         self.make_room();
         let (sender, line) = self.open().await?;
@@ -195,7 +228,13 @@ impl Upstream {
         shared.retain(|kept| !kept.sender.is_closed() && kept.line.is_good(&config));
         let here = std::thread::current().id();
         let has_room = |kept: &&mut Kept| {
-            kept.line.opened_by == here && kept.line.streams.load(Ordering::Relaxed) < STREAMS
+            let most = kept
+                .line
+                .task
+                .most_streams
+                .load(Ordering::Relaxed)
+                .min(STREAMS);
+            kept.line.opened_by == here && kept.line.streams.load(Ordering::Relaxed) < most
         };
         let kept = shared.iter_mut().find(has_room)?;
         kept.since = Instant::now();
@@ -389,20 +428,14 @@ impl Origin for Upstream {
         Box::pin(self.exchange(request))
     }
 
+    fn can_renew(&self, config: &Config) -> Result<(), String> {
+        let tls = self.own(config).map(|own| self.connector.tls_of(own));
+        tls.map_or(Ok(()), |tls| tls.map(drop))
+    }
+
     fn renew(&self, config: &Config) -> Result<(), String> {
-        let name = self
-            .name
-            .as_deref()
-            .filter(|name| *name != DEFAULT_UPSTREAM);
-        let upstream = match name {
-            None => config.upstream.as_ref(),
-            Some(name) => {
-                let mut named = config.upstreams.iter();
-                let found = named.find(|(known, _)| **known == *name);
-                found.map(|(_, upstream)| upstream)
-            }
-        };
-        upstream.map_or(Ok(()), |upstream| self.connector.renew(upstream))
+        let own = self.own(config);
+        own.map_or(Ok(()), |upstream| self.connector.renew(upstream))
     }
 
     fn readings(&self) -> Vec<UpstreamReading> {

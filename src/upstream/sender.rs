@@ -1,5 +1,8 @@
 //! What requests are sent over: a connection of HTTP/1.1 carries one at a time, one of HTTP/2 many.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -19,6 +22,8 @@ pub enum Sender {
 pub struct Task {
     pub handle: AbortHandle,
     pub write_failed: WriteFailed,
+    /// Requests that the upstream takes at a time over this connection (RFC 9113 §5.1.2).
+    pub most_streams: Arc<AtomicUsize>,
 }
 
 impl Sender {

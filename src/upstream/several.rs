@@ -41,6 +41,12 @@ impl Origin for Several {
         self.main.finish()
     }
 
+    fn can_renew(&self, config: &Config) -> Result<(), String> {
+        self.main.can_renew(config)?;
+        let mut named = self.named.iter();
+        named.try_for_each(|(_, origin)| origin.can_renew(config))
+    }
+
     fn renew(&self, config: &Config) -> Result<(), String> {
         self.main.renew(config)?;
         let mut named = self.named.iter();

@@ -22,19 +22,38 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Upstream {
     /// Tends its addresses until the pool is gone.
     pub async fn tend(pool: Weak<Self>) {
-        let mut checked = Instant::now();
+        // A name server that is silent keeps nobody from being asked.
+        tokio::join!(Self::follow_name(pool.clone()), Self::look_after_all(pool));
+    }
+
+    async fn follow_name(pool: Weak<Self>) {
+        loop {
+            let Some(every) = pool.upgrade().map(|pool| pool.config().resolve_every) else {
+                return;
+            };
+            tokio::time::sleep(every).await;
+            let Some(addresses) = pool
+                .upgrade()
+                .map(|pool| Arc::clone(&pool.connector.addresses))
+            else {
+                return;
+            };
+            if let Err(error) = addresses.look_up(every / 2).await {
+                debug!(%error, "the upstream's name does not resolve");
+            }
+        }
+    }
+
+    async fn look_after_all(pool: Weak<Self>) {
+        let mut checked: Option<Instant> = None;
         loop {
             let Some(this) = pool.upgrade() else { return };
             let config = this.config();
-            // A name server that is silent keeps nobody waiting but this.
-            let looked_up = this.connector.addresses.look_up(config.resolve_every).await;
-            if let Err(error) = looked_up {
-                debug!(%error, "the upstream's name does not resolve");
-            }
-            let is_due = |health: &&Health| checked.elapsed() >= health.interval;
+            let is_due =
+                |health: &&Health| checked.is_none_or(|at| at.elapsed() >= health.interval);
             let health = config.health.as_ref().filter(is_due);
             if health.is_some() {
-                checked = Instant::now();
+                checked = Some(Instant::now());
             }
             let asked = this
                 .connector
@@ -42,14 +61,13 @@ impl Upstream {
                 .all()
                 .into_iter()
                 .filter(|address| {
-                    health.is_some() || (config.health.is_none() && address.is_ejected())
+                    health.is_some() || (config.health.is_none() && address.is_to_be_tried())
                 });
             let asking: Vec<_> = asked
                 .map(|address| this.look_after(&config, address))
                 .collect();
             futures_util::future::join_all(asking).await;
-            let pause =
-                health_pause(&config).min(config.resolve_every.max(Duration::from_millis(100)));
+            let pause = health_pause(&config);
             drop(this);
             tokio::time::sleep(pause).await;
         }
@@ -104,7 +122,9 @@ impl Upstream {
                 status => Err(format!("{} answers {status}", health.path)),
             }
         };
-        timeout(config.response_timeout, asking)
+        // One that is silent keeps the others from being asked for no longer than this.
+        let limit = config.response_timeout.min(health.interval.max(EVERY));
+        timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err("it does not answer its health check in time".to_owned()))
     }
@@ -116,5 +136,5 @@ fn health_pause(config: &config::Upstream) -> Duration {
         .health
         .as_ref()
         .map_or(EVERY, |health| health.interval);
-    interval.clamp(Duration::from_millis(50), EVERY)
+    interval.clamp(Duration::from_millis(50), EVERY / 4)
 }

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{Uri, Version, request};
 
 use crate::error::{Failure, FailureKind};
-use crate::http::fields::{self, CLIENT_CERT, without_port};
+use crate::http::fields::{self, CLIENT_CERT, CLIENT_CERT_CHAIN, without_port};
 use crate::policy::Reason;
 use crate::policy::canonical;
 use crate::proxy::admission::Refusal;
@@ -46,19 +46,20 @@ pub fn receive(
         // Of HTTP/1.0 it means nothing (RFC 9110 §7.8).
         parts.headers.remove(UPGRADE);
     }
-    if let Some(tls) = &peer.tls
-        && client.has_certificate
-        && let Some(certificate) = &tls.certificate
-    {
-        let certificate = certificate.clone();
-        parts.headers.insert(CLIENT_CERT, certificate);
+    // Before anything is keyed by it: a stranger's word on certificates is nobody's.
+    if !client.is_trusted {
+        parts.headers.remove(CLIENT_CERT);
+        parts.headers.remove(CLIENT_CERT_CHAIN);
+        let shown = peer.tls.as_ref().and_then(|tls| tls.certificate.clone());
+        fields::set(&mut parts.headers, CLIENT_CERT, shown);
     }
     let refused = |failure| {
         let reason = Reason::Refused;
         Box::new(Refusal { failure, reason })
     };
     let host = framing::check(parts, client, &plan.config.limits).map_err(refused)?;
-    if let (Some(tls), Some(host)) = (&peer.tls, &host) {
+    // A proxy that we trust speaks to us by our name, and for clients by theirs.
+    if let (Some(tls), Some(host), false) = (&peer.tls, &host, client.is_trusted) {
         is_for_us(tls, host.as_str()).map_err(refused)?;
     }
     let scheme = client_scheme(parts, client);

@@ -212,14 +212,11 @@ impl Plan {
     pub fn client(&self, peer: &Peer) -> Client {
         let address = peer.address.to_canonical();
         let trusted = &self.config.listen.trusted_proxies;
-        let is_trusted = trusted.iter().any(|network| network.contains(&address));
-        let tls = peer.tls.as_deref();
+        let is_of_a_proxy = trusted.iter().any(|network| network.contains(&address));
         Client {
             address,
-            is_trusted,
-            is_secure: tls.is_some(),
-            // A proxy's own says nothing of whom it speaks for.
-            has_certificate: !is_trusted && tls.is_some_and(|tls| tls.certificate.is_some()),
+            is_trusted: is_of_a_proxy && !peer.is_hidden,
+            is_secure: peer.tls.is_some(),
         }
     }
 

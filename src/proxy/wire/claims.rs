@@ -23,8 +23,6 @@ pub struct Client {
     pub is_trusted: bool,
     /// What it sends comes over TLS.
     pub is_secure: bool,
-    /// It has shown a certificate, and its `Client-Cert` is ours.
-    pub has_certificate: bool,
 }
 
 /// What is done with a field of a client's.
@@ -174,7 +172,8 @@ pub fn strip(
     let stays = |treatment| match treatment {
         Treatment::Ours => true,
         Treatment::Believed => client.is_trusted && is_told,
-        Treatment::Shown => client.is_trusted || client.has_certificate,
+        // What a stranger has said of certificates is gone already.
+        Treatment::Shown => true,
         Treatment::Method => !invalidate::is_safe(method),
         Treatment::Dropped => false,
     };

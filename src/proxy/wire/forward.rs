@@ -430,7 +430,6 @@ mod tests {
         address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)),
         is_trusted: false,
         is_secure: false,
-        has_certificate: false,
     };
 
     const KEEP: &str = "[upstream]\nurl = \"http://up.example:81\"\n";

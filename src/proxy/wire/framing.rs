@@ -191,7 +191,6 @@ mod tests {
         address: std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
         is_trusted: false,
         is_secure: false,
-        has_certificate: false,
     };
 
     fn checked(target: &str, lines: &[(&str, &str)]) -> Result<Option<String>, FailureKind> {

@@ -54,7 +54,6 @@ pub fn clean(trailers: &mut HeaderMap, credentials: &[HeaderName]) {
         address: std::net::Ipv4Addr::UNSPECIFIED.into(),
         is_trusted: false,
         is_secure: false,
-        has_certificate: false,
     };
     claims::strip(trailers, stranger, &Method::GET, credentials, false);
     let late = trailers.keys().filter(|name| {
