@@ -37,7 +37,7 @@
 //! | 7 | [`server`], [`admin`], [`load`] | listeners, workers, connection deadlines · metrics, health, purges · `bench` and `load-test` |
 //! | 6 | [`reload`], [`proxy`] | a changed configuration comes into force · halls, from the ground: wire, state, plan, parts, fleet, fetch, purging, admission, client |
 //! | 5 | [`guard`], [`origin`] | API keys and rate limits · the built-in origin |
-//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`], [`access_log`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · pool, breaker, TLS · SQL · how many connections there can be · how much memory · a line for each request |
+//! | 4 | [`store`], [`flight`], [`upstream`], [`database`], [`descriptors`], [`container`], [`access_log`] | memory tier, entry, budget, purge log, second tier (Redis) · coalescing · addresses, pool, breaker · SQL · how many connections there can be · how much memory · a line for each request |
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`], [`tls`], [`trace`] | wire vocabulary without policy · whom we trust as a client, and who we are to clients · what follows a request through several systems |
@@ -56,6 +56,19 @@
 //! `proxy/fetch/prove`): a control was taken, and another key's own answer agreed
 //! ([`guard::agreement`]). A revocation is an entry of the purge log, and so is the demotion of a route whose
 //! answers were found to differ by key.
+//!
+//! # TLS
+//!
+//! [`tls`] speaks by aws-lc-rs. Measured against ring in one run (server's side in memory, ECDSA P-256, one
+//! core): 1.08 to 1.19 times the handshakes a second by X25519, with the hybrid X25519MLKEM768, which ring has
+//! not, as many as ring has without it; 1.3 times the bytes at 16 KiB a record. It makes a small program
+//! 2.4 MB larger and takes half a minute more to build on two cores; it needs a C compiler, as mimalloc and
+//! SQLite do, and no cmake, and builds for musl and for arm64 with their compilers. (ring is linked as well, for
+//! connections to Postgres.)
+//!
+//! Certificates are part of the configuration: files are read, checked and exchanged with it, so that a wrong
+//! one leaves everything as it was. Where clients show certificates no session is resumed: who resumes shows none
+//! again.
 //!
 //! # A fleet
 //!

@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use iris_sidecar::config::Config;
 use iris_sidecar::policy::Share;
 
+use crate::support::certificate::Authority;
 use crate::support::postgres::PostgresServer;
 use crate::support::process::{FREE_PORTS, Running, binary, file};
 use crate::support::redis::free_port;
@@ -91,13 +92,24 @@ fn readme_configurations() -> Vec<String> {
 #[test]
 fn the_readmes_configurations_are_short_and_valid() {
     let all = readme_configurations();
-    assert_eq!(all.len(), 4);
+    assert_eq!(all.len(), 5);
     assert!(all[0].lines().count() <= 10, "{}", all[0]);
+    let authority = Authority::new();
+    let certificate = authority.issue(&["api.example"]);
     for text in all {
         let folder = tempfile::tempdir().unwrap();
+        // The files that it names.
+        for (name, from) in [
+            ("tls.crt", certificate.path()),
+            ("tls.key", certificate.key()),
+            ("clients.pem", authority.path()),
+        ] {
+            std::fs::copy(from, folder.path().join(name)).unwrap();
+        }
+        let text = text.replace("/etc/tls", folder.path().to_str().unwrap());
         let (status, out, error) = run(&["check", &file(folder.path(), &text)]);
         assert_eq!(status, Some(0), "{error}");
-        assert!(out.contains("/api/"), "{out}");
+        assert!(out.contains("/api/") || out.contains("/files/"), "{out}");
     }
 }
 
@@ -109,7 +121,7 @@ fn the_readmes_orders_to_the_admin_port_are_taken() {
         let text = format!("{FREE_PORTS}{text}");
         Running::start(&file(folder.path(), &text))
     };
-    let (writes, shared) = (running(&blocks[1]), running(&blocks[3]));
+    let (writes, shared) = (running(&blocks[2]), running(&blocks[4]));
     let readme = readme();
     let mut told = 0;
     for (path, running, key, expected) in [

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
@@ -197,6 +197,14 @@ fn run(config: Config) -> anyhow::Result<()> {
         config.routes.list().len(),
     );
     let memory = units::show_size(config.cache.memory);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // Whoever sees it serve may send one at once.
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::hear()?
+    };
     let sidecar = Sidecar::start(config)?;
     let (address, admin) = (sidecar.address, sidecar.admin_address);
     match upstream {
@@ -214,10 +222,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             info!("then:          curl http://{admin}/api/metrics");
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(until_closed(&sidecar))?;
+    runtime.block_on(until_closed(&sidecar, signals));
     let deadline = sidecar.proxy.plan().config.listen.drain_timeout;
     info!(deadline = %units::show_duration(deadline), "closing: what is under way ends");
     sidecar.drain();
@@ -226,12 +231,32 @@ fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The signals of an operator, heard from when this is made.
+struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// On the runtime that is entered.
+    fn hear() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Runs until it is time to close: a signal or the admin port has ordered the end, and those who send
 /// clients have had time to see that.
-async fn until_closed(sidecar: &Sidecar) -> anyhow::Result<()> {
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_closed(sidecar: &Sidecar, signals: Signals) {
+    let Signals {
+        mut hang_up,
+        mut terminate,
+        mut interrupt,
+    } = signals;
     let why = loop {
         tokio::select! {
             _ = terminate.recv() => break "SIGTERM",
@@ -255,7 +280,6 @@ async fn until_closed(sidecar: &Sidecar) -> anyhow::Result<()> {
             _ = interrupt.recv() => signals += 1,
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
