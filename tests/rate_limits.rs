@@ -280,6 +280,6 @@ async fn a_window_that_redis_has_lost_goes_on_with_what_is_known_of_it() {
             through += let_through(&fleet, at, 50, 2).await;
         }
     }
-    // What the first one has seen last, and nobody else.
-    assert_eq!(through, 100);
+    // What each has seen last; one that was being given back when the window was lost may be taken twice.
+    assert!((100..=102).contains(&through), "{through}");
 }
