@@ -20,6 +20,9 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long it is taken for granted that a name is not known.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
+/// URLs that are told apart of one address.
+const REMEMBERED: usize = 256;
+
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -282,7 +285,8 @@ impl Addresses {
     /// between them eject it.
     pub fn failed(&self, address: &Arc<Address>, url: u64) {
         let mut health = address.health();
-        if !health.urls.contains(&url) {
+        // The last address is not passed over, however many fail.
+        if health.urls.len() < REMEMBERED && !health.urls.contains(&url) {
             health.urls.push(url);
         }
         self.judge(address, health);
@@ -482,6 +486,10 @@ mod tests {
         }
         let ejected = all.iter().filter(|one| one.is_ejected()).count();
         assert_eq!(ejected, 1, "{all:?}");
+        // The last one is told of failures for as long as it is the last.
+        let last = all.iter().find(|one| !one.is_ejected()).unwrap();
+        (0..10_000).for_each(|url| addresses.failed(last, url));
+        assert!(!last.is_ejected() && last.health().urls.len() <= REMEMBERED);
         all.iter().for_each(|one| addresses.take_back(one));
         assert!(all.iter().all(|one| !one.is_ejected()));
         // A success between failures: they are not one after another.

@@ -48,7 +48,6 @@ pub fn receive(
     }
     // Before anything is keyed by it: a stranger's word on certificates is nobody's.
     if !client.is_trusted {
-        parts.headers.remove(CLIENT_CERT);
         parts.headers.remove(CLIENT_CERT_CHAIN);
         let shown = peer.tls.as_ref().and_then(|tls| tls.certificate.clone());
         fields::set(&mut parts.headers, CLIENT_CERT, shown);
