@@ -174,7 +174,7 @@ impl Reloader {
             }
             Refused(why.lines())
         })?;
-        let (named, seen) = (with_others(&read.secret_files), read.fingerprint);
+        let (named, seen) = (with_others(&read.named_files), read.fingerprint);
         let mut changes = Changes::between(&running.settings, &read.settings);
         changes.note_secrets(running, &read);
         let mut config = read.in_place_of(running);
@@ -252,7 +252,7 @@ impl Reloader {
     /// The file in force, and those that were read for it.
     fn files(&self) -> Vec<PathBuf> {
         let config = &self.proxy.plan().config;
-        let files = config.file.iter().chain(&config.secret_files);
+        let files = config.file.iter().chain(&config.named_files);
         files.cloned().collect()
     }
 

@@ -136,6 +136,13 @@ async fn pages_of_listed_origins_may_read_answers_and_ask_before() {
         "{}",
         answer.cache_status()
     );
+    let asks = "url=http://api.example/a&method=OPTIONS&header=origin:x&header=access-control-request-method:PUT";
+    let told = fixture.admin(&format!("/explain?{asks}")).await.json();
+    assert_eq!(
+        (&told["reason"], &told["route"]["path"]),
+        (&"preflight".into(), &"/{*rest}".into()),
+        "{told}"
+    );
     // Another one is answered too, and allowed nothing.
     let stranger = client
         .ask("OPTIONS", "/a", &asked("https://evil.example", "PUT"))

@@ -159,26 +159,32 @@ async fn a_refused_stream_is_sent_once_more_whatever_its_method() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_grants_no_window_or_hangs_up_fails_its_request_alone() {
-    let address = upstream(|mut connection, _| async move {
-        connection.set_target_window_size(65_535);
-        let mut held = Vec::new();
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            match request.uri().path() {
-                // Its body is never read, so its window is never opened again.
-                "/stuck" => held.push((request, respond)),
-                "/cut" => {
-                    let head = Response::builder()
-                        .header("content-length", "9")
-                        .body(())
-                        .unwrap();
-                    let mut stream = respond.send_response(head, false).unwrap();
-                    stream.send_data("half".into(), false).unwrap();
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                        stream.send_reset(h2::Reason::INTERNAL_ERROR);
-                    });
+    let has_head = Arc::new(tokio::sync::Notify::new());
+    let heard = Arc::clone(&has_head);
+    let address = upstream(move |mut connection, _| {
+        let heard = Arc::clone(&heard);
+        async move {
+            connection.set_target_window_size(65_535);
+            let mut held = Vec::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                match request.uri().path() {
+                    // Its body is never read, so its window is never opened again.
+                    "/stuck" => held.push((request, respond)),
+                    "/cut" => {
+                        let head = Response::builder()
+                            .header("content-length", "9")
+                            .body(())
+                            .unwrap();
+                        let mut stream = respond.send_response(head, false).unwrap();
+                        stream.send_data("half".into(), false).unwrap();
+                        let heard = Arc::clone(&heard);
+                        tokio::spawn(async move {
+                            heard.notified().await;
+                            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+                        });
+                    }
+                    _ => answer((request, respond), "well"),
                 }
-                _ => answer((request, respond), "well"),
             }
         }
     })
@@ -202,6 +208,7 @@ async fn one_that_grants_no_window_or_hangs_up_fails_its_request_alone() {
         .request("POST", "/cut", &[("content-length", "0")])
         .await;
     assert_eq!(client.head().await.status, 200);
+    has_head.notify_one();
     assert!(client.closed().await.len() <= 4, "it is cut, not ended");
     assert_eq!(post(address, "/well").await, (200, "well".to_owned()));
 }

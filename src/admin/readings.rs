@@ -98,8 +98,7 @@ impl Admin {
         readings.memory_limit = container::memory_limit().unwrap_or(0);
         readings.is_bypassed |= self.proxy.plan().config.bypass;
         let expires = self.proxy.plan().config.listen.expires();
-        let expires = expires.map_or(0, |at| Timestamp::from(at).as_secs() as i64);
-        self.proxy.metrics().greetings.expires.set(expires);
+        readings.certificate_expires = expires.map_or(0, |at| Timestamp::from(at).as_secs());
         let format = Format::of(asked.accept);
         match self.proxy.metrics().encode(readings, format) {
             Ok(text) => respond(StatusCode::OK, format.content_type(), text),

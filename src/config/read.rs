@@ -66,7 +66,7 @@ pub fn config_and_files(
     let mut config = root(Section::root(&source, &table));
     config.settings = settings(&source, table.get_ref(), &config).into();
     let files = source.files();
-    config.secret_files.clone_from(&files);
+    config.named_files.clone_from(&files);
     config.digest = hex(&Sha256::digest(text)[..6]);
     drop(table);
     let mistakes = source.into_mistakes();
@@ -108,7 +108,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
         file: None,
         access_log: access_log(root.table("access_log"), &secret_fields(&cache, &routes)),
         starts_traces,
-        secret_files: Vec::new(),
+        named_files: Vec::new(),
         fingerprint: [0; 32],
         digest: String::new(),
         settings: Arc::new([]),

@@ -21,8 +21,8 @@ use super::upstream::Upstream;
 pub struct Config {
     /// The file that it was read from; `None` for the built-in one.
     pub file: Option<PathBuf>,
-    /// Files that were read for it: those of secrets.
-    pub secret_files: Vec<PathBuf>,
+    /// Files that were read for it: those of secrets, certificates and keys.
+    pub named_files: Vec<PathBuf>,
     /// Of what stood in these files when they were read.
     pub fingerprint: [u8; 32],
     /// A digest of its text, in hexadecimal digits: the same for all instances that have the same.

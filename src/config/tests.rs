@@ -543,11 +543,7 @@ fn certificates_that_could_not_be_shown_are_mistakes_with_their_place() {
     let right = parse(&pair(&certificate, &key)).unwrap();
     let place = &right.listen.places[0];
     assert!(place.tls.as_ref().unwrap().names.cover("a.example"));
-    assert_eq!(
-        right.secret_files.len(),
-        2,
-        "they are looked at for changes"
-    );
+    assert_eq!(right.named_files.len(), 2, "they are looked at for changes");
     for (text, line, expected) in [
         (
             pair(&certificate, &others_key),

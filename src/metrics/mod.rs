@@ -246,6 +246,7 @@ impl Metrics {
         );
         set(&gauges.breaker_open, u64::from(readings.breaker_is_open()));
         self.upstreams.show(&readings.upstreams);
+        set(&self.greetings.expires, readings.certificate_expires);
         set(&gauges.bypassed, u64::from(readings.is_bypassed));
         self.guard.show(readings.verdicts);
         self.second.show(readings.second.unwrap_or_default());

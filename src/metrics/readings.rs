@@ -30,6 +30,8 @@ pub struct Readings {
     pub upstreams: Vec<UpstreamReading>,
     /// Nothing is looked up or stored.
     pub is_bypassed: bool,
+    /// When the first certificate that clients are shown expires, in Unix seconds; 0 without TLS.
+    pub certificate_expires: u64,
     /// Bytes that the container may have (0: no limit), and that the cache may take of them.
     pub memory_limit: u64,
     pub memory_budget: u64,

@@ -24,7 +24,7 @@ pub enum Handshake {
 pub struct GreetingMetrics {
     handshakes: ByVariant<Handshake>,
     /// The earliest end of a certificate in force; 0 without one.
-    pub expires: Gauge,
+    pub(super) expires: Gauge,
     pub proxy_headers_refused: Counter,
 }
 

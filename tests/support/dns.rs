@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 
 /// Answers every name with the same addresses.
 pub struct NameServer {
     pub address: Ipv4Addr,
+    /// Queries that it was sent.
+    asked: watch::Receiver<u64>,
     answers: Arc<Mutex<Option<Vec<IpAddr>>>>,
 }
 
@@ -19,6 +22,7 @@ impl NameServer {
         let socket = UdpSocket::bind((address, 53)).await.ok()?;
         let answers: Arc<Mutex<Option<Vec<IpAddr>>>> = Arc::default();
         let known = Arc::clone(&answers);
+        let (count, asked) = watch::channel(0);
         tokio::spawn(async move {
             let mut query = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut query).await {
@@ -26,15 +30,28 @@ impl NameServer {
                 if let Some(answer) = answer(&query[..length], answers.as_deref()) {
                     let _ = socket.send_to(&answer, from).await;
                 }
+                count.send_modify(|count| *count += 1);
             }
         });
-        Some(Self { address, answers })
+        Some(Self {
+            address,
+            asked,
+            answers,
+        })
     }
 
     /// What a name stands for from now on; `None`: the server fails.
     pub fn say(&self, answers: Option<&[&str]>) {
         let parse = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
         *self.answers.lock().unwrap() = answers.map(parse);
+    }
+
+    /// Waits until it was asked so often from now on.
+    pub async fn is_asked(&self, times: u64) {
+        let mut asked = self.asked.clone();
+        let until = *asked.borrow() + times;
+        let told = asked.wait_for(|count| *count >= until).await;
+        told.expect("it answers until its test ends");
     }
 
     /// The file that makes this the name server of a process.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderValue, Method, Response, StatusCode};
 
-use crate::config::Said;
+use crate::config::{Cors, Said};
 use crate::metrics::CacheResult;
 use crate::policy::Reason;
 use crate::proxy::client_request::ClientRequest;
@@ -49,8 +49,12 @@ impl Delivery {
     }
 }
 
-/// The answer to a preflight (Fetch, "CORS-preflight request") for what a route with `cors` takes.
-pub fn preflight(plan: &Plan, request: &ClientRequest) -> Option<Handled> {
+/// The route whose `cors` answers a preflight (Fetch, "CORS-preflight request") for what it takes; `None` where
+/// a request is none.
+pub fn preflighted<'p>(
+    plan: &'p Plan,
+    request: &ClientRequest,
+) -> Option<(&'p Arc<PlannedRoute>, &'p Cors)> {
     let headers = &request.parts.headers;
     if request.parts.method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
         return None;
@@ -59,14 +63,23 @@ pub fn preflight(plan: &Plan, request: &ClientRequest) -> Option<Handled> {
     let wanted = Method::from_bytes(wanted.as_bytes()).ok()?;
     let host = request.host().unwrap_or_default();
     let route = plan.route(&wanted, host, request.path())?;
-    let cors = route.rule.cors.as_ref()?;
-    let note = Note::new(CacheResult::Bypass, Reason::Preflight);
+    Some((route, route.rule.cors.as_ref()?))
+}
+
+/// The answer to a preflight.
+pub fn preflight(plan: &Plan, request: &ClientRequest) -> Option<Handled> {
+    let (route, cors) = preflighted(plan, request)?;
+    let (result, reason) = PREFLIGHT;
+    let note = Note::new(result, reason);
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
-    *response.headers_mut() = cors.preflight(headers);
+    *response.headers_mut() = cors.preflight(&request.parts.headers);
     note.write(response.headers_mut());
     let asked = (&request.parts.method, request.started);
     let observed = request.observed.as_ref();
     count(plan, Some(route), asked, observed, &note, &mut response);
     Some(Handled::now(response))
 }
+
+/// How a preflight is answered.
+pub const PREFLIGHT: (CacheResult, Reason) = (CacheResult::Bypass, Reason::Preflight);

@@ -30,6 +30,7 @@ use crate::store::{Entry, Found, Judgement};
 
 use super::advice;
 use super::course::Miss;
+use super::delivery::{PREFLIGHT, preflighted};
 use super::look_up::LookedUp;
 use super::received::receive;
 use super::routed::{NOTHING_STORED, Routed};
@@ -84,6 +85,10 @@ where
         }),
         Some(route) => told_route(plan, routed.request(), route),
     };
+    if let Some((route, _)) = preflighted(plan, routed.request()) {
+        told["route"] = json!({"path": route.rule.path, "line": route.rule.line});
+        return told_words(told, PREFLIGHT);
+    }
     if plan.limits.concern(&routed.request().parts.method) {
         match who(plan, routed.request(), routed.route()) {
             Err(refusal) => return told_refusal(told, &refusal),
@@ -150,7 +155,7 @@ where
 
 fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {
     debug_assert!(
-        reason.is_of_look_up(),
+        reason.is_of_look_up() || reason == Reason::Preflight,
         "{reason:?} is known before anything is sent"
     );
     told["result"] = json!(result.as_str());

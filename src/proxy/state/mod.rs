@@ -199,6 +199,7 @@ impl State {
             upstreams: self.origin.readings(),
             database_connections: self.origin.database_connections(),
             is_bypassed: self.bypass.is_on(self.memory.purges(), &self.clock, None),
+            certificate_expires: 0,
             memory_limit: 0,
             memory_budget: self.memory.budget(),
             verdicts: self.guard.remembered(),
