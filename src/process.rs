@@ -76,10 +76,6 @@ impl Sidecar {
         background.handle.spawn(give_back::by_and_by());
         let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
         let database = background.wait_for(opening)??;
-        if let (Some(database), Some(file)) = (&database, &config.origin.password_file) {
-            let following = follow_password(database.clone(), file.clone());
-            background.handle.spawn(following);
-        }
         let key_table = database.clone();
         let source = Source::of(&config.auth.source, &metrics, database.as_ref());
         let source = source.map_err(|message| anyhow!(message))?;
@@ -227,6 +223,9 @@ async fn opened_database(
         return Ok(None);
     }
     let database = Database::open(settings(&config.origin), metrics).await?;
+    if let Some(file) = config.origin.password_file.clone() {
+        tokio::spawn(follow_password(database.clone(), file));
+    }
     Ok(Some(database))
 }
 

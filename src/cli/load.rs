@@ -265,8 +265,9 @@ const NONE: Targets = Targets {
     throughput: None,
 };
 
-pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
-    if let Some(file) = &arguments.config {
+impl BenchArguments {
+    /// Aims at the sidecar that runs with a configuration.
+    fn aim_at(&mut self, file: &Path) -> anyhow::Result<()> {
         let config = match super::ending::load(file) {
             Ok(config) => config,
             Err(Ending::Refused(mistakes)) => {
@@ -281,15 +282,19 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
             let scheme = if place.tls.is_some() { "https" } else { "http" };
             Some(format!("{scheme}://{}", place.address.tcp()?))
         });
-        if arguments.url.is_none() && tcp.is_none() {
+        if self.url.is_none() && tcp.is_none() {
             bail!("[listen] names no TCP address: say --url");
         }
-        arguments.url = arguments.url.take().or(tcp);
-        arguments
-            .common
-            .admin
-            .get_or_insert(format!("http://{admin}"));
-        arguments.common.admin_token = config.admin.token.map(|token| token.text);
+        self.url = self.url.take().or(tcp);
+        self.common.admin.get_or_insert(format!("http://{admin}"));
+        self.common.admin_token = config.admin.token.map(|token| token.text);
+        Ok(())
+    }
+}
+
+pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
+    if let Some(file) = arguments.config.clone() {
+        arguments.aim_at(&file)?;
     }
     let arguments = &arguments;
     let common = &arguments.common;

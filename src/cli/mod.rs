@@ -5,6 +5,7 @@ mod control;
 mod ending;
 mod load;
 mod origin;
+mod place;
 mod running;
 
 use std::io::IsTerminal;

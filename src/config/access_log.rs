@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use http::HeaderName;
 
-use super::read_value::set;
-use super::source::{Section, field_name};
+use super::read_value::{field_name, set};
+use super::section::Section;
 
 /// `[access_log]`: a line for each request.
 #[derive(Clone, Debug, PartialEq, Eq)]

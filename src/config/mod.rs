@@ -20,6 +20,7 @@ mod read_upstream;
 mod read_value;
 mod routes;
 mod secret;
+mod section;
 mod sections;
 pub mod settings;
 mod source;

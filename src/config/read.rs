@@ -16,10 +16,11 @@ use super::read_listen::listen;
 use super::read_redis::redis;
 use super::read_routes::routes;
 use super::read_upstream::upstreams;
-use super::read_value::{breaker, count, header_bytes, set};
+use super::read_value::{breaker, count, field_name, header_bytes, set};
 use super::routes::Routes;
+use super::section::{At, Section};
 use super::sections::{Admin, Cache, Config, Limits, Origin, Public, Reload};
-use super::source::{At, Environment, Mistake, Section, Source, field_name};
+use super::source::{Environment, Mistake, Source};
 
 /// The configuration that runs when no file is given.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");

@@ -5,9 +5,9 @@ use std::time::Duration;
 use url::Url;
 
 use super::auth::{Auth, LimitBy, OnDifference, RateLimit, VerdictSource, WithoutRedis};
-use super::read_value::set;
+use super::read_value::{set, word};
 use super::routes::Routes;
-use super::source::{Section, word};
+use super::section::Section;
 use super::units;
 
 pub fn auth(mut section: Section<'_, '_>) -> Auth {

@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue, Method};
 use crate::policy::Share;
 
 use super::field_rules::{Cors, FieldRules, PLACES, Template};
-use super::source::{Section, field_name};
+use super::read_value::field_name;
+use super::section::Section;
 
 /// Reads one of the tables; `is_ours` says which names are not the operator's there.
 fn rules(mut section: Section<'_, '_>, is_ours: impl Fn(&HeaderName) -> bool) -> FieldRules {

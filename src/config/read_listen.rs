@@ -5,7 +5,7 @@ use crate::tls::server::{ClientAuth, ServerTls};
 
 use super::listen::{Address, Listen, Place};
 use super::read_value::{certificate_files, file, set};
-use super::source::{At, Section};
+use super::section::{At, Section};
 
 /// Keys that are of the whole process, and stand in one of several tables at most.
 const OF_ALL: [&str; 4] = ["workers", "trusted_proxies", "drain_delay", "drain_timeout"];

@@ -3,8 +3,8 @@
 use url::Url;
 
 use super::read_value::{count, readable, set};
+use super::section::{At, Section};
 use super::sections::{JournalPlace, Redis};
-use super::source::{At, Section};
 
 /// What a URL of Redis begins with.
 pub const SCHEMES: [&str; 6] = [

@@ -13,9 +13,10 @@ use crate::policy::{self, Cookies, ErrorWhen, Ignore, Invalidation, Normalise, O
 
 use super::auth::{Scope, VerdictSource};
 use super::read_fields::{cors, of_requests, of_responses};
+use super::read_value::{field_name, word};
 use super::routes::{Route, RouteError, Routes};
+use super::section::{At, Section};
 use super::sections::Cache;
-use super::source::{At, Section, field_name, word};
 
 /// What of `[cache]` every route holds.
 struct Shared {

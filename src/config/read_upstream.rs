@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::tls::{ClientTls, Identity};
 
-use super::read_value::{breaker, certificate_files, count, file, header_bytes, set};
-use super::source::{At, Section, word};
+use super::read_value::{breaker, certificate_files, count, file, header_bytes, set, word};
+use super::section::{At, Section};
 use super::upstream::{DEFAULT, Health, HostRule, Protocol, Upstream, Via};
 
 /// `[upstream]`, and those in it that have names.

@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::source::{At, Section};
+use http::{HeaderName, header};
+use serde::de::IntoDeserializer as _;
+
+use crate::http::fields::is_hop_by_hop;
+
+use super::section::{At, Section};
 
 /// Numbers of things of which there can be many.
 const COUNT: std::ops::Range<u64> = 1..10_000_001;
@@ -68,4 +73,19 @@ pub fn breaker(section: &mut Section<'_, '_>, failures: &mut u32, open: &mut Dur
     let given = section.integer("breaker_failures", 1..1_000_001);
     set(failures, given.map(|number| number as u32));
     set(open, section.duration("breaker_open"));
+}
+
+/// Reads a word as one of an enum's spellings through serde.
+pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
+    let deserializer: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
+        text.into_deserializer();
+    T::deserialize(deserializer).ok()
+}
+
+/// Reads a header field name, but not of one that frames a message or is of one hop: those are not the
+/// operator's to set or to read.
+pub fn field_name(text: &str) -> Option<HeaderName> {
+    let name = HeaderName::from_bytes(text.as_bytes()).ok()?;
+    let frames = [header::CONTENT_LENGTH, header::TRAILER].contains(&name);
+    (!frames && !is_hop_by_hop(&name)).then_some(name)
 }

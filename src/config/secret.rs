@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::source::{At, Section};
+use super::section::{At, Section};
 
 /// A secret of the operator's.
 #[derive(Clone, PartialEq, Eq)]

@@ -3,15 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use smallvec::SmallVec;
 use tracing::{debug, info, warn};
 
+use super::address::{Address, Open, To};
 use super::socket::Socket;
 
 /// How long an attempt is waited for before the next address is tried beside it (RFC 8305 §5).
@@ -20,123 +19,11 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// How long it is taken for granted that a name is not known.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// URLs that are told apart of one address.
-const REMEMBERED: usize = 256;
-
 /// Where an upstream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Name { host: String, port: u16 },
     Unix(String),
-}
-
-/// One address of an upstream.
-#[derive(Debug)]
-pub struct Address {
-    to: To,
-    /// Connections that exist.
-    open: AtomicUsize,
-    health: Mutex<Health>,
-    /// It is passed over while another one is well.
-    is_ejected: AtomicBool,
-    /// The name does not stand for it any more.
-    is_gone: AtomicBool,
-}
-
-/// What is known of how well an address is.
-#[derive(Debug, Default)]
-struct Health {
-    /// Failures with no answer between them; of requests, by their URLs: one URL counts once, however often
-    /// it fails, for it may be the request's own fault.
-    connections: u32,
-    urls: SmallVec<[u64; 8]>,
-    /// How often it was passed over since it answered last, and since when.
-    ejections: u32,
-    ejected: Option<Instant>,
-}
-
-/// How long an address is left alone that was passed over: twice as long each time, up to a minute.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum To {
-    Tcp(SocketAddr),
-    Unix(String),
-}
-
-/// A connection to an address, counted until it is dropped.
-#[derive(Debug)]
-pub struct Open(Arc<Address>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Open {
-    pub fn address(&self) -> &Arc<Address> {
-        &self.0
-    }
-}
-
-impl Address {
-    fn new(to: To) -> Arc<Self> {
-        Arc::new(Self {
-            to,
-            open: AtomicUsize::new(0),
-            health: Mutex::default(),
-            is_ejected: AtomicBool::new(false),
-            is_gone: AtomicBool::new(false),
-        })
-    }
-
-    pub fn shown(&self) -> String {
-        match &self.to {
-            To::Tcp(address) => address.to_string(),
-            To::Unix(path) => format!("unix:{path}"),
-        }
-    }
-
-    /// Whether connections to it are not to be used again.
-    pub fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::Relaxed)
-    }
-
-    pub fn is_ejected(&self) -> bool {
-        self.is_ejected.load(Ordering::Relaxed)
-    }
-
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// It has answered a request.
-    pub fn succeeded(&self) {
-        *self.health() = Health::default();
-    }
-
-    /// Whether it is passed over, and was left alone for long enough to be tried.
-    pub fn is_to_be_tried(&self) -> bool {
-        let health = self.health();
-        let doublings = health.ejections.saturating_sub(1).min(16);
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << doublings)
-            .min(LONGEST_PAUSE);
-        self.is_ejected() && health.ejected.is_none_or(|since| since.elapsed() >= pause)
-    }
-
-    pub async fn connect(&self) -> io::Result<Socket> {
-        match &self.to {
-            To::Tcp(address) => Socket::tcp(*address).await,
-            To::Unix(path) => Socket::unix(path).await,
-        }
-    }
-
-    fn is_v6(&self) -> bool {
-        matches!(&self.to, To::Tcp(address) if address.is_ipv6())
-    }
 }
 
 /// All addresses of an upstream.
@@ -260,8 +147,7 @@ impl Addresses {
                     // Those that were asked before it, and are still silent.
                     let passed = begun.iter().take_while(|one| !Arc::ptr_eq(one, &address));
                     passed.for_each(|silent| self.eject(silent, "it is silent"));
-                    address.open.fetch_add(1, Ordering::Relaxed);
-                    return Ok((socket, Open(address)));
+                    return Ok((socket, Open::of(address)));
                 }
                 Some((Err(error), address)) => {
                     debug!(address = address.shown(), %error, "an address of the upstream does not accept connections");
@@ -277,31 +163,23 @@ impl Addresses {
     /// A connection to this very address.
     pub async fn connect_to(&self, address: &Arc<Address>) -> io::Result<(Socket, Open)> {
         let socket = address.connect().await?;
-        address.open.fetch_add(1, Ordering::Relaxed);
-        Ok((socket, Open(Arc::clone(address))))
+        Ok((socket, Open::of(Arc::clone(address))))
     }
 
     /// Counts a request that an address has not answered, by a hash of its URL; too many with no answer
     /// between them eject it.
     pub fn failed(&self, address: &Arc<Address>, url: u64) {
-        let mut health = address.health();
-        // The last address is not passed over, however many fail.
-        if health.urls.len() < REMEMBERED && !health.urls.contains(&url) {
-            health.urls.push(url);
-        }
-        self.judge(address, health);
+        let failures = address.note_failure(Some(url));
+        self.judge(address, failures);
     }
 
     /// The same of a connection that did not come to stand: no request can have caused that.
     pub fn lost(&self, address: &Arc<Address>) {
-        let mut health = address.health();
-        health.connections = health.connections.saturating_add(1);
-        self.judge(address, health);
+        let failures = address.note_failure(None);
+        self.judge(address, failures);
     }
 
-    fn judge(&self, address: &Arc<Address>, health: MutexGuard<'_, Health>) {
-        let failures = health.connections.saturating_add(health.urls.len() as u32);
-        drop(health);
+    fn judge(&self, address: &Arc<Address>, failures: u32) {
         if failures >= self.most_lost {
             self.eject(address, "it has failed again and again");
         }
@@ -314,12 +192,7 @@ impl Addresses {
             .list
             .iter()
             .any(|other| !Arc::ptr_eq(other, address) && !other.is_ejected());
-        if is_other_well && !address.is_ejected.swap(true, Ordering::Relaxed) {
-            let mut health = address.health();
-            health.ejections = health.ejections.saturating_add(1);
-            health.ejected = Some(Instant::now());
-            (health.connections, health.urls) = (0, SmallVec::new());
-            drop(health);
+        if is_other_well && address.eject() {
             warn!(
                 address = address.shown(),
                 why, "an address of the upstream is passed over"
@@ -329,7 +202,7 @@ impl Addresses {
 
     /// An ejected address was found to be well.
     pub fn take_back(&self, address: &Address) {
-        if address.is_ejected.swap(false, Ordering::Relaxed) {
+        if address.take_back() {
             info!(
                 address = address.shown(),
                 "an address of the upstream is used again"
@@ -351,8 +224,8 @@ impl Known {
         let mut list: Vec<Arc<Address>> = Vec::new();
         for address in found {
             let to = To::Tcp(address);
-            if list.iter().all(|known| known.to != to) {
-                let known = self.list.iter().find(|known| known.to == to);
+            if list.iter().all(|known| *known.to() != to) {
+                let known = self.list.iter().find(|known| *known.to() == to);
                 list.push(known.map_or_else(|| Address::new(to), Arc::clone));
             }
         }
@@ -361,7 +234,7 @@ impl Known {
         }
         for old in &self.list {
             if list.iter().all(|new| !Arc::ptr_eq(new, old)) {
-                old.is_gone.store(true, Ordering::Relaxed);
+                old.set_gone();
                 info!(
                     address = old.shown(),
                     "the upstream's name does not stand for this address any more"
@@ -370,8 +243,9 @@ impl Known {
         }
         // Where all that is left was passed over, it is not any more.
         if list.iter().all(|one| one.is_ejected()) {
-            list.iter()
-                .for_each(|one| one.is_ejected.store(false, Ordering::Relaxed));
+            for one in &list {
+                one.take_back();
+            }
         }
         self.list = list;
     }
@@ -384,7 +258,7 @@ impl Known {
             let at = self.turn % order.len();
             order.rotate_left(at);
         }
-        order.sort_by_key(|one| (one.is_ejected(), one.open.load(Ordering::Relaxed)));
+        order.sort_by_key(|one| (one.is_ejected(), one.open()));
         let Some(first) = order.first() else {
             return order;
         };
@@ -463,8 +337,9 @@ mod tests {
             at("127.0.0.2:1"),
         ]);
         let all = addresses.all();
-        all[0].open.store(5, Ordering::Relaxed);
-        all[2].open.store(1, Ordering::Relaxed);
+        let _open: Vec<Open> = [0, 0, 2]
+            .map(|at: usize| Open::of(Arc::clone(&all[at])))
+            .into();
         addresses.eject(&all[3], "a test");
         assert_eq!(
             addresses.order(),
@@ -489,7 +364,7 @@ mod tests {
         // The last one is told of failures for as long as it is the last.
         let last = all.iter().find(|one| !one.is_ejected()).unwrap();
         (0..10_000).for_each(|url| addresses.failed(last, url));
-        assert!(!last.is_ejected() && last.health().urls.len() <= REMEMBERED);
+        assert!(!last.is_ejected());
         all.iter().for_each(|one| addresses.take_back(one));
         assert!(all.iter().all(|one| !one.is_ejected()));
         // A success between failures: they are not one after another.
@@ -523,7 +398,7 @@ mod tests {
             assert_eq!(open.address().shown(), other.to_string());
             delayed += u32::from(begun.elapsed() >= ATTEMPT_DELAY);
             // What is counted is what is held.
-            assert_eq!(open.address().open.load(Ordering::Relaxed), 1);
+            assert_eq!(open.address().open(), 1);
         }
         assert_eq!(delayed, 1);
         assert!(addresses.all()[0].is_ejected());

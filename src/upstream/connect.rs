@@ -22,7 +22,8 @@ use crate::error::{Failure, FailureKind, is_out_of_descriptors};
 use crate::tls::ClientTls;
 
 use super::OriginBody;
-use super::addresses::{Address, Addresses, Open, Place};
+use super::address::{Address, Open};
+use super::addresses::{Addresses, Place};
 use super::sender::{Sender, Task};
 use super::socket::Socket;
 use super::stream::{ReadOn, WriteFailed};

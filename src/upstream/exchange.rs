@@ -149,9 +149,40 @@ impl Upstream {
     ) -> Result<Response<OriginBody>, Attempt> {
         let is_bound = fields::authenticates_connection(request.headers());
         let url = url_hash(request.uri());
+        let mut response = self.head(&mut lease, request, sending, url).await?;
+        lease.address().succeeded();
+        lease.is_bound = is_bound || fields::binds_connection(response.headers());
+        if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
+            // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
+            sending.stop();
+            lease.is_over = true;
+            response.extensions_mut().insert(UploadUnwanted);
+        }
+        let lease = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            response.extensions_mut().insert(lease.into_seat());
+            None
+        } else {
+            Some(lease)
+        };
+        let read_timeout = self.config().read_timeout;
+        let told = FailureOf {
+            upstream: self.this.clone(),
+            url,
+        };
+        response.extensions_mut().insert(told.clone());
+        Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout, told).boxed_unsync()))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    async fn head(
+        &self,
+        lease: &mut Lease,
+        request: Request<OriginBody>,
+        sending: &Arc<Sending>,
+        url: u64,
+    ) -> Result<Response<Incoming>, Attempt> {
         let unanswered = lease.sends();
         let config = self.config();
-        let address = Arc::clone(lease.address());
         let request = match config.protocol {
             Protocol::Http1 => request,
             Protocol::Http2 => as_http_2(request, &config),
@@ -170,59 +201,36 @@ impl Upstream {
             answered = sent => Some(answered),
             () = overdue => None,
         };
-        let mut response = match answered {
-            Some(Ok(response)) => response,
+        let addresses = &self.connector.addresses;
+        match answered {
+            Some(Ok(response)) => {
+                unanswered.was_answered();
+                Ok(response)
+            }
             Some(Err(mut error)) => {
-                let unsent = error.take_message().map(Box::new);
-                let failure = describe(error.error(), sending);
-                let was_not_begun = was_not_begun(error.error());
+                let attempt = Attempt {
+                    unsent: error.take_message().map(Box::new),
+                    failure: describe(error.error(), sending),
+                    was_not_begun: was_not_begun(error.error()),
+                };
                 // That a kept connection was dead says nothing of its address, nor what a client has done.
-                let is_multiplexed = config.protocol == Protocol::Http2;
-                let is_news = is_multiplexed || !lease.is_reused;
-                if is_news && !was_not_begun && failure.kind == FailureKind::ConnectionClosed {
-                    self.connector.addresses.failed(&address, url);
+                let is_news = config.protocol == Protocol::Http2 || !lease.is_reused;
+                let is_of_it = attempt.failure.kind == FailureKind::ConnectionClosed;
+                if is_news && is_of_it && !attempt.was_not_begun {
+                    addresses.failed(lease.address(), url);
                 }
-                return Err(Attempt {
-                    failure,
-                    unsent,
-                    was_not_begun,
-                });
+                Err(attempt)
             }
             None => {
-                let message = format!(
-                    "no response from the upstream within {:?}",
-                    config.response_timeout
-                );
-                self.connector.addresses.failed(&address, url);
-                return Err(Attempt {
+                addresses.failed(lease.address(), url);
+                let message = format!("no response from the upstream within {limit:?}");
+                Err(Attempt {
                     failure: Failure::new(FailureKind::ResponseTimeout, message),
                     unsent: None,
                     was_not_begun: false,
-                });
+                })
             }
-        };
-        unanswered.was_answered();
-        address.succeeded();
-        lease.is_bound = is_bound || fields::binds_connection(response.headers());
-        if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
-            // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
-            sending.stop();
-            lease.is_over = true;
-            response.extensions_mut().insert(UploadUnwanted);
         }
-        let lease = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            response.extensions_mut().insert(lease.into_seat());
-            None
-        } else {
-            Some(lease)
-        };
-        let read_timeout = config.read_timeout;
-        let told = FailureOf {
-            upstream: self.this.clone(),
-            url,
-        };
-        response.extensions_mut().insert(told.clone());
-        Ok(response.map(|body| ResponseBody::new(body, lease, read_timeout, told).boxed_unsync()))
     }
 }
 

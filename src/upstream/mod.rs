@@ -3,6 +3,7 @@
 //! [`Origin`] is the seam: whatever answers a request behind the cache. The pool here is one, the
 //! built-in origin another, and tests bring their own.
 
+mod address;
 mod addresses;
 mod ask;
 mod breaker;

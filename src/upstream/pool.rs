@@ -14,7 +14,7 @@ use crate::config::{self, Config, DEFAULT_UPSTREAM, Protocol};
 use crate::error::{Failure, FailureKind};
 use crate::metrics::{Metrics, UpstreamReading};
 
-use super::addresses::{Address, Open};
+use super::address::{Address, Open};
 use super::breaker::Breaker;
 use super::budget::Budget;
 use super::connect::Connector;

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::config::{self, Health};
 
-use super::addresses::Address;
+use super::address::Address;
 use super::exchange::as_http_2;
 use super::pool::Upstream;
 use super::sending::empty;

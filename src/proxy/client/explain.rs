@@ -125,22 +125,7 @@ where
             let (route, let_in) = (Arc::clone(keyed.route), keyed.let_in);
             let request = routed.into_keyed_request(plan, let_in, route, key);
             let miss = Miss::of(plan, request, found);
-            if let Found::NotShared(reason) = &miss.found {
-                told["not_stored"] = json!(reason.as_str());
-            }
-            let key = &miss.keyed.key;
-            told["stored"] = match &miss.found {
-                Found::Entry(entry) => told_entry(plan, entry, &key.bytes, now),
-                Found::NotShared(reason) => json!(format!(
-                    "nothing: not storable a moment ago ({})",
-                    reason.as_str()
-                )),
-                Found::NoVariant => json!("other variants (Vary), not this one"),
-                Found::Nothing => Value::Null,
-            };
-            if matches!(miss.found, Found::NoVariant | Found::Nothing) {
-                told["purged"] = told_gone(plan, key);
-            }
+            told_miss(plan, &mut told, &miss);
             let words = miss.words();
             *missed = Some(miss.keyed.key);
             told_words(told, words)
@@ -150,6 +135,27 @@ where
             told["purged"] = told_gone(plan, keyed.key);
             told_words(told, NOTHING_STORED)
         }
+    }
+}
+
+/// What is stored where nothing of that answers, and why nothing is.
+fn told_miss(plan: &Plan, told: &mut Value, miss: &Miss) {
+    let key = &miss.keyed.key;
+    told["stored"] = match &miss.found {
+        Found::Entry(entry) => {
+            let now = plan.state.clock.now();
+            told_entry(plan, entry, &key.bytes, now)
+        }
+        Found::NotShared(reason) => {
+            told["not_stored"] = json!(reason.as_str());
+            let code = reason.as_str();
+            json!(format!("nothing: not storable a moment ago ({code})"))
+        }
+        Found::NoVariant => json!("other variants (Vary), not this one"),
+        Found::Nothing => Value::Null,
+    };
+    if matches!(miss.found, Found::NoVariant | Found::Nothing) {
+        told["purged"] = told_gone(plan, key);
     }
 }
 

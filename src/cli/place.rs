@@ -1,0 +1,182 @@
+//! Where a running sidecar's admin port is, and one question to it.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::config::{Config, admin_of};
+use crate::upstream::ask_admin;
+
+use super::ending::{Ending, environment, load};
+
+/// How long an answer is waited for: a purge waits for the fleet.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which sidecar is asked, and how its answer is shown.
+#[derive(Debug, Args)]
+pub struct Reached {
+    /// Its admin port
+    #[arg(long, value_name = "URL", env = "IRIS_ADMIN_URL")]
+    admin: Option<String>,
+    /// The configuration that it runs with: its admin port and token are taken from there
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The token of the admin port (better than an argument: those stand in ps)
+    #[arg(long, hide = true, env = "IRIS_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Print the answer as it came, in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where a sidecar's admin port is.
+pub struct Place {
+    address: SocketAddr,
+    token: Option<String>,
+    /// Its answers are printed as they came.
+    pub is_json: bool,
+}
+
+impl Place {
+    /// Of the sidecar that runs with a configuration, or is to: its token is taken from there.
+    pub fn named(admin: &str, config: &Config) -> anyhow::Result<Self> {
+        let of_file = config.admin.token.as_ref().map(|token| token.text.clone());
+        Ok(Self {
+            address: address_of(admin)?,
+            token: std::env::var("IRIS_ADMIN_TOKEN").ok().or(of_file),
+            is_json: false,
+        })
+    }
+
+    pub fn of(reached: &Reached) -> Result<Self, Ending> {
+        // A file with mistakes elsewhere is no reason not to ask what runs.
+        let configured = match &reached.config {
+            Some(file) if !file.is_file() => {
+                return Err(load(file).err().unwrap_or(Ending::Missed));
+            }
+            Some(file) => admin_of(file, &environment),
+            None => Default::default(),
+        };
+        let mut address = configured.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        if let Some(url) = &reached.admin {
+            address = address_of(url).map_err(Ending::Unreadable)?;
+        }
+        let configured = configured.token.map(|token| token.text);
+        let token = reached.token.clone().filter(|token| !token.is_empty());
+        Ok(Self {
+            address,
+            token: token.or(configured),
+            is_json: reached.json,
+        })
+    }
+
+    /// Asks; what is answered, with its status.
+    pub fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<(StatusCode, String)> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let asking = ask_admin(
+            self.address,
+            self.token.as_deref(),
+            (method, path),
+            body,
+            PATIENCE,
+        );
+        runtime.block_on(asking).with_context(|| {
+            format!(
+                "no sidecar answers on {} (its admin port): name it by --admin URL, or by --config FILE",
+                self.address
+            )
+        })
+    }
+
+    /// Asks for something in JSON; an error is what the sidecar says is wrong.
+    pub fn told(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let (status, text) = self.ask(method, path, body)?;
+        let told: Value = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} {path} is no answer of a sidecar: {status}",
+                self.address
+            )
+        })?;
+        if status == StatusCode::UNAUTHORIZED {
+            bail!(
+                "the admin port wants its token: set IRIS_ADMIN_TOKEN, or name the configuration by --config FILE"
+            );
+        }
+        // Readiness is told by a status too.
+        if status.is_client_error() {
+            let mut why = told["error"].as_str().unwrap_or(&text).to_owned();
+            for mistake in told["mistakes"].as_array().into_iter().flatten() {
+                why.push('\n');
+                why.push_str(mistake.as_str().unwrap_or_default());
+            }
+            return Err(anyhow!(why));
+        }
+        Ok(told)
+    }
+}
+
+fn address_of(text: &str) -> anyhow::Result<SocketAddr> {
+    let place = text
+        .strip_prefix("http://")
+        .unwrap_or(text)
+        .trim_end_matches('/');
+    let place = if place
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+    {
+        format!("{place}:9180")
+    } else {
+        place.to_owned()
+    };
+    let mut addresses = place
+        .to_socket_addrs()
+        .with_context(|| format!("--admin {text}: expected a URL such as http://127.0.0.1:9180"))?;
+    addresses
+        .next()
+        .with_context(|| format!("--admin {text}: the name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_port_is_named_in_the_ways_that_people_do() {
+        for text in [
+            "http://127.0.0.1:9180",
+            "127.0.0.1:9180/",
+            "127.0.0.1",
+            "http://127.0.0.1",
+        ] {
+            assert_eq!(
+                address_of(text).unwrap(),
+                "127.0.0.1:9180".parse().unwrap(),
+                "{text}"
+            );
+        }
+        assert!(address_of("http://").is_err());
+    }
+}
