@@ -1,5 +1,3 @@
-mod certificates;
-
 use std::time::Duration;
 
 use http::uri::Scheme;
