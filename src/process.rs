@@ -77,7 +77,7 @@ impl Sidecar {
         let opening = opened_database(Arc::clone(&config), Arc::clone(&metrics), origin.is_some());
         let database = background.wait_for(opening)??;
         let key_table = database.clone();
-        let source = Source::of(&config.auth.source, &metrics, database.as_ref());
+        let source = Source::of(&config.auth, &metrics, database.as_ref());
         let source = source.map_err(|message| anyhow!(message))?;
         let (origin, demo_key) = match origin {
             Some(origin) => (origin, None),

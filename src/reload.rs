@@ -210,11 +210,13 @@ impl Reloader {
 
     /// Who says whether keys are good; the same as before where nothing else is said.
     fn source(&self, config: &Config, running: &Config, known: &Source) -> Result<Source, Refused> {
-        if config.auth.source == running.auth.source {
+        let is_same = config.auth.source == running.auth.source
+            && config.auth.project_field == running.auth.project_field;
+        if is_same {
             return Ok(known.clone());
         }
         let metrics = self.proxy.metrics();
-        Source::of(&config.auth.source, metrics, self.database.as_ref())
+        Source::of(&config.auth, metrics, self.database.as_ref())
             .map_err(|message| Refused(vec![message]))
     }
 

@@ -2,7 +2,10 @@
 
 use iris_sidecar::config::Config;
 
-use crate::support::{Client, Fixture, Origin, Seen, Step, numbered, ok, route};
+use crate::support::fleet::Fleet;
+use crate::support::keys::verified_by;
+use crate::support::redis::RedisServer;
+use crate::support::{Client, Fixture, Origin, Seen, Step, numbered, ok, reply, route};
 
 fn echo(seen: &Seen) -> Vec<Step> {
     let said = |name: &str| seen.header(name).unwrap_or("-").to_owned();
@@ -232,4 +235,104 @@ fn fields_that_are_not_the_operators_are_mistakes() {
         route("request_headers = { set = { authorization = \"Bearer k\" } }")
     );
     Config::parse("test.toml", &text, &|_| None).unwrap();
+}
+
+/// Says whose key it is, by its letters.
+async fn projects() -> Origin {
+    Origin::start(|seen| {
+        match seen
+            .header("authorization")
+            .and_then(|text| text.strip_prefix("Bearer "))
+        {
+            Some("sk_live_aaaaaaaaaaaaaaaaaaaaaaaa") => reply(204, "", &[("x-project", "alpha")]),
+            Some("sk_live_bbbbbbbbbbbbbbbbbbbbbbbb") => reply(204, "", &[("x-project", "beta")]),
+            Some("sk_live_cccccccccccccccccccccccc") => reply(204, "", &[]),
+            _ => reply(401, "", &[("x-project", "nobody's")]),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_project_of_a_key_is_said_to_its_holder_alone() {
+    let redis = RedisServer::start(&[]).await;
+    let (url, verifier) = (redis.url(), projects().await);
+    let auth = format!(
+        "source = \"{}/verify\"\nproject_field = \"x-project\"",
+        verifier.url()
+    );
+    let rules = "response_headers = { set = { x-project = \"{project}\" }, add = { x-whose = \"of {project}\" } }";
+    let fleet = Fleet::start(&[&url, &url], &verified_by(&auth, rules), |seen| {
+        numbered(seen, &[("x-project", "forged")])
+    })
+    .await;
+    let key = |letter: &str| format!("sk_live_{}", letter.repeat(24));
+    // Both, and each by what the fleet says where it was not asked itself.
+    for (instance, letter, cache, project) in [
+        (0, "a", "MISS", Some("alpha")),
+        (0, "a", "HIT", Some("alpha")),
+        (0, "b", "HIT", Some("beta")),
+        (0, "c", "HIT", None),
+    ] {
+        let answer = fleet.get_as(instance, &key(letter), "/a").await;
+        assert_eq!((answer.status, answer.cache()), (200, cache), "{letter}");
+        assert_eq!(answer.header("x-project"), project, "{letter}");
+        let whose = project.map(|project| format!("of {project}"));
+        assert_eq!(answer.header("x-whose"), whose.as_deref(), "{letter}");
+    }
+    let refused = fleet.get_as(0, &key("x"), "/a").await;
+    assert_eq!((refused.status, refused.header("x-project")), (401, None));
+    while redis
+        .ask("KEYS iris:verdict:*")
+        .await
+        .unwrap()
+        .matches("iris:")
+        .count()
+        < 4
+    {
+        tokio::task::yield_now().await;
+    }
+    let asked = verifier.count();
+    for (letter, project) in [("a", Some("alpha")), ("b", Some("beta")), ("c", None)] {
+        let answer = fleet.get_as(1, &key(letter), "/a").await;
+        assert_eq!((answer.status, answer.header("x-project")), (200, project));
+    }
+    assert_eq!(verifier.count(), asked);
+}
+
+#[test]
+fn a_project_is_spoken_of_where_somebody_names_it() {
+    let mistake = |auth: &str, rules: &str| {
+        let text = verified_by(auth, rules);
+        let read = Config::parse("test.toml", &text, &|_| None);
+        read.map_or_else(|mistakes| mistakes[0].to_string(), |_| String::new())
+    };
+    let response = "response_headers = { set = { x-project = \"{project}\" } }";
+    let request = "request_headers = { add = { x-project = \"{project}\" } }";
+    let by_url = "source = \"http://127.0.0.1:1/v\"";
+    for (auth, rules, expected) in [
+        (
+            &*format!("{by_url}\nproject_field = \"x-project\""),
+            response,
+            "",
+        ),
+        ("source = \"table\"", response, ""),
+        (by_url, response, "nobody says which project"),
+        ("", response, "nobody says which project"),
+        ("source = \"table\"", request, "in response_headers alone"),
+        (
+            "project_field = \"x-project\"",
+            "",
+            "expected a URL as auth.source",
+        ),
+    ] {
+        let said = mistake(auth, rules);
+        assert!(
+            said.contains(expected) && said.is_empty() == expected.is_empty(),
+            "{said}"
+        );
+    }
+    let text = route(&format!("ttl = \"1h\"\n{response}"));
+    let said = Config::parse("test.toml", &text, &|_| None).unwrap_err()[0].to_string();
+    assert!(said.contains("share = \"verified\""), "{said}");
 }

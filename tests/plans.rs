@@ -312,7 +312,7 @@ async fn what_one_source_said_of_a_key_says_nothing_to_another() {
     let text = format!("[auth]\nsource = {verify:?}\n{data}");
     let verify = verify.parse().expect("a URL");
     let metrics = Arc::clone(fixture.sidecar().proxy.metrics());
-    let source = Source::service(&verify, metrics).expect("a service");
+    let source = Source::service(&verify, None, metrics).expect("a service");
     let plan = Arc::new(config(&url, &text));
     fixture.sidecar().proxy.exchange(plan, source);
     assert_eq!(fixture.get_as("good1", "/data").await.status, 401);

@@ -183,3 +183,46 @@ async fn a_silent_address_is_passed_over_until_it_answers() {
     });
     becomes(&running, hole).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_whose_bodies_break_off_is_passed_over_and_its_failures_are_counted() {
+    let Some(names) = names().await else { return };
+    let [broken, well] = ["127.1.0.6", "127.1.0.7"];
+    let origins = Origins::start(&[well]).await;
+    let port = origins.port;
+    let listener = TcpListener::bind((broken, port)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 8192]).await;
+            let half = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nhalf";
+            let _ = stream.write_all(half).await;
+        }
+    });
+    names.say(Some(&[broken, well]));
+    let (running, _folder) = sidecar(&names, port, "idle_timeout = \"0s\"\n");
+    let metric = async |name: &str| {
+        let text = Client::admin(running.admin, "/metrics").await.text();
+        let sample = format!("{name}{{upstream=\"default\",address=\"{broken}:{port}\"}} ");
+        let found = text.lines().find_map(|line| line.strip_prefix(&sample));
+        found.map(|value| value.parse::<f64>().unwrap())
+    };
+    let passed_over = async {
+        for number in 0.. {
+            let mut client = Client::connect(running.address).await;
+            let target = format!("/{number}");
+            let _ = client.try_ask("GET", &target, &[], "").await;
+            if metric("upstream_address_passed_over").await == Some(1.0) {
+                return;
+            }
+        }
+    };
+    let passed_over = tokio::time::timeout(PATIENCE, passed_over);
+    passed_over.await.expect("it is passed over");
+    assert!(metric("upstream_address_failures_total").await >= Some(5.0));
+    // The name does not stand for it any more: nothing is told of it.
+    names.say(Some(&[well]));
+    let forgotten = async { while metric("upstream_address_connections").await.is_some() {} };
+    let forgotten = tokio::time::timeout(PATIENCE, forgotten);
+    forgotten.await.expect("it is forgotten");
+    assert_eq!(ask(&running).await, (200, well.to_owned()));
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::Deserialize;
 use url::Url;
 
@@ -9,6 +10,8 @@ use url::Url;
 #[derive(Clone, Debug)]
 pub struct Auth {
     pub source: VerdictSource,
+    /// The field by which a service names the project of a key that it accepts.
+    pub project_field: Option<HeaderName>,
     /// How long a good verdict holds, and a bad one; a tenth of it is left to chance.
     pub good_ttl: Duration,
     pub bad_ttl: Duration,
@@ -41,6 +44,7 @@ impl Default for Auth {
     fn default() -> Self {
         Self {
             source: VerdictSource::Origin,
+            project_field: None,
             good_ttl: Duration::from_secs(300),
             bad_ttl: Duration::from_secs(10),
             grace: Duration::from_secs(60),
@@ -54,6 +58,17 @@ impl Default for Auth {
             compare_per_second: 10,
             on_difference: OnDifference::Demote,
             volatile: vec!["timestamp".to_owned()],
+        }
+    }
+}
+
+impl Auth {
+    /// Whether the source says which project a key is of.
+    pub fn names_projects(&self) -> bool {
+        match self.source {
+            VerdictSource::Origin => false,
+            VerdictSource::Url(_) => self.project_field.is_some(),
+            VerdictSource::Table => true,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! way to clients.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
@@ -38,10 +39,12 @@ enum Place {
     Route,
     /// The `X-Request-Id` by which the origin knows the request.
     RequestId,
+    /// The project of the key that was let in.
+    Project,
 }
 
 /// The places, as they are written.
-pub const PLACES: [&str; 3] = ["{client}", "{route}", "{request_id}"];
+pub const PLACES: [&str; 4] = ["{client}", "{route}", "{request_id}", "{project}"];
 
 /// What is known of a request.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct Said {
     pub client: IpAddr,
     pub route: String,
     pub request_id: String,
+    /// `None` where nobody has said it.
+    pub project: Option<Arc<str>>,
 }
 
 impl Template {
@@ -62,6 +67,7 @@ impl Template {
                 "{client}" => Place::Client,
                 "{route}" => Place::Route,
                 "{request_id}" => Place::RequestId,
+                "{project}" => Place::Project,
                 _ => return None,
             };
             parts.push(Part::Text(rest[..at].to_owned()));
@@ -72,14 +78,21 @@ impl Template {
         Some(Self(parts))
     }
 
+    /// `None` where something in it is not known, or can stand in no field.
     fn fill(&self, said: &Said) -> Option<HeaderValue> {
         let filled = self.0.iter().map(|part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Place(Place::Client) => said.client.to_string(),
-            Part::Place(Place::Route) => said.route.clone(),
-            Part::Place(Place::RequestId) => said.request_id.clone(),
+            Part::Text(text) => Some(text.clone()),
+            Part::Place(Place::Client) => Some(said.client.to_string()),
+            Part::Place(Place::Route) => Some(said.route.clone()),
+            Part::Place(Place::RequestId) => Some(said.request_id.clone()),
+            Part::Place(Place::Project) => said.project.as_deref().map(str::to_owned),
         });
-        HeaderValue::try_from(filled.collect::<String>()).ok()
+        HeaderValue::try_from(filled.collect::<Option<String>>()?).ok()
+    }
+
+    pub fn names_project(&self) -> bool {
+        let is_project = |part: &Part| matches!(part, Part::Place(Place::Project));
+        self.0.iter().any(is_project)
     }
 
     /// As it is written.
@@ -89,6 +102,7 @@ impl Template {
             Part::Place(Place::Client) => PLACES[0],
             Part::Place(Place::Route) => PLACES[1],
             Part::Place(Place::RequestId) => PLACES[2],
+            Part::Place(Place::Project) => PLACES[3],
         });
         parts.collect()
     }
@@ -104,13 +118,21 @@ impl FieldRules {
         self.remove.iter().chain(given)
     }
 
+    /// Whether a value is made of the project of a key.
+    pub fn names_project(&self) -> bool {
+        let mut values = self.set.iter().chain(&self.add);
+        values.any(|(_, value)| value.names_project())
+    }
+
     pub fn apply(&self, headers: &mut HeaderMap, said: &Said) {
         for name in &self.remove {
             headers.remove(name);
         }
         for (name, value) in &self.set {
-            if let Some(value) = value.fill(said) {
-                headers.insert(name.clone(), value);
+            match value.fill(said) {
+                Some(value) => drop(headers.insert(name.clone(), value)),
+                // What somebody else says under this name is not ours.
+                None => drop(headers.remove(name)),
             }
         }
         for (name, value) in &self.add {

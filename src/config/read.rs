@@ -97,7 +97,7 @@ fn root(mut root: Section<'_, '_>) -> Config {
     let auth = auth(root.table("auth"));
     let (upstream, upstreams) = upstreams(root.table("upstream"));
     let names: Vec<Arc<str>> = upstreams.iter().map(|(name, _)| Arc::clone(name)).collect();
-    let routes = routes(root.tables("route"), &cache, &auth.source, names);
+    let routes = routes(root.tables("route"), &cache, &auth, names);
     let mut every = Reload::default();
     let mut reload = root.table("reload");
     set(&mut every.every, reload.duration("every"));

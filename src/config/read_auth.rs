@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::auth::{Auth, LimitBy, OnDifference, RateLimit, VerdictSource, WithoutRedis};
-use super::read_value::{set, word};
+use super::read_value::{field_name, set, word};
 use super::routes::Routes;
 use super::section::Section;
 use super::units;
@@ -13,6 +13,15 @@ use super::units;
 pub fn auth(mut section: Section<'_, '_>) -> Auth {
     let mut auth = Auth::default();
     set(&mut auth.source, source(&mut section));
+    let expected = "a field name such as \"x-project\"";
+    let project_field = section.parsed("project_field", expected, field_name);
+    if let Some(at) = project_field {
+        if !matches!(auth.source, VerdictSource::Url(_)) {
+            let message = "auth.project_field: only a service names the project of a key by a field: expected a URL as auth.source (the \"table\" knows projects by itself)";
+            section.source().mistake(at.span, message);
+        }
+        auth.project_field = Some(at.value);
+    }
     set(&mut auth.good_ttl, section.duration("good_ttl"));
     set(&mut auth.bad_ttl, section.duration("bad_ttl"));
     let grace = section.parsed("grace", "a duration of at most \"60s\"", |text| {

@@ -11,8 +11,13 @@ use super::field_rules::{Cors, FieldRules, PLACES, Template};
 use super::read_value::field_name;
 use super::section::Section;
 
-/// Reads one of the tables; `is_ours` says which names are not the operator's there.
-fn rules(mut section: Section<'_, '_>, is_ours: impl Fn(&HeaderName) -> bool) -> FieldRules {
+/// Reads one of the tables; `is_ours` says which names are not the operator's there, `no_project` why there is
+/// no project to speak of.
+fn rules(
+    mut section: Section<'_, '_>,
+    is_ours: impl Fn(&HeaderName) -> bool,
+    no_project: Option<&str>,
+) -> FieldRules {
     let name = |text: &str| field_name(text).filter(|name| !is_ours(name));
     let expected = "an end-to-end field name that is not decided elsewhere";
     let remove = section.list("remove", expected, name).unwrap_or_default();
@@ -26,7 +31,16 @@ fn rules(mut section: Section<'_, '_>, is_ours: impl Fn(&HeaderName) -> bool) ->
                 source.mistake(field.span, message);
                 continue;
             };
-            match Template::parse(&value.value) {
+            let template = Template::parse(&value.value);
+            if let (true, Some(why)) = (
+                template.as_ref().is_some_and(Template::names_project),
+                no_project,
+            ) {
+                let message = format!("{path}.{field_name} = {:?}: {why}", value.value);
+                source.mistake(value.span, message);
+                continue;
+            }
+            match template {
                 Some(template) => found.push((field_name, template)),
                 None => {
                     let places = PLACES.join(", ");
@@ -56,15 +70,26 @@ pub fn of_requests(
         let is_condition = name.as_str().starts_with("if-") || *name == RANGE || *name == HOST;
         is_condition || (share != Share::Standard && credentials.contains(name))
     };
-    rules(section.table("request_headers"), is_ours)
+    let why = "an answer is for all whose key is good, whatever their project: expected {project} in response_headers alone";
+    rules(section.table("request_headers"), is_ours, Some(why))
 }
 
 /// What is done with responses on their way to clients; what is stored stays as it came.
-pub fn of_responses(section: &mut Section<'_, '_>) -> FieldRules {
+pub fn of_responses(
+    section: &mut Section<'_, '_>,
+    share: Share,
+    names_projects: bool,
+) -> FieldRules {
+    let no_project = match (share, names_projects) {
+        (Share::Verified, true) => None,
+        (Share::Verified, false) => Some(
+            "nobody says which project a key is of: expected auth.source = \"table\", or a URL with auth.project_field",
+        ),
+        _ => Some("keys are verified where share = \"verified\" alone: expected {project} there"),
+    };
     let frames = ["age", "cache-status", "content-encoding", "content-range"];
-    rules(section.table("response_headers"), |name| {
-        frames.contains(&name.as_str())
-    })
+    let is_ours = |name: &HeaderName| frames.contains(&name.as_str());
+    rules(section.table("response_headers"), is_ours, no_project)
 }
 
 /// Whose pages may read answers, where the operator says so.

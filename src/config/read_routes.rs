@@ -11,7 +11,7 @@ use crate::policy::invalidate::is_safe;
 use crate::policy::key::QueryRule;
 use crate::policy::{self, Cookies, ErrorWhen, Ignore, Invalidation, Normalise, Obey, Share};
 
-use super::auth::{Scope, VerdictSource};
+use super::auth::{Auth, Scope, VerdictSource};
 use super::read_fields::{cors, of_requests, of_responses};
 use super::read_value::{field_name, word};
 use super::routes::{Route, RouteError, Routes};
@@ -26,6 +26,8 @@ struct Shared {
     hides_targeted: bool,
     /// Verdicts come from the answers to requests, each for its own URL.
     learns_from_origin: bool,
+    /// The source of verdicts says which project a key is of.
+    names_projects: bool,
     /// Names of upstreams.
     upstreams: Vec<Arc<str>>,
 }
@@ -33,7 +35,7 @@ struct Shared {
 pub fn routes(
     sections: Vec<Section<'_, '_>>,
     cache: &Cache,
-    verdicts: &VerdictSource,
+    auth: &Auth,
     upstreams: Vec<Arc<str>>,
 ) -> Routes {
     let shared = Shared {
@@ -41,7 +43,8 @@ pub fn routes(
         credential_cookies: cache.credential_cookies.clone().into(),
         targeted_fields: cache.targeted_fields.clone().into(),
         hides_targeted: cache.hide_targeted_fields,
-        learns_from_origin: *verdicts == VerdictSource::Origin,
+        learns_from_origin: auth.source == VerdictSource::Origin,
+        names_projects: auth.names_projects(),
         upstreams,
     };
     let mut routes = Routes::default();
@@ -231,7 +234,7 @@ fn route(mut section: Section<'_, '_>, path: &str, line: usize, shared: &Shared)
         raw_target: raw_target(&mut section, share_of_route),
         upstream: upstream(&mut section, &shared.upstreams),
         request_fields: of_requests(&mut section, share_of_route, &credentials),
-        response_fields: of_responses(&mut section),
+        response_fields: of_responses(&mut section, share_of_route, shared.names_projects),
         cors: cors(&mut section, &methods_of_cors, origin),
         forward_headers: section.list(
             "forward_headers",

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::timeout;
 
 use super::outage::Met;
-use super::source::PATIENCE;
+use super::source::{Answer, PATIENCE};
 use super::verdicts::VerdictId;
 
 /// Questions that are under way at one time: an unknown key more is answered 503.
@@ -30,8 +30,8 @@ impl Asking {
     pub async fn ask(
         &self,
         id: VerdictId,
-        question: impl Future<Output = Met> + Send + 'static,
-        heard: impl FnOnce(Met) + Send + 'static,
+        question: impl Future<Output = Answer> + Send + 'static,
+        heard: impl FnOnce(Answer) + Send + 'static,
     ) -> Met {
         let VerdictId(id) = id;
         let answering = {
@@ -47,8 +47,10 @@ impl Asking {
                     // Whoever leaves does not take the answer along.
                     let task = tokio::spawn(async move {
                         let _closing = closing;
-                        let met = timeout(PATIENCE, question).await.unwrap_or(Met::Failed);
-                        heard(met);
+                        let answer = timeout(PATIENCE, question).await;
+                        let answer = answer.unwrap_or(Met::Failed.into());
+                        let met = answer.met;
+                        heard(answer);
                         met
                     });
                     let answering = task.map(|met| met.unwrap_or(Met::Failed)).boxed().shared();

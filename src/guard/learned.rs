@@ -1,6 +1,7 @@
 //! What is learned of keys: from the origin's answers, and from the rest of the fleet; and how it is
 //! remembered and told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -68,7 +69,7 @@ impl Guard {
             if caller.is_taught() || self.known(caller, now).is_some() {
                 self.state.outage.note(key, Met::Accepted, now);
             }
-            self.accept(caller);
+            self.accept(caller, None);
             verdict(VerdictOutcome::Good);
         } else if status.is_server_error() {
             self.failed(caller);
@@ -111,7 +112,8 @@ impl Guard {
         self.state.outage.probed(probed, self.state.clock.now());
     }
 
-    pub(super) fn accept(&self, caller: &Caller) {
+    /// `project`: whose key it is, where the source names that.
+    pub(super) fn accept(&self, caller: &Caller, project: Option<Arc<str>>) {
         let now = self.state.clock.now();
         let good = Good {
             until: now.plus(jittered(self.settings.good_ttl)),
@@ -119,13 +121,16 @@ impl Guard {
             stamp: caller.stamp,
             refused: None,
         };
-        self.remember(caller, good);
+        self.remember(caller, good, project);
     }
 
-    pub(super) fn remember(&self, caller: &Caller, good: Good) {
+    pub(super) fn remember(&self, caller: &Caller, good: Good, project: Option<Arc<str>>) {
         let (key, asked) = (&caller.credential.key, caller.asked);
-        if self.state.verdicts.accept(key, caller.id, good, asked) {
-            self.note(caller, Noted::Good(good));
+        let verdicts = &self.state.verdicts;
+        if verdicts.accept(key, caller.id, (good, project.clone()), asked) {
+            let names = self.settings.names_projects();
+            let project = names.then(|| project.unwrap_or_default());
+            self.note(caller, Noted::Good(good, project));
         }
     }
 
@@ -156,7 +161,7 @@ impl Guard {
         };
         let now = self.state.clock.now();
         let until = match noted {
-            Noted::Good(good) => good.until,
+            Noted::Good(ref good, _) => good.until,
             Noted::Bad(until) => until,
         };
         let ttl = until.since(now).max(Duration::from_millis(1));
@@ -180,13 +185,19 @@ impl Guard {
         let verdict = |outcome| self.state.metrics.guard.verdict(VerdictBy::Fleet, outcome);
         match noted {
             // What this instance saw refused after that is asked about again.
-            Noted::Good(good) if now < good.until && refused < Some(good.last) => {
+            // One that was noted where projects are not named says too little.
+            Noted::Good(good, project)
+                if now < good.until
+                    && refused < Some(good.last)
+                    && (project.is_some() || !self.settings.names_projects()) =>
+            {
                 let good = Good {
                     stamp: caller.stamp,
                     ..good
                 };
                 let verdicts = &self.state.verdicts;
-                verdicts.accept(key, caller.id, good, caller.asked);
+                let project = project.filter(|project| !project.is_empty());
+                verdicts.accept(key, caller.id, (good, project), caller.asked);
                 verdict(VerdictOutcome::Good);
             }
             // A key that was good here is refused by its source alone: it may be an outage.

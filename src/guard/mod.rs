@@ -46,7 +46,7 @@ use asking::Asking;
 use credential::{Credential, Credentials, KeyId};
 use outage::{Met, Outage};
 use pace::Pace;
-use source::Question;
+use source::{Answer, Question};
 use units::Units;
 use verdicts::{Good, VerdictId, Verdicts};
 
@@ -236,6 +236,11 @@ impl Guard {
         }
     }
 
+    /// The project of a key that is good somewhere, where the source names projects.
+    pub fn project(&self, key: &KeyId) -> Option<Arc<str>> {
+        self.state.verdicts.project(key)
+    }
+
     /// Whether refusals of known keys are taken for an outage now.
     pub fn is_in_outage(&self) -> bool {
         self.state.outage.is_on(self.state.clock.now())
@@ -309,14 +314,14 @@ impl Guard {
         let (asking, hearing) = (Arc::clone(self), Arc::clone(self));
         let answer = async move {
             let complain = |cause: &(dyn std::fmt::Display + Sync)| asking.complain(cause);
-            let met = asking.source.answer(question, complain).await;
-            if met != Met::Accepted || asking.source_is_controlled(strange).await {
-                return met;
+            let answer = asking.source.answer(question, complain).await;
+            if answer.met != Met::Accepted || asking.source_is_controlled(strange).await {
+                return answer;
             }
             asking.complain(&"it was not found to refuse a random key and a request without one (auth.control), so that its 2xx says nothing");
-            Met::Failed
+            Met::Failed.into()
         };
-        let heard = move |met| hearing.source_answered(&caller, met);
+        let heard = move |answer| hearing.source_answered(&caller, answer);
         Some(self.state.asking.ask(caller.id, answer, heard).await)
     }
 
@@ -331,10 +336,10 @@ impl Guard {
     }
 
     /// The source, asked by this instance, has answered.
-    fn source_answered(&self, caller: &Caller, met: Met) {
-        let outcome = match met {
+    fn source_answered(&self, caller: &Caller, answer: Answer) {
+        let outcome = match answer.met {
             Met::Accepted => {
-                self.accept(caller);
+                self.accept(caller, answer.project);
                 VerdictOutcome::Good
             }
             Met::Refused => {

@@ -1,5 +1,7 @@
 //! A verdict as the fleet shares it: a small value of a fixed size.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
@@ -9,7 +11,8 @@ use super::verdicts::Good;
 
 /// A verdict as the fleet shares it.
 pub(super) enum Noted {
-    Good(Good),
+    /// With the project of the key, where the source names projects; empty where this key has none.
+    Good(Good, Option<Arc<str>>),
     Bad(Timestamp),
 }
 
@@ -18,13 +21,17 @@ const NOTED: usize = 2 + 4 * 8;
 
 const VERSION: u8 = 1;
 
+/// A good one with a project behind it. A reader that knows none of these asks the source.
+const WITH_PROJECT: u8 = 2;
+
 impl Noted {
     pub fn write(&self, stamp: Stamp) -> Bytes {
-        let (kind, until, last) = match self {
-            Self::Good(good) => (b'G', good.until, good.last),
-            Self::Bad(until) => (b'B', *until, Timestamp::EPOCH),
+        let (kind, until, last, project) = match self {
+            Self::Good(good, project) => (b'G', good.until, good.last, project.as_deref()),
+            Self::Bad(until) => (b'B', *until, Timestamp::EPOCH, None),
         };
-        let mut bytes = vec![VERSION, kind];
+        let version = project.map_or(VERSION, |_| WITH_PROJECT);
+        let mut bytes = vec![version, kind];
         for number in [
             stamp.epoch,
             stamp.position,
@@ -33,15 +40,21 @@ impl Noted {
         ] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
+        bytes.extend_from_slice(project.unwrap_or_default().as_bytes());
         bytes.into()
     }
 
     /// `None` for what is not one.
     pub fn read(bytes: &[u8]) -> Option<(Self, Stamp)> {
-        if bytes.len() != NOTED || bytes[0] != VERSION {
-            return None;
-        }
-        let mut numbers = bytes[2..]
+        let (fixed, project) = bytes.split_at_checked(NOTED)?;
+        let project = match (fixed[0], project) {
+            (VERSION, []) => None,
+            (WITH_PROJECT, project) if fixed[1] == b'G' => {
+                Some(Arc::from(std::str::from_utf8(project).ok()?))
+            }
+            _ => return None,
+        };
+        let mut numbers = fixed[2..]
             .chunks_exact(8)
             .filter_map(|chunk| Some(u64::from_be_bytes(chunk.try_into().ok()?)));
         let stamp = Stamp {
@@ -51,12 +64,15 @@ impl Noted {
         let mut time = || Some(Timestamp::from_millis(numbers.next()?));
         let (until, last) = (time()?, time()?);
         let noted = match bytes[1] {
-            b'G' => Self::Good(Good {
-                until,
-                last,
-                stamp: 0,
-                refused: None,
-            }),
+            b'G' => {
+                let good = Good {
+                    until,
+                    last,
+                    stamp: 0,
+                    refused: None,
+                };
+                Self::Good(good, project)
+            }
             b'B' => Self::Bad(until),
             _ => return None,
         };
@@ -81,16 +97,20 @@ mod tests {
             stamp: 0,
             refused: None,
         };
-        let bytes = Noted::Good(good).write(stamp);
-        let Some((Noted::Good(read), found)) = Noted::read(&bytes) else {
-            panic!("{bytes:?}");
-        };
-        assert_eq!((read, found), (good, stamp));
+        for project in [None, Some(Arc::from("")), Some(Arc::from("alpha"))] {
+            let bytes = Noted::Good(good, project.clone()).write(stamp);
+            let Some((Noted::Good(read, whose), found)) = Noted::read(&bytes) else {
+                panic!("{bytes:?}");
+            };
+            assert_eq!((read, whose, found), (good, project, stamp));
+        }
+        let bytes = Noted::Good(good, None).write(stamp);
         let bad = Noted::Bad(at(4)).write(stamp);
         assert!(matches!(Noted::read(&bad), Some((Noted::Bad(until), _)) if until == at(4)));
         let mut broken = bytes.to_vec();
         broken[1] = b'X';
-        for broken in [&broken[..], &bytes[..10], b"", &[0; 34]] {
+        let longer = [&bytes[..], b"alpha"].concat();
+        for broken in [&broken[..], &longer, &bytes[..10], b"", &[0; 34]] {
             assert!(Noted::read(broken).is_none(), "{broken:?}");
         }
     }

@@ -85,7 +85,8 @@ impl Guard {
         let own = caller.apart();
         let found = self.state.verdicts.of(&own.credential.key, &own.id, now);
         if let Some(good) = found.good.filter(|_| self.standing(&own) == Standing::Good) {
-            self.remember(&caller.in_group(group), good);
+            let project = self.project(&caller.credential.key);
+            self.remember(&caller.in_group(group), good, project);
         }
     }
 

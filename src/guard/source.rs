@@ -8,7 +8,7 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use url::{Position, Url};
 
-use crate::config::{Upstream, VerdictSource};
+use crate::config::{Auth, Upstream, VerdictSource};
 use crate::database::Database;
 use crate::metrics::Metrics;
 use crate::metrics::guard::VerdictBy;
@@ -23,6 +23,9 @@ use super::units::Control;
 /// How long a source is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Bytes of the longest name of a project.
+const LONGEST_PROJECT: usize = 255;
+
 /// Who says whether a key is good.
 #[derive(Clone, Default)]
 pub enum Source {
@@ -34,6 +37,8 @@ pub enum Source {
         service: Arc<dyn Origin>,
         target: PathAndQuery,
         host: HeaderValue,
+        /// The field that names the project of a key.
+        project: Option<HeaderName>,
     },
     /// The key table.
     Table(Database),
@@ -41,7 +46,11 @@ pub enum Source {
 
 impl Source {
     /// A service at this URL.
-    pub fn service(url: &Url, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn service(
+        url: &Url,
+        project: Option<HeaderName>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
         let is_https = url.scheme() == "https";
         let scheme = if is_https {
             Scheme::HTTPS
@@ -69,18 +78,21 @@ impl Source {
             service,
             target,
             host,
+            project,
         })
     }
 
     /// As it is configured; an error says what is wrong with that.
     pub fn of(
-        configured: &VerdictSource,
+        auth: &Auth,
         metrics: &Arc<Metrics>,
         database: Option<&Database>,
     ) -> Result<Self, String> {
-        match (configured, database) {
-            (VerdictSource::Url(url), _) => Self::service(url, Arc::clone(metrics))
-                .map_err(|message| format!("[auth] source: {message}")),
+        match (&auth.source, database) {
+            (VerdictSource::Url(url), _) => {
+                Self::service(url, auth.project_field.clone(), Arc::clone(metrics))
+                    .map_err(|message| format!("[auth] source: {message}"))
+            }
             (VerdictSource::Table, Some(database)) => Ok(Self::Table(database.clone())),
             _ => Ok(Self::Origin),
         }
@@ -93,6 +105,33 @@ impl Source {
             Self::Service { .. } => VerdictBy::Url,
             Self::Table(_) => VerdictBy::Table,
         }
+    }
+}
+
+/// What a source says of a key.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub met: Met,
+    /// The project of a key that is good, where the source names it.
+    pub project: Option<Arc<str>>,
+}
+
+impl Answer {
+    /// A project that can stand in no field, or is longer than a field says, is none.
+    fn good(project: Option<&str>) -> Self {
+        let is_sayable = |text: &&str| {
+            (1..=LONGEST_PROJECT).contains(&text.len()) && HeaderValue::from_str(text).is_ok()
+        };
+        Self {
+            met: Met::Accepted,
+            project: project.filter(is_sayable).map(Arc::from),
+        }
+    }
+}
+
+impl From<Met> for Answer {
+    fn from(met: Met) -> Self {
+        Self { met, project: None }
     }
 }
 
@@ -153,7 +192,7 @@ impl Source {
     /// Whether it refuses a random key, and none.
     pub async fn control(&self, strange: [Question; 2]) -> Control {
         for question in strange {
-            match self.answer(question, |_| ()).await {
+            match self.answer(question, |_| ()).await.met {
                 Met::Refused => {}
                 Met::Accepted => return Control::Failed,
                 Met::Failed => return Control::Unanswered,
@@ -167,15 +206,15 @@ impl Source {
         &self,
         question: Question,
         complain: impl Fn(&(dyn std::fmt::Display + Sync)),
-    ) -> Met {
-        match self {
+    ) -> Answer {
+        let met = match self {
             Self::Origin => Met::Failed,
             Self::Table(database) => {
                 let Some(key) = question.key else {
-                    return Met::Refused;
+                    return Met::Refused.into();
                 };
                 match database.find_key(&key).await {
-                    Ok(Some(_)) => Met::Accepted,
+                    Ok(Some(found)) => return Answer::good(Some(&found.project_id)),
                     Ok(None) => Met::Refused,
                     Err(error) => {
                         complain(&error);
@@ -187,6 +226,7 @@ impl Source {
                 service,
                 target,
                 host,
+                project,
             } => {
                 let mut request = Request::new(empty());
                 *request.uri_mut() = Uri::from(target.clone());
@@ -195,7 +235,15 @@ impl Source {
                 let any = HeaderValue::from_static("*/*");
                 request.headers_mut().insert(ACCEPT, any);
                 match service.answer(request).await {
-                    Ok(response) if response.status().is_success() => Met::Accepted,
+                    Ok(response) if response.status().is_success() => {
+                        let named = project
+                            .as_ref()
+                            .map(|name| response.headers().get_all(name));
+                        let mut named = named.into_iter().flatten();
+                        // Named twice, nobody knows which.
+                        let one = named.next().filter(|_| named.next().is_none());
+                        return Answer::good(one.and_then(|value| value.to_str().ok()));
+                    }
                     Ok(response) if is_refusal(response.status()) => Met::Refused,
                     Ok(response) => {
                         complain(&response.status());
@@ -207,6 +255,7 @@ impl Source {
                     }
                 }
             }
-        }
+        };
+        met.into()
     }
 }

@@ -2,7 +2,7 @@
 //! drives out no good one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
@@ -69,14 +69,25 @@ pub struct Remembered {
     pub bad: Option<Bad>,
 }
 
+/// A key that was good anywhere.
+#[derive(Clone)]
+struct KnownKey {
+    /// When last.
+    last: Timestamp,
+    /// Whose it is, where that was said.
+    project: Option<Arc<str>>,
+    /// The place of that question in the order of refusals.
+    asked: u64,
+}
+
 pub struct Verdicts {
     good: Cache<VerdictId, (Good, u64)>,
     bad: Cache<VerdictId, Bad>,
     /// Keys that were refused where they had been good, when, and their place in the order of
     /// refusals: older good verdicts on them, elsewhere, count no more.
     refused: Cache<[u8; 32], (Timestamp, u64)>,
-    /// Keys that were good anywhere, and when last.
-    known: Cache<[u8; 32], Timestamp>,
+    /// Keys that were good anywhere.
+    known: Cache<[u8; 32], KnownKey>,
     /// Counts refusals.
     order: AtomicU64,
     /// One change at a time: each looks before it writes.
@@ -123,7 +134,14 @@ impl Verdicts {
 
     /// When a key was good last, wherever that was.
     pub fn last_good(&self, key: &KeyId) -> Option<Timestamp> {
-        self.known.get(&key.0)
+        self.known.get(&key.0).map(|known| known.last)
+    }
+
+    /// Whose key it is, unless it was refused after that was said.
+    pub fn project(&self, key: &KeyId) -> Option<Arc<str>> {
+        let known = self.known.get(&key.0)?;
+        let refused = self.refused.get(&key.0).map_or(0, |(_, order)| order);
+        known.project.filter(|_| refused <= known.asked)
     }
 
     /// When this was refused last, as far as that is remembered: older good answers say nothing.
@@ -133,8 +151,15 @@ impl Verdicts {
         here.max(anywhere)
     }
 
-    /// The source accepted it, asked when so many had been refused; whether that counts.
-    pub fn accept(&self, key: &KeyId, id: VerdictId, good: Good, asked: u64) -> bool {
+    /// The source accepted it, and has said whose key it is or not, asked when so many had been refused;
+    /// whether that counts.
+    pub fn accept(
+        &self,
+        key: &KeyId,
+        id: VerdictId,
+        (good, project): (Good, Option<Arc<str>>),
+        asked: u64,
+    ) -> bool {
         let _one = self.change();
         let refused = self.refused.get(&key.0).map_or(0, |(_, order)| order);
         let here = self.bad.get(&id).map_or(0, |bad| bad.order);
@@ -142,7 +167,13 @@ impl Verdicts {
             return false;
         }
         self.good.insert(id, (good, asked));
-        self.known.insert(key.0, good.last);
+        let last = good.last;
+        let known = KnownKey {
+            last,
+            project,
+            asked,
+        };
+        self.known.insert(key.0, known);
         self.bad.remove(&id);
         true
     }
@@ -215,8 +246,8 @@ mod tests {
         let verdicts = Verdicts::new(100);
         let (one, here, there) = (credential(1), b"here", b"there");
         let (here, there) = (VerdictId::of(&one, here), VerdictId::of(&one, there));
-        verdicts.accept(&one.key, here, good(0), verdicts.order());
-        verdicts.accept(&one.key, there, good(0), verdicts.order());
+        verdicts.accept(&one.key, here, (good(0), None), verdicts.order());
+        verdicts.accept(&one.key, there, (good(0), None), verdicts.order());
         let asked = verdicts.order();
         verdicts.refuse(&one.key, here, TTL, true, at(5));
         let found = verdicts.of(&one.key, &here, at(6));
@@ -225,9 +256,9 @@ mod tests {
         assert_eq!(verdicts.last_refused(&one.key, &there), Some(at(5)));
         // Elsewhere it must be asked again; and a question that is older proves nothing.
         assert!(verdicts.of(&one.key, &there, at(6)).good.unwrap().until <= at(6));
-        assert!(!verdicts.accept(&one.key, there, good(6), asked));
+        assert!(!verdicts.accept(&one.key, there, (good(6), None), asked));
         assert!(verdicts.of(&one.key, &there, at(7)).good.unwrap().until <= at(7));
-        assert!(verdicts.accept(&one.key, here, good(7), verdicts.order()));
+        assert!(verdicts.accept(&one.key, here, (good(7), None), verdicts.order()));
         let found = verdicts.of(&one.key, &here, at(8));
         assert!(found.bad.is_none() && found.good.unwrap().until > at(8));
         // A refusal is forgotten.
@@ -240,7 +271,7 @@ mod tests {
         let verdicts = Verdicts::new(100);
         let good_one = credential(1);
         let id = VerdictId::of(&good_one, b"here");
-        verdicts.accept(&good_one.key, id, good(0), 1);
+        verdicts.accept(&good_one.key, id, (good(0), None), 1);
         for number in 0..10_000_u32 {
             let mut key = [2; 32];
             key[..4].copy_from_slice(&number.to_be_bytes());

@@ -51,7 +51,7 @@ use text::Format;
 use tls::GreetingMetrics;
 use upstreams::UpstreamsMetrics;
 
-pub use readings::{Readings, UpstreamReading};
+pub use readings::{AddressReading, Readings, UpstreamReading};
 pub use result::{CacheResult, Refresh};
 pub use routes::{NO_ROUTE, RouteSeries, RouteTotals};
 
@@ -339,6 +339,7 @@ mod tests {
         let readings = Readings {
             upstreams: vec![UpstreamReading {
                 name: Some("files".into()),
+                addresses: vec![AddressReading::default()],
                 ..UpstreamReading::default()
             }],
             ..Readings::default()

@@ -13,6 +13,21 @@ pub struct UpstreamReading {
     pub connections: u64,
     /// The breaker answers instead.
     pub breaker_is_open: bool,
+    /// Its addresses.
+    pub addresses: Vec<AddressReading>,
+}
+
+/// What is read of one address of an upstream.
+#[derive(Clone, Debug, Default)]
+pub struct AddressReading {
+    /// With its port, or `unix:` and a path.
+    pub address: String,
+    /// Open now, idle ones included.
+    pub connections: u64,
+    /// Connections that did not come to stand and requests that were not answered whole.
+    pub failures: u64,
+    /// Others are asked in its place.
+    pub is_passed_over: bool,
 }
 
 /// Sizes that live elsewhere and are read when somebody looks.

@@ -22,12 +22,21 @@ struct Outcome {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Place {
+    upstream: String,
+    address: String,
+}
+
 #[derive(Debug, Default)]
 pub struct UpstreamsMetrics {
     requests: Family<Outcome, Counter>,
     duration: Family<Name, Latency>,
     connections: Family<Name, Gauge>,
     breakers: Family<Name, Gauge>,
+    address_connections: Family<Place, Gauge>,
+    address_failures: Family<Place, Counter>,
+    address_passed_over: Family<Place, Gauge>,
 }
 
 impl UpstreamsMetrics {
@@ -52,6 +61,21 @@ impl UpstreamsMetrics {
             "1 while the breaker answers instead of one of several upstreams",
             self.breakers.clone(),
         );
+        registry.register(
+            "upstream_address_connections",
+            "Connections to each address of an upstream, idle ones included",
+            self.address_connections.clone(),
+        );
+        registry.register(
+            "upstream_address_failures",
+            "Connections to an address that did not come to stand, and requests that it did not answer to the end",
+            self.address_failures.clone(),
+        );
+        registry.register(
+            "upstream_address_passed_over",
+            "1 while other addresses of an upstream are asked in the place of this one",
+            self.address_passed_over.clone(),
+        );
     }
 
     /// One has answered, or failed, after so long.
@@ -66,7 +90,12 @@ impl UpstreamsMetrics {
     }
 
     pub(super) fn show(&self, readings: &[UpstreamReading]) {
+        // Addresses come and go.
+        self.address_connections.clear();
+        self.address_failures.clear();
+        self.address_passed_over.clear();
         for reading in readings {
+            self.show_addresses(reading);
             let Some(name) = &reading.name else { continue };
             let connections = i64::try_from(reading.connections).unwrap_or(i64::MAX);
             self.connections.get_or_create(&of(name)).set(connections);
@@ -75,6 +104,28 @@ impl UpstreamsMetrics {
         }
     }
 }
+
+impl UpstreamsMetrics {
+    fn show_addresses(&self, reading: &UpstreamReading) {
+        let name = reading.name.as_deref().unwrap_or(ONLY);
+        for one in &reading.addresses {
+            let labels = Place {
+                upstream: name.to_owned(),
+                address: one.address.clone(),
+            };
+            let connections = i64::try_from(one.connections).unwrap_or(i64::MAX);
+            let open = self.address_connections.get_or_create(&labels);
+            open.set(connections);
+            let failures = self.address_failures.get_or_create(&labels);
+            failures.inc_by(one.failures);
+            let passed_over = self.address_passed_over.get_or_create(&labels);
+            passed_over.set(i64::from(one.is_passed_over));
+        }
+    }
+}
+
+/// The upstream's name where there is no other.
+const ONLY: &str = "default";
 
 fn of(name: &str) -> Name {
     Name {

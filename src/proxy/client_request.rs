@@ -99,6 +99,7 @@ impl ClientRequest {
             client: self.client.address,
             route: route.to_owned(),
             request_id: id.unwrap_or_default().to_owned(),
+            project: None,
         }
     }
 

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
+
+use crate::metrics::AddressReading;
 
 use super::socket::Socket;
 
@@ -20,6 +22,8 @@ pub struct Address {
     /// Connections that exist.
     open: AtomicUsize,
     health: Mutex<Health>,
+    /// Failures of it, all that were counted.
+    failures: AtomicU64,
     /// It is passed over while another one is well.
     is_ejected: AtomicBool,
     /// The name does not stand for it any more.
@@ -76,6 +80,7 @@ impl Address {
             to,
             open: AtomicUsize::new(0),
             health: Mutex::default(),
+            failures: AtomicU64::new(0),
             is_ejected: AtomicBool::new(false),
             is_gone: AtomicBool::new(false),
         })
@@ -97,6 +102,15 @@ impl Address {
         self.open.load(Ordering::Relaxed)
     }
 
+    pub fn reading(&self) -> AddressReading {
+        AddressReading {
+            address: self.shown(),
+            connections: self.open() as u64,
+            failures: self.failures.load(Ordering::Relaxed),
+            is_passed_over: self.is_ejected(),
+        }
+    }
+
     /// The name does not stand for it any more.
     pub fn set_gone(&self) {
         self.is_gone.store(true, Ordering::Relaxed);
@@ -105,6 +119,7 @@ impl Address {
     /// Notes a failure, of a request by a hash of its URL, or of a connection; how many there were with no
     /// answer between them.
     pub fn note_failure(&self, url: Option<u64>) -> u32 {
+        self.failures.fetch_add(1, Ordering::Relaxed);
         let mut health = self.health();
         match url {
             None => health.connections = health.connections.saturating_add(1),
@@ -149,7 +164,12 @@ impl Address {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It has answered a request.
+    /// It has begun to answer a request: it is connected to well.
+    pub fn began_to_answer(&self) {
+        self.health().connections = 0;
+    }
+
+    /// It has answered a request to the end.
     pub fn succeeded(&self) {
         *self.health() = Health::default();
     }

@@ -10,6 +10,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::{debug, info, warn};
 
+use crate::metrics::AddressReading;
+
 use super::address::{Address, Open, To};
 use super::socket::Socket;
 
@@ -70,6 +72,11 @@ impl Addresses {
 
     pub fn all(&self) -> Vec<Arc<Address>> {
         self.lock().list.clone()
+    }
+
+    pub fn readings(&self) -> Vec<AddressReading> {
+        let known = self.lock();
+        known.list.iter().map(|one| one.reading()).collect()
     }
 
     /// Looks the name up, where it was not looked up for so long; one look-up serves all who wait for it, and

@@ -22,6 +22,7 @@ use crate::error::{Failure, FailureKind};
 use crate::http::fields;
 use crate::trace::{Observed, Span};
 
+use super::address::Address;
 use super::breaker::{Fault, url_hash};
 use super::pool::{Lease, Upstream};
 use super::sender::was_not_begun;
@@ -150,7 +151,8 @@ impl Upstream {
         let is_bound = fields::authenticates_connection(request.headers());
         let url = url_hash(request.uri());
         let mut response = self.head(&mut lease, request, sending, url).await?;
-        lease.address().succeeded();
+        let address = Arc::clone(lease.address());
+        address.began_to_answer();
         lease.is_bound = is_bound || fields::binds_connection(response.headers());
         if !sending.is_whole() && fields::has_member(response.headers(), CONNECTION, "close") {
             // It wants no more of the request: neither do we from the client (RFC 9112 §9.5).
@@ -159,6 +161,7 @@ impl Upstream {
             response.extensions_mut().insert(UploadUnwanted);
         }
         let lease = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            address.succeeded();
             response.extensions_mut().insert(lease.into_seat());
             None
         } else {
@@ -167,6 +170,7 @@ impl Upstream {
         let read_timeout = self.config().read_timeout;
         let told = FailureOf {
             upstream: self.this.clone(),
+            address,
             url,
         };
         response.extensions_mut().insert(told.clone());
@@ -243,6 +247,7 @@ pub struct UploadUnwanted;
 #[derive(Clone)]
 pub struct FailureOf {
     upstream: Weak<Upstream>,
+    address: Arc<Address>,
     url: u64,
 }
 
@@ -251,6 +256,7 @@ impl FailureOf {
     pub fn tell(&self, failure: &Failure) {
         if let Some(upstream) = self.upstream.upgrade() {
             upstream.count_failure(failure, self.url);
+            upstream.connector.addresses.failed(&self.address, self.url);
         }
     }
 }
@@ -345,6 +351,7 @@ impl ResponseBody {
 
     fn give_back(&mut self) {
         if let Some(lease) = self.lease.take() {
+            self.told.address.succeeded();
             lease.give_back();
         }
     }

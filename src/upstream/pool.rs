@@ -443,6 +443,7 @@ impl Origin for Upstream {
             name: self.name.clone(),
             connections: self.open.load(Ordering::Relaxed) as u64,
             breaker_is_open: self.breaker.is_open(),
+            addresses: self.connector.addresses.readings(),
         }]
     }
 }

@@ -7,6 +7,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use crate::config::{Cors, Said};
+use crate::guard::credential::KeyId;
 use crate::metrics::CacheResult;
 use crate::policy::Reason;
 use crate::proxy::client_request::ClientRequest;
@@ -21,6 +22,8 @@ use super::refusal::count;
 pub struct Delivery {
     route: Arc<PlannedRoute>,
     said: Said,
+    /// The key whose project is said.
+    key: Option<KeyId>,
     origin: Option<HeaderValue>,
 }
 
@@ -31,14 +34,22 @@ impl Delivery {
         if rule.response_fields.is_empty() && rule.cors.is_none() {
             return None;
         }
+        let names_project = rule.response_fields.names_project();
+        let asked = route
+            .filter(|_| names_project)
+            .map(|route| &route.credentials);
+        let credential = asked.and_then(|known| known.of(&request.parts.headers).ok()?);
         Some(Self {
+            key: credential.map(|credential| credential.key),
             route: Arc::clone(route?),
             said: request.said(&rule.path, &request.parts.headers),
             origin: request.parts.headers.get(ORIGIN).cloned(),
         })
     }
 
-    pub fn apply(&self, mut response: Response<Body>) -> Response<Body> {
+    pub fn apply(mut self, plan: &Plan, mut response: Response<Body>) -> Response<Body> {
+        let known = plan.guard.as_ref().zip(self.key);
+        self.said.project = known.and_then(|(guard, key)| guard.project(&key));
         let rule = &self.route.rule;
         let headers = response.headers_mut();
         rule.response_fields.apply(headers, &self.said);

@@ -142,6 +142,9 @@ fn go_on(plan: &Arc<Plan>, routed: Routed<'_>, interim: Option<&Arc<InterimQueue
     };
     match delivery {
         None => handled,
-        Some(delivery) => handled.map(move |response| delivery.apply(response)),
+        Some(delivery) => {
+            let plan = Arc::clone(plan);
+            handled.map(move |response| delivery.apply(&plan, response))
+        }
     }
 }
