@@ -41,7 +41,7 @@
 //! | 3 | [`config`], [`metrics`] | TOML → checked types · metric families and their handles |
 //! | 2 | [`policy`] | RFC 9110, 9111, 5861, 8246, 9213 and 9875 as pure functions |
 //! | 1 | [`mod@http`], [`tls`], [`trace`] | wire vocabulary without policy · whom we trust as a client, and who we are to clients · what follows a request through several systems |
-//! | 0 | [`clock`], [`error`], [`give_back`] | time as a value · failures, and the one function that makes a response of one · freed memory, given back to the system |
+//! | 0 | [`clock`], [`error`], [`give_back`], [`supervisor`] | time as a value · failures, and the one function that makes a response of one · freed memory, given back to the system · what systemd is told |
 //!
 //! Two traits: [`upstream::Origin`], whatever answers a request behind the cache, and
 //! [`store::second::SecondTier`], whatever the fleet shares. Everything else is enums and plain
@@ -120,6 +120,7 @@ pub mod proxy;
 pub mod reload;
 pub mod server;
 pub mod store;
+pub mod supervisor;
 pub mod tls;
 pub mod trace;
 pub mod upstream;

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::origin::BuiltIn;
 use crate::proxy::{Proxy, Shared};
 use crate::reload::Reloader;
-use crate::server::hearts::Hearts;
+use crate::server::hearts::{Hearts, STUCK_AFTER};
 use crate::server::phase::Phases;
 use crate::server::{Server, workers};
 use crate::store::PurgeLog;
@@ -36,6 +36,7 @@ use crate::store::second::redis::Settings;
 use crate::store::second::seal::Seal;
 use crate::store::second::tier::Extent;
 use crate::store::second::{Patience, Redis, Second, SecondTier};
+use crate::supervisor;
 use crate::tls;
 use crate::upstream::{Breaker, Origin, Several, Upstream};
 
@@ -128,6 +129,10 @@ impl Sidecar {
         let addresses = server.addresses.clone();
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         phases.start();
+        let lives = move || hearts.stuck(STUCK_AFTER).is_empty();
+        background
+            .handle
+            .spawn(supervisor::say_that_it_lives(lives));
         Ok(Self {
             address: addresses.iter().find_map(Address::tcp).unwrap_or(nowhere),
             addresses,

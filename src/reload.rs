@@ -14,6 +14,7 @@ use crate::database::Database;
 use crate::descriptors;
 use crate::guard::Source;
 use crate::proxy::Proxy;
+use crate::supervisor;
 
 /// How long a changed file must stay as it is before it is read: whoever writes it may not be done.
 const SETTLES: Duration = Duration::from_millis(200);
@@ -101,7 +102,10 @@ impl Reloader {
     /// log.
     pub fn reload(&self, why: &str) -> Result<Changes, Refused> {
         let mut status = self.lock();
-        match self.put_in_force() {
+        supervisor::reloading();
+        let put = self.put_in_force();
+        supervisor::reloaded();
+        match put {
             Ok((changes, digest)) => {
                 let now = self.proxy.now();
                 let reloads = &self.proxy.metrics().reloads;

@@ -210,7 +210,7 @@ async fn an_address_whose_bodies_break_off_is_passed_over_and_its_failures_are_c
         for number in 0.. {
             let mut client = Client::connect(running.address).await;
             let target = format!("/{number}");
-            let _ = client.try_ask("GET", &target, &[], "").await;
+            let _ = client.try_ask("GET", &target, &[("host", "a")], "").await;
             if metric("upstream_address_passed_over").await == Some(1.0) {
                 return;
             }

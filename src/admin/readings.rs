@@ -1,7 +1,7 @@
 //! What is read on the admin port: metrics, health, explanations.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -16,15 +16,12 @@ use crate::error::rfc3339;
 use crate::metrics::text::Format;
 use crate::proxy::Proxy;
 use crate::reload::Reloader;
-use crate::server::hearts::Hearts;
+use crate::server::hearts::{Hearts, STUCK_AFTER};
 use crate::server::phase::{Phase, Phases};
 
 use super::explain;
 use super::request::AdminRequest;
 use super::response::{json_response, respond};
-
-/// A worker that was not seen for so long is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// What the handlers answer from.
 pub struct Admin {

@@ -38,6 +38,7 @@ impl Admin {
         let told = json!({
             "now": rfc3339(self.proxy.now()),
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": env!("IRIS_COMMIT"),
             "upstream": upstream(&plan.config),
             "draining": self.phases.now() > Phase::Serving,
             "bypass": self.bypass(),

@@ -13,24 +13,43 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, units};
+use crate::config::{Config, units, variables};
 use crate::give_back;
 use crate::process::{Sidecar, settings};
 use crate::server::cores;
+use crate::supervisor;
 
 use ending::{Ending, environment, load as load_config};
+
+/// The release, and the commit that it was built from.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("IRIS_COMMIT"), ")");
+
+/// The same, with what is in it.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("IRIS_COMMIT"),
+    ")\ntarget:   ",
+    env!("IRIS_TARGET"),
+    "\nclients:  HTTP/1.1, HTTP/2, TLS 1.2 and 1.3 (rustls, aws-lc-rs, X25519MLKEM768), PROXY protocol",
+    "\nupstream: HTTP/1.1, HTTP/2, gRPC, TLS, Unix sockets",
+    "\nshared:   Redis (alone, Sentinel, cluster)",
+    "\norigin:   SQLite, Postgres",
+    "\nbeside:   Prometheus, systemd"
+);
 
 /// A reverse caching proxy that runs beside an HTTP API and makes it fast without touching it.
 ///
 /// Without a command it serves, and without a file it serves its built-in demo API on
 /// 127.0.0.1:8080 with metrics on 127.0.0.1:9180.
 #[derive(Debug, Parser)]
-#[command(name = "iris-sidecar", version, args_conflicts_with_subcommands = true)]
+#[command(name = "iris-sidecar", version = VERSION, long_version = LONG_VERSION)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Exit status: 0 done, 1 failed while running or targets missed, 2 bad arguments or configuration, or nothing to measure."
 )]
@@ -59,6 +78,11 @@ enum Command {
         #[arg(long, value_name = "ADMIN_URL")]
         against: Option<String>,
     },
+    /// Print what a shell needs to complete commands: bash, zsh, fish, elvish or powershell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     #[command(flatten)]
     Control(control::Order),
 }
@@ -66,7 +90,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct OriginArguments {
     /// The configuration whose [origin] is meant
-    #[arg(long, short, value_name = "FILE", global = true)]
+    #[arg(long, short, value_name = "FILE", global = true, env = "IRIS_CONFIG")]
     config: Option<PathBuf>,
     /// The database, in the place of the configured one
     #[arg(long, value_name = "URL", global = true)]
@@ -77,11 +101,12 @@ struct OriginArguments {
 
 #[derive(Debug, Args)]
 struct ServeArguments {
-    /// The configuration; see config/reference.toml for every key
-    #[arg(long, short, value_name = "FILE")]
+    /// The configuration; see config/reference.toml for every key, and the README for variables of the
+    /// environment that say the most used ones
+    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG")]
     config: Option<PathBuf>,
     /// How log lines look on stderr; RUST_LOG sets what is logged
-    #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT")]
+    #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT", env = "IRIS_LOG_FORMAT")]
     log_format: LogFormat,
 }
 
@@ -102,6 +127,11 @@ pub fn main(give_back: fn()) -> ExitCode {
         None => serve(&arguments.serve),
         Some(Command::Serve(arguments)) => serve(&arguments),
         Some(Command::Check { file, against }) => check::check(&file, against.as_deref()),
+        Some(Command::Completions { shell }) => {
+            let (mut command, name) = (Arguments::command(), "iris-sidecar");
+            clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            Ending::Done
+        }
         Some(Command::Control(order)) => control::carry_out(&order),
         Some(Command::Origin(arguments)) => carry_out(arguments),
         Some(Command::Bench(arguments)) => measured(load::bench(*arguments)),
@@ -131,6 +161,9 @@ pub fn main(give_back: fn()) -> ExitCode {
 
 fn serve(arguments: &ServeArguments) -> Ending {
     start_logging(arguments.log_format);
+    if let Some(wrong) = misspelt() {
+        return Ending::Unreadable(wrong);
+    }
     let config = match &arguments.config {
         Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
@@ -142,6 +175,17 @@ fn serve(arguments: &ServeArguments) -> Ending {
             Err(error) => Ending::Failed(error),
         },
     }
+}
+
+/// A variable of the environment that is nearly one of ours: what it was to say would be missed.
+fn misspelt() -> Option<anyhow::Error> {
+    std::env::vars_os().find_map(|(name, _)| {
+        let name = name.to_str()?;
+        let meant = variables::meant_by(name)?;
+        let message =
+            format!("the environment variable {name} is not known: did you mean {meant}?");
+        Some(anyhow::anyhow!(message))
+    })
 }
 
 fn carry_out(arguments: OriginArguments) -> Ending {
@@ -223,6 +267,7 @@ fn run(config: Config) -> anyhow::Result<()> {
             info!("then:          curl http://{admin}/api/metrics");
         }
     }
+    supervisor::ready(&format!("serving on {address}, admin on {admin}"));
     runtime.block_on(until_closed(&sidecar, signals));
     let deadline = sidecar.proxy.plan().config.listen.drain_timeout;
     info!(deadline = %units::show_duration(deadline), "closing: what is under way ends");
@@ -266,6 +311,7 @@ async fn until_closed(sidecar: &Sidecar, signals: Signals) {
             _ = hang_up.recv() => sidecar.reload("SIGHUP"),
         }
     };
+    supervisor::stopping("what is under way ends");
     let delay = sidecar.leave();
     let shown = units::show_duration(Duration::from_millis(
         delay.as_micros().div_ceil(1000) as u64
@@ -286,7 +332,6 @@ async fn until_closed(sidecar: &Sidecar, signals: Signals) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -9,7 +9,7 @@ use clap::Args;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::config::{Config, admin_of};
+use crate::config::{Config, admin_of, admin_of_environment};
 use crate::upstream::ask_admin;
 
 use super::ending::{Ending, environment, load};
@@ -24,7 +24,7 @@ pub struct Reached {
     #[arg(long, value_name = "URL", env = "IRIS_ADMIN_URL")]
     admin: Option<String>,
     /// The configuration that it runs with: its admin port and token are taken from there
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG")]
     config: Option<PathBuf>,
     /// The token of the admin port (better than an argument: those stand in ps)
     #[arg(long, hide = true, env = "IRIS_ADMIN_TOKEN", hide_env_values = true)]
@@ -60,7 +60,7 @@ impl Place {
                 return Err(load(file).err().unwrap_or(Ending::Missed));
             }
             Some(file) => admin_of(file, &environment),
-            None => Default::default(),
+            None => admin_of_environment(&environment),
         };
         let mut address = configured.address;
         if address.ip().is_unspecified() {

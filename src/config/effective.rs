@@ -117,17 +117,25 @@ impl Collected<'_, '_> {
 
     fn given(&mut self, place: &str, key: &str, value: &Spanned<DeValue<'_>>) {
         let mut names = Vec::new();
-        let (line, _) = self.source.position(value.span().start);
+        let start = value.span().start;
+        let (line, _) = self.source.position(start);
+        let variable = self.source.variable_at(start);
         let value = as_json(value.get_ref(), &mut |text| {
+            if variable.is_some() {
+                return text.to_owned();
+            }
             let (text, found) = self.source.with_variables(text);
             names.extend(found);
-            text
+            text.unwrap_or_default()
         });
         self.list.push(Setting {
             place: place.to_owned(),
             key: key.to_owned(),
             value,
-            from: From::File { line, names },
+            from: match variable {
+                Some(variable) => From::Environment(variable.name),
+                None => From::File { line, names },
+            },
         });
     }
 
@@ -135,7 +143,7 @@ impl Collected<'_, '_> {
     fn name_of(&self, kind: &str, number: usize, table: &DeTable<'_>) -> String {
         let text = |key: &str| {
             let text = table.get(key)?.get_ref().as_str()?;
-            Some(self.source.with_variables(text).0)
+            self.source.with_variables(text).0.ok()
         };
         let Some(path) = text("path").filter(|_| kind == "route") else {
             return format!("{kind} {}", number + 1);

@@ -69,6 +69,11 @@ pub fn admin_of(file: &Path, environment: Environment<'_>) -> Admin {
     admin_alone(&file.display().to_string(), &text, environment)
 }
 
+/// The same without a file.
+pub fn admin_of_environment(environment: Environment<'_>) -> Admin {
+    admin_alone("", "", environment)
+}
+
 /// Of what stands in files now; one that cannot be read is told from one that can. Content counts, and not
 /// when or how it came there: a renamed file, or another target of a link.
 pub fn fingerprint<'a>(files: impl IntoIterator<Item = &'a Path>) -> [u8; 32] {

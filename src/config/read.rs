@@ -11,6 +11,7 @@ use url::Url;
 
 use super::access_log::access_log;
 use super::effective::settings;
+use super::environment::tables_of;
 use super::read_auth::{auth, rate_limits};
 use super::read_listen::listen;
 use super::read_redis::redis;
@@ -21,9 +22,13 @@ use super::routes::Routes;
 use super::section::{At, Section};
 use super::sections::{Admin, Cache, Config, Limits, Origin, Public, Reload};
 use super::source::{Environment, Mistake, Source};
+use super::variables::{TTL, UPSTREAM_URL};
 
 /// The configuration that runs when no file is given.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// The paths of an API that nothing else is known of: all.
+const FRONTED: [&str; 2] = ["/", "/{*rest}"];
 
 impl Config {
     /// Reads and checks `text`; `file` is its name in the report.
@@ -35,9 +40,20 @@ impl Config {
         config(file, text, environment)
     }
 
-    /// The compiled-in configuration.
+    /// What runs where no file is named: the built-in origin, or where the environment says where the API is,
+    /// that.
     pub fn built_in(environment: Environment<'_>) -> Result<Self, Vec<Mistake>> {
-        Self::parse("config/default.toml (built in)", DEFAULT, environment)
+        let is_said = |name: &str| environment(name).is_some_and(|said| !said.is_empty());
+        if !is_said(UPSTREAM_URL) {
+            return Self::parse("config/default.toml (built in)", DEFAULT, environment);
+        }
+        let ttl = if is_said(TTL) {
+            format!("ttl = \"${{{TTL}}}\"\n")
+        } else {
+            String::new()
+        };
+        let routes = FRONTED.map(|path| format!("[[route]]\npath = \"{path}\"\n{ttl}"));
+        Self::parse("the built-in configuration", &routes.concat(), environment)
     }
 }
 
@@ -52,7 +68,7 @@ pub fn config(
 /// What is read of `[admin]`, whatever is wrong with the rest.
 pub fn admin_alone(file: &str, text: &str, environment: Environment<'_>) -> Admin {
     let source = Source::new(file, text, environment);
-    let table = source.parse();
+    let table = tables_of(&source);
     admin(Section::root(&source, &table).table("admin"))
 }
 
@@ -63,7 +79,7 @@ pub fn config_and_files(
     environment: Environment<'_>,
 ) -> (Result<Config, Vec<Mistake>>, Vec<PathBuf>) {
     let source = Source::new(file, text, environment);
-    let table = source.parse();
+    let table = tables_of(&source);
     let mut config = root(Section::root(&source, &table));
     config.settings = settings(&source, table.get_ref(), &config).into();
     let files = source.files();
@@ -87,7 +103,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 pub fn known_keys(text: &str) -> std::collections::BTreeSet<String> {
     let source = Source::new("known", text, &|_| None);
-    let table = source.parse();
+    let table = tables_of(&source);
     root(Section::root(&source, &table));
     source.asked()
 }

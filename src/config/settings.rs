@@ -27,6 +27,8 @@ pub enum From {
         line: usize,
         names: Vec<String>,
     },
+    /// This variable of the environment.
+    Environment(&'static str),
 }
 
 impl Setting {
@@ -49,6 +51,7 @@ impl Setting {
             From::Default => json!("default"),
             From::File { line, names } if names.is_empty() => json!({"line": line}),
             From::File { line, names } => json!({"line": line, "environment": names}),
+            From::Environment(name) => json!({"environment": [name]}),
         };
         json!({"table": self.place, "key": self.key, "value": self.shown(), "from": from})
     }

@@ -8,14 +8,18 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use crate::error::without_passwords;
 
-/// One mistake in a configuration file: where it stands, and what was expected there.
+use super::variables::{VARIABLES, Variable};
+
+/// One mistake in a configuration: where it stands, and what was expected there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
+    /// Or the name of a variable of the environment.
     pub file: String,
+    /// 0 where it is not of a file.
     pub line: usize,
     pub column: usize,
     pub message: String,
@@ -29,7 +33,10 @@ impl fmt::Display for Mistake {
             column,
             message,
         } = self;
-        write!(out, "{file}:{line}:{column}: {message}")
+        match line {
+            0 => write!(out, "the environment variable {file}: {message}"),
+            _ => write!(out, "{file}:{line}:{column}: {message}"),
+        }
     }
 }
 
@@ -72,9 +79,12 @@ impl<'a> Source<'a> {
     }
 
     pub fn mistake(&self, span: Range<usize>, message: impl fmt::Display) {
-        let (line, column) = self.position(span.start);
+        let (file, (line, column)) = match self.variable_at(span.start) {
+            Some(variable) => (variable.name, (0, 0)),
+            None => (self.file, self.position(span.start)),
+        };
         self.mistakes.borrow_mut().push(Mistake {
-            file: self.file.to_owned(),
+            file: file.to_owned(),
             line,
             column,
             message: message.to_string(),
@@ -113,7 +123,12 @@ impl<'a> Source<'a> {
     }
 
     fn shown(&self, span: &Range<usize>) -> String {
-        let text = self.text.get(span.clone()).unwrap_or_default();
+        let said = self.variable_at(span.start);
+        let said = said.and_then(|variable| Some(format!("{:?}", self.variable(variable.name)?)));
+        let text = match &said {
+            Some(said) => said,
+            None => self.text.get(span.clone()).unwrap_or_default(),
+        };
         let line = text.lines().next().unwrap_or_default();
         let line = without_passwords(line);
         let mut shown: String = line.chars().take(60).collect();
@@ -132,51 +147,80 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Puts environment variables in the place of `${NAME}` in the value of `key`.
+    /// Puts environment variables in the place of `${NAME}`, and of `${NAME:-text}` where that is set and not
+    /// empty, in the value of `key`.
     pub(super) fn expand(&self, key: &str, text: &str, span: &Range<usize>) -> Option<String> {
-        let mut out = String::new();
-        let mut rest = text;
-        while let Some(start) = rest.find("${") {
-            out.push_str(&rest[..start]);
-            let Some(length) = rest[start..].find('}') else {
-                self.mistake(
-                    span.clone(),
-                    format!(
-                        "{}: \"${{\" is not closed; expected ${{NAME}}",
-                        self.shown_of(key, span)
-                    ),
-                );
-                return None;
-            };
-            let name = &rest[start + 2..start + length];
-            let Some(value) = (self.environment)(name) else {
-                self.mistake(
-                    span.clone(),
-                    format!("{}: the environment variable {name:?} is not set; set it, or write the value here", self.shown_of(key, span)),
-                );
-                return None;
-            };
-            out.push_str(&value);
-            rest = &rest[start + length + 1..];
+        if self.variable_at(span.start).is_some() {
+            // What a variable says is meant to the letter.
+            return Some(text.to_owned());
         }
-        out.push_str(rest);
-        Some(out)
+        let (expanded, _) = self.with_variables(text);
+        expanded
+            .map_err(|wrong| {
+                let shown = self.shown_of(key, span);
+                self.mistake(span.clone(), format!("{shown}: {wrong}"));
+            })
+            .ok()
     }
 
-    /// As [`Source::expand`] of what was found to be right, and the names of the variables in it.
-    pub fn with_variables(&self, text: &str) -> (String, Vec<String>) {
+    /// A text with environment variables in it, or what is wrong with them; and their names.
+    pub fn with_variables(&self, text: &str) -> (Result<String, String>, Vec<String>) {
         let (mut out, mut names, mut rest) = (String::new(), Vec::new(), text);
         while let Some((before, after)) = rest.split_once("${") {
-            let Some((name, after)) = after.split_once('}') else {
-                break;
-            };
             out.push_str(before);
-            out.push_str(&(self.environment)(name).unwrap_or_default());
+            let Some((name, after)) = after.split_once('}') else {
+                let wrong = "\"${\" is not closed; expected ${NAME}";
+                return (Err(wrong.to_owned()), names);
+            };
+            let (name, otherwise) = match name.split_once(":-") {
+                Some((name, otherwise)) => (name, Some(otherwise)),
+                None => (name, None),
+            };
+            let is_of_use = |value: &String| otherwise.is_none() || !value.is_empty();
+            match (self.environment)(name).filter(is_of_use) {
+                Some(value) => out.push_str(&value),
+                None if otherwise.is_some() => out.push_str(otherwise.unwrap_or_default()),
+                None => {
+                    let wrong = format!(
+                        "the environment variable {name:?} is not set; set it, or write the value here"
+                    );
+                    return (Err(wrong), names);
+                }
+            }
             names.push(name.to_owned());
             rest = after;
         }
         out.push_str(rest);
-        (out, names)
+        (Ok(out), names)
+    }
+
+    /// What a variable of the environment says.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        (self.environment)(name)
+    }
+
+    /// Where a value stands that [`VARIABLES`] has at this index: behind the text.
+    pub fn span_of_variable(&self, at: usize) -> Range<usize> {
+        let start = self.text.len() + 1 + at;
+        start..start + 1
+    }
+
+    /// The variable that says what stands at this place, where that is not the text.
+    pub fn variable_at(&self, offset: usize) -> Option<&'static Variable> {
+        VARIABLES.get(offset.checked_sub(self.text.len() + 1)?)
+    }
+
+    /// The file and the environment both say something: that is right where it is the same.
+    pub fn judge_clash(&self, variable: &Variable, given: &Spanned<DeValue<'_>>, said: &str) {
+        let text = given.get_ref().as_str();
+        let text = text.and_then(|text| self.with_variables(text).0.ok());
+        if text.is_none_or(|text| text != said) {
+            let (path, name) = (variable.path(), variable.name);
+            let message = format!(
+                "{path}: the environment variable {name} says it too, and something else: expected one of them"
+            );
+            self.mistake(given.span(), message);
+        }
     }
 }
 

@@ -45,8 +45,9 @@ impl Default for ProcessMetrics {
 
 impl ProcessMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
-        let version = ("version", env!("CARGO_PKG_VERSION"));
-        registry.register("build", "What runs here", Info::new(vec![version]));
+        let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("IRIS_COMMIT"));
+        let labels = vec![("version", version), ("commit", commit)];
+        registry.register("build", "What runs here", Info::new(labels));
         let begun = Gauge::<f64, AtomicU64>::default();
         begun.set(self.begun);
         registry.register(

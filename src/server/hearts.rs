@@ -8,6 +8,9 @@ use tokio::time::Instant;
 /// Between two beats.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// A worker that was not seen for so long is stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
 /// When each worker was last seen at work.
 #[derive(Debug)]
 pub struct Hearts {

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
@@ -24,43 +24,92 @@ const UNSENT: u32 = 128 << 10;
 
 /// A socket of one worker, bound and not waited at yet.
 #[derive(Debug)]
-pub enum Listener {
+pub struct Listener {
+    socket: Socket,
+    /// It was open before this process, and is after it: what waits there is not lost when we go.
+    is_passed: bool,
+}
+
+/// A socket that clients come in by.
+#[derive(Debug)]
+pub enum Socket {
     Tcp(std::net::TcpListener),
     Unix(StdUnixListener),
 }
 
 /// A socket that is waited at.
 #[derive(Debug)]
-pub enum Accepting {
+pub struct Accepting {
+    socket: Waiting,
+    is_passed: bool,
+}
+
+#[derive(Debug)]
+enum Waiting {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
+impl Socket {
+    /// Another handle of the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+}
+
 impl Listener {
+    fn own(socket: Socket) -> Self {
+        Self {
+            socket,
+            is_passed: false,
+        }
+    }
+
+    /// One that another process has opened, and keeps.
+    pub fn passed(socket: Socket) -> Self {
+        Self {
+            socket,
+            is_passed: true,
+        }
+    }
+
+    /// Whether its path is ours to take away.
+    pub fn is_own(&self) -> bool {
+        !self.is_passed
+    }
+
     /// Where it listens, of what was wanted: with the port that was free.
     pub fn address(&self, wanted: &Address) -> io::Result<Address> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
-            Self::Unix(_) => Ok(wanted.clone()),
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Socket::Unix(_) => Ok(wanted.clone()),
         }
     }
 
     /// To be waited at on this thread.
     pub fn start(self) -> io::Result<Accepting> {
-        match self {
-            Self::Tcp(listener) => TcpListener::from_std(listener).map(Accepting::Tcp),
-            Self::Unix(listener) => UnixListener::from_std(listener).map(Accepting::Unix),
-        }
+        let socket = match self.socket {
+            Socket::Tcp(listener) => Waiting::Tcp(TcpListener::from_std(listener)?),
+            Socket::Unix(listener) => Waiting::Unix(UnixListener::from_std(listener)?),
+        };
+        Ok(Accepting {
+            socket,
+            is_passed: self.is_passed,
+        })
     }
 
-    /// A connection that waits already, where there is one.
+    /// A connection that waits already, where there is one that nobody comes for after us.
     pub fn take(&self) -> Option<io::Result<Bare>> {
-        match self {
-            Self::Tcp(listener) => listener.accept().ok().map(|(stream, _)| {
+        match &self.socket {
+            _ if self.is_passed => None,
+            Socket::Tcp(listener) => listener.accept().ok().map(|(stream, _)| {
                 stream.set_nonblocking(true)?;
                 TcpStream::from_std(stream).map(Either::Left)
             }),
-            Self::Unix(listener) => listener.accept().ok().map(|(stream, _)| {
+            Socket::Unix(listener) => listener.accept().ok().map(|(stream, _)| {
                 stream.set_nonblocking(true)?;
                 UnixStream::from_std(stream).map(Either::Right)
             }),
@@ -70,11 +119,11 @@ impl Listener {
 
 impl Accepting {
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Bare>> {
-        match self {
-            Self::Tcp(listener) => listener
+        match &self.socket {
+            Waiting::Tcp(listener) => listener
                 .poll_accept(context)
                 .map_ok(|(stream, _)| Either::Left(stream)),
-            Self::Unix(listener) => listener
+            Waiting::Unix(listener) => listener
                 .poll_accept(context)
                 .map_ok(|(stream, _)| Either::Right(stream)),
         }
@@ -82,10 +131,14 @@ impl Accepting {
 
     /// Back to the bare socket.
     pub fn stop(self) -> io::Result<Listener> {
-        match self {
-            Self::Tcp(listener) => listener.into_std().map(Listener::Tcp),
-            Self::Unix(listener) => listener.into_std().map(Listener::Unix),
-        }
+        let socket = match self.socket {
+            Waiting::Tcp(listener) => Socket::Tcp(listener.into_std()?),
+            Waiting::Unix(listener) => Socket::Unix(listener.into_std()?),
+        };
+        Ok(Listener {
+            socket,
+            is_passed: self.is_passed,
+        })
     }
 }
 
@@ -94,8 +147,9 @@ pub fn bind(address: &Address, count: usize, send_buffer: usize) -> io::Result<V
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
     match address {
         Address::Tcp(wanted) => {
-            let listeners = bind_tcp(*wanted, count, send_buffer).map_err(named)?;
-            Ok(listeners.into_iter().map(Listener::Tcp).collect())
+            let listeners = bind_tcp_or_v4(*wanted, count, send_buffer).map_err(named)?;
+            let sockets = listeners.into_iter().map(Socket::Tcp);
+            Ok(sockets.map(Listener::own).collect())
         }
         Address::Unix(path) => {
             let first = bind_unix(path).map_err(named)?;
@@ -103,7 +157,8 @@ pub fn bind(address: &Address, count: usize, send_buffer: usize) -> io::Result<V
             let more = (1..count).map(|_| first.try_clone());
             let mut listeners: Vec<StdUnixListener> = more.collect::<io::Result<_>>()?;
             listeners.push(first);
-            Ok(listeners.into_iter().map(Listener::Unix).collect())
+            let sockets = listeners.into_iter().map(Socket::Unix);
+            Ok(sockets.map(Listener::own).collect())
         }
     }
 }
@@ -117,7 +172,7 @@ fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
         }
         fs::remove_file(path)?;
     }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
@@ -139,6 +194,27 @@ pub fn remove<'a>(addresses: impl IntoIterator<Item = &'a Address>) {
         }
     }
 }
+
+/// The same for "all addresses" where the kernel knows no IPv6: then all of IPv4's.
+fn bind_tcp_or_v4(
+    wanted: SocketAddr,
+    count: usize,
+    send_buffer: usize,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    match bind_tcp(wanted, count, send_buffer) {
+        Err(error)
+            if error.raw_os_error() == Some(NO_SUCH_FAMILY)
+                && wanted.ip() == Ipv6Addr::UNSPECIFIED =>
+        {
+            let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
+            bind_tcp(all, count, send_buffer)
+        }
+        bound => bound,
+    }
+}
+
+/// `EAFNOSUPPORT` of Linux.
+const NO_SUCH_FAMILY: i32 = 97;
 
 /// One listener a worker, all on one address.
 ///
@@ -164,8 +240,8 @@ fn bind_tcp(
         .collect()
 }
 
-fn socket(address: SocketAddr, shared: bool, send_buffer: usize) -> io::Result<Socket> {
-    let socket = Socket::new(
+fn socket(address: SocketAddr, shared: bool, send_buffer: usize) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
@@ -173,12 +249,16 @@ fn socket(address: SocketAddr, shared: bool, send_buffer: usize) -> io::Result<S
     // Connections of a former process that linger in TIME_WAIT do not keep this one from starting.
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    // Accepted connections have it too: what waits for a client that does not read waits here, once,
-    // and not in the kernel for each of them.
-    socket.set_tcp_notsent_lowat(UNSENT)?;
-    socket.set_send_buffer_size(send_buffer)?;
+    prepare(&socket, send_buffer)?;
     Ok(socket)
+}
+
+/// What accepted connections have too.
+pub fn prepare(socket: &socket2::Socket, send_buffer: usize) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // What waits for a client that does not read waits here, once, and not in the kernel for each of them.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    socket.set_send_buffer_size(send_buffer)
 }
 
 #[cfg(test)]

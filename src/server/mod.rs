@@ -6,6 +6,7 @@ mod connection;
 mod greeting;
 pub mod hearts;
 mod listen;
+mod passed;
 pub mod phase;
 mod proxy_header;
 mod seat;
@@ -23,31 +24,43 @@ use crate::proxy::Proxy;
 
 use hearts::Hearts;
 use listen::Listener;
+use passed::Passed;
 use phase::Phases;
 
 /// A running server. Dropping it does not stop it: its [`Phases`] do.
 pub struct Server {
     /// In the order of the configuration, with the ports that were free.
     pub addresses: Vec<Address>,
+    /// Those that this process has bound itself.
+    bound: Vec<Address>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Binds all places of `[listen]` and starts the workers.
+    /// Binds all places of `[listen]` that no socket was passed for, and starts the workers.
     pub fn start(proxy: &Arc<Proxy>, phases: &Phases, hearts: &Arc<Hearts>) -> io::Result<Self> {
         let plan = proxy.plan();
         let listen = &plan.config.listen;
         let workers = workers(listen);
         let send_buffer = plan.config.limits.send_buffer as usize;
         let mut of_workers: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
+        let (mut addresses, mut bound) = (Vec::new(), Vec::new());
+        let mut passed = Passed::from_environment();
         for place in &listen.places {
-            let listeners = listen::bind(&place.address, workers, send_buffer)?;
-            addresses.push(listeners[0].address(&place.address)?);
+            let listeners = match passed.next(&place.address, workers, send_buffer)? {
+                Some(passed) => passed,
+                None => listen::bind(&place.address, workers, send_buffer)?,
+            };
+            let address = listeners[0].address(&place.address)?;
+            if listeners[0].is_own() {
+                bound.push(address.clone());
+            }
+            addresses.push(address);
             for (own, listener) in of_workers.iter_mut().zip(listeners) {
                 own.push(listener);
             }
         }
+        passed.all_taken()?;
         let connections = Arc::new(seat::Connections::default());
         let mut threads = Vec::new();
         for (number, listeners) in of_workers.into_iter().enumerate() {
@@ -63,6 +76,7 @@ impl Server {
         }
         Ok(Self {
             addresses,
+            bound,
             workers: threads,
         })
     }
@@ -73,7 +87,7 @@ impl Server {
             // A worker that panicked has said so on its way out.
             let _ = worker.join();
         }
-        listen::remove(&self.addresses);
+        listen::remove(&self.bound);
     }
 }
 

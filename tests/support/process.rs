@@ -86,9 +86,22 @@ impl Running {
         Self::launch(command, path)
     }
 
+    /// Serves by these variables of the environment, and no file.
+    pub fn start_by(variables: &[(&str, &str)]) -> Self {
+        let mut command = binary();
+        command.envs(variables.iter().copied());
+        Self::launched(command)
+    }
+
     fn launch(mut command: Command, path: &str) -> Self {
+        command.args(["serve", "--config", path]);
+        Self::launched(command)
+    }
+
+    /// Starts a command that serves, and returns when it says so.
+    pub fn launched(mut command: Command) -> Self {
         command
-            .args(["serve", "--log-format", "json", "--config", path])
+            .env("IRIS_LOG_FORMAT", "json")
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary is built");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
