@@ -15,8 +15,12 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, units, variables};
 use crate::give_back;
@@ -220,17 +224,30 @@ fn measured(done: anyhow::Result<load::Measured>) -> Ending {
     }
 }
 
+/// Logs to stderr what `RUST_LOG` says ("debug", or "info,iris_sidecar::guard=debug"), by default what an operator
+/// wants to know.
 fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
+    let wanted = environment("RUST_LOG").filter(|text| !text.is_empty());
+    let read = wanted.as_deref().map(str::parse::<Targets>);
+    let usual = Targets::new().with_default(LevelFilter::INFO);
+    let (targets, wrong) = match read {
+        None => (usual, None),
+        Some(Ok(targets)) => (targets, None),
+        Some(Err(error)) => (usual, Some(error)),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
         LogFormat::Human => lines
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
-            .init(),
-        LogFormat::Json => lines.json().init(),
+            .boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines.with_filter(targets))
+        .init();
+    if let Some(error) = wrong {
+        warn!(%error, "RUST_LOG is not understood: expected levels such as \"info,iris_sidecar::guard=debug\"; info is logged");
     }
 }
 
