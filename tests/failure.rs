@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::tls_origin::TlsOrigin;
 use crate::support::{Client, Fixture, Gate, Origin, Step, all, ok, reply, route};
 
 /// The fields of a failure: status, code and the RFC 9209 error type.
@@ -301,39 +302,10 @@ async fn the_breaker_opens_answers_503_or_stale_and_closes_again() {
 
 #[tokio::test]
 async fn an_https_upstream_is_verified_by_the_configured_roots() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let TlsOrigin { port, root } = TlsOrigin::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
-    std::fs::write(&file, made.cert.pem()).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let Ok(mut stream) = acceptor.accept(stream).await else {
-                continue;
-            };
-            let mut buffer = Vec::new();
-            while !buffer.ends_with(b"\r\n\r\n") {
-                stream.read_buf(&mut buffer).await.unwrap();
-            }
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret")
-                .await
-                .unwrap();
-            stream.shutdown().await.unwrap();
-        }
-    });
+    std::fs::write(&file, root).unwrap();
     let start = |extra: &str| {
         let config = crate::support::config(
             &format!("https://localhost:{port}"),

@@ -17,6 +17,7 @@ pub mod process;
 pub mod ranged;
 pub mod redis;
 pub mod sentinel;
+pub mod tls_origin;
 pub mod traps;
 pub mod wire;
 

@@ -119,13 +119,22 @@ pub struct Origin {
 
 impl Origin {
     pub async fn start(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(true, script).await
+        Self::listen(0, true, script).await
+    }
+
+    /// The same on this port.
+    #[allow(dead_code)] // by the tests of one crate alone
+    pub async fn start_at(
+        port: u16,
+        script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(port, true, script).await
     }
 
     /// An origin that does not remember what it was asked: for very many requests.
     #[allow(dead_code)] // by `memory.rs` alone, which is a crate of its own
     pub async fn unrecorded(script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::listen(false, script).await
+        Self::listen(0, false, script).await
     }
 
     /// An origin that answers 401 to each head and never looks at a body.
@@ -169,10 +178,12 @@ impl Origin {
     }
 
     async fn listen(
+        port: u16,
         records: bool,
         script: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (seen, arrived) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::new(Notify::new()));
         let connections = Arc::new(AtomicUsize::new(0));
