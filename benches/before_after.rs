@@ -207,6 +207,47 @@ async fn reads_after_a_write(address: SocketAddr, keys: &[String]) -> bool {
     seen
 }
 
+/// Clients that keep what they were given and ask whether it still holds, as browsers do: so many polls of the
+/// overview each, and a write after every tenth of all. Bytes of the bodies that they are sent, a poll.
+async fn polled(address: SocketAddr, key: &str, clients: usize, polls: usize) -> f64 {
+    let mut connections = Vec::new();
+    for _ in 0..clients {
+        let stream = tokio::net::TcpStream::connect(address).await;
+        let stream = TokioIo::new(stream.expect("it listens"));
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream)
+            .await
+            .expect("a connection");
+        tokio::spawn(connection);
+        connections.push((sender, None));
+    }
+    let mut bytes = 0;
+    for poll in 0..polls {
+        for (number, (sender, known)) in connections.iter_mut().enumerate() {
+            let asks = (poll * clients + number) % 10 != 9;
+            let mut request = Request::builder()
+                .method(if asks { Method::GET } else { Method::POST })
+                .uri(if asks {
+                    "/api/iris/overview"
+                } else {
+                    "/api/iris/telemetry"
+                })
+                .header("host", "bench.example")
+                .header("authorization", format!("Bearer {key}"));
+            if let Some(tag) = known.as_ref().filter(|_| asks) {
+                request = request.header("if-none-match", tag);
+            }
+            let request = request.body(Full::new(Bytes::new())).expect("a request");
+            let answer = sender.send_request(request).await.expect("an answer");
+            if let Some(tag) = answer.headers().get("etag").filter(|_| asks) {
+                *known = Some(tag.clone());
+            }
+            let body = answer.into_body().collect().await.expect("a body");
+            bytes += if asks { body.to_bytes().len() } else { 0 };
+        }
+    }
+    bytes as f64 / (clients * polls) as f64
+}
+
 fn number(name: &str, default: u64) -> u64 {
     let given = std::env::var(name).ok();
     given.and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -312,7 +353,15 @@ fn main() -> ExitCode {
         each(direct_get_queries, &direct_gets),
         each(get_queries, &gets),
     );
-    row("queries a GET", "–", before, after);
+    row("queries a GET", "-70 %", before, after);
+    let polls = (10, (seconds as usize).min(20));
+    let polled = |address| runtime.block_on(polled(address, &keys[0], polls.0, polls.1));
+    row(
+        "bytes a poll",
+        "-40 %",
+        polled(address),
+        polled(sidecar.address),
+    );
 
     let mut aims = vec![
         ("GETs: p95 under 5 ms", quantile(&gets, 0.95) < 5.0),

@@ -110,6 +110,8 @@ pub mod give_back;
 pub mod guard;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
+#[doc = include_str!("operators.md")]
+pub mod operators {}
 pub mod http;
 pub mod load;
 pub mod metrics;

@@ -121,17 +121,17 @@ fn the_readmes_orders_to_the_admin_port_are_taken() {
         let text = format!("{FREE_PORTS}{text}");
         Running::start(&file(folder.path(), &text))
     };
-    let (writes, shared) = (running(&blocks[2]), running(&blocks[4]));
-    let readme = readme();
+    let (writes, shared) = (running(&blocks[2]), running(&blocks[3]));
+    let pages = [readme(), include_str!("../src/operators.md").to_owned()].concat();
     let mut told = 0;
     for (path, running, key, expected) in [
         ("/purge", &writes, "instances", 1.into()),
         ("/revoke", &shared, "state", serde_json::json!("done")),
         ("/explain", &shared, "result", "BYPASS".into()),
     ] {
-        let commands = readme
+        let commands = pages
             .lines()
-            .filter(|line| line.contains(path) && line.contains("curl"));
+            .filter(|line| line.contains(path) && line.trim_start().starts_with("curl"));
         for command in commands {
             let command = command.replace("127.0.0.1:9180", &running.admin.to_string());
             let curl = std::process::Command::new("sh")

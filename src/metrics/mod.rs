@@ -5,6 +5,8 @@
 //! the pattern of its route. Handles are resolved when the process starts, so that the hit path
 //! never looks a metric up by label.
 
+#![doc = include_str!("families.md")]
+
 mod by_variant;
 mod families;
 pub mod guard;
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_every_metric() {
+    fn the_page_of_metrics_lists_every_one() {
         let metrics = Metrics::new();
         metrics.route_series("/a");
         metrics
@@ -356,8 +358,8 @@ mod tests {
             }
         }
         let table = rows.join("\n");
-        let readme = include_str!("../../README.md");
-        assert!(readme.contains(&table), "the README wants:\n{table}");
+        let page = include_str!("families.md");
+        assert!(page.contains(&table), "families.md wants:\n{table}");
     }
 
     #[test]

@@ -106,9 +106,12 @@ impl Running {
         let mut child = command.spawn().expect("the binary is built");
         let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut lines = Box::new(stderr.lines().map_while(Result::ok));
-        let first = lines
-            .find(|line| line.contains("serving"))
-            .expect("it says that it serves");
+        let mut before = Vec::new();
+        let first = lines.find(|line| {
+            before.push(line.clone());
+            line.contains("serving")
+        });
+        let first = first.unwrap_or_else(|| panic!("it does not serve: {before:?}"));
         let fields: serde_json::Value =
             serde_json::from_str(&first).expect("each log line is JSON");
         let address = |name: &str| {
