@@ -68,6 +68,7 @@ mod restart;
 mod resting;
 mod rules;
 mod stale;
+mod supply;
 mod systemd;
 mod topologies;
 mod tunnels;
