@@ -229,7 +229,14 @@ impl Failure {
 /// query.
 pub fn without_passwords(text: &str) -> String {
     let mut shown = text.to_owned();
-    if let Some(start) = shown.find("://").map(|at| at + 3)
+    let at = shown.rfind('@').filter(|_| !text.contains("://"));
+    if let Some(end) = at
+        && let Some(colon) = shown[..end].find(':')
+    {
+        // No URL; but who meant one has written a password, where nobody looks for it.
+        let start = shown[..colon].rfind(['"', '\'', ' ']);
+        shown.replace_range(start.map_or(0, |at| at + 1)..end, "…");
+    } else if let Some(start) = shown.find("://").map(|at| at + 3)
         && let Some(end) = shown[start..].rfind('@').map(|at| start + at)
         && let Some(colon) = shown[start..end].find(':').map(|at| start + at)
     {

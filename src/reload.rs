@@ -102,9 +102,9 @@ impl Reloader {
     /// log.
     pub fn reload(&self, why: &str) -> Result<Changes, Refused> {
         let mut status = self.lock();
-        supervisor::reloading();
+        let told = supervisor::reloading();
         let put = self.put_in_force();
-        supervisor::reloaded();
+        drop(told);
         match put {
             Ok((changes, digest)) => {
                 let now = self.proxy.now();

@@ -11,18 +11,23 @@ pub fn ready(status: &str) {
     tell(&[Ready, Status(status)]);
 }
 
-/// It reads its configuration again, until [`reloaded`].
-pub fn reloading() {
+/// It reads its configuration again until this is dropped: then it serves on, by what it has read or by what was in
+/// force before.
+pub struct Reload(());
+
+impl Drop for Reload {
+    fn drop(&mut self) {
+        tell(&[Ready]);
+    }
+}
+
+pub fn reloading() -> Reload {
     // Without a clock it is told all the same.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[Reloading, now]),
         Err(_) => tell(&[Reloading]),
     }
-}
-
-/// It serves on, by what it has read or by what was in force before.
-pub fn reloaded() {
-    tell(&[Ready]);
+    Reload(())
 }
 
 /// It goes.

@@ -129,12 +129,18 @@ fn the_manifests_are_valid_by_the_schemas_of_kubernetes() {
         env!("CARGO_MANIFEST_DIR"),
         "/target/tools/bin/kubernetes-validate"
     );
-    for name in ["iris-sidecar.yaml", "iris-sidecar-older.yaml"] {
-        let said = holds(
-            checker,
-            &["--strict", &place(&format!("kubernetes/{name}"))],
-        );
-        assert!(said.contains("deployment/app"), "{said}");
+    for (name, versions) in [
+        ("iris-sidecar.yaml", ["1.30.0", "1.37.0"]),
+        ("iris-sidecar-older.yaml", ["1.27.0", "1.29.0"]),
+    ] {
+        for version in versions {
+            let path = place(&format!("kubernetes/{name}"));
+            let said = holds(
+                checker,
+                &["--strict", "--kubernetes-version", version, &path],
+            );
+            assert!(said.contains("deployment/app"), "{said}");
+        }
         let manifest = text(&format!("kubernetes/{name}"));
         for wanted in [
             "readOnlyRootFilesystem: true",

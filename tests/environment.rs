@@ -43,6 +43,8 @@ async fn one_variable_puts_it_in_front_of_an_api_and_health_finds_it() {
     };
     assert_eq!(health(running.admin.to_string()), Some(0));
     assert_eq!(health(format!("0.0.0.0:{}", running.admin.port())), Some(0));
+    // Of "all addresses" one family may be missing.
+    assert_eq!(health(format!("[::]:{}", running.admin.port())), Some(0));
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nowhere = dead.local_addr().unwrap().to_string();
     drop(dead);
@@ -72,12 +74,16 @@ async fn a_ttl_is_for_what_brings_none() {
 
 #[test]
 fn what_is_misspelt_is_said_and_nothing_is_started() {
-    let mut command = binary();
-    let output = command.env("IRIS_UPSTREAM_ULR", "http://api").output();
-    let output = output.unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("did you mean IRIS_UPSTREAM_URL?"), "{said}");
+    for (name, meant) in [
+        ("IRIS_UPSTREAM_ULR", "IRIS_UPSTREAM_URL"),
+        ("IRIS_CONFG", "IRIS_CONFIG"),
+        ("IRIS_TTLS", "IRIS_TTL"),
+    ] {
+        let output = binary().env(name, "x").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("did you mean {meant}?")), "{said}");
+    }
     let mut command = binary();
     let output = command.env("IRIS_UPSTREAM_URL", "api:3000").output();
     let output = output.unwrap();
@@ -86,6 +92,32 @@ fn what_is_misspelt_is_said_and_nothing_is_started() {
     let expected =
         "the environment variable IRIS_UPSTREAM_URL: upstream.url = \"api:3000\": expected";
     assert!(said.contains(expected), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_says_nothing_and_anothers_is_none_of_ours() {
+    let variables = [
+        ("IRIS_LISTEN_ADDRESS", "127.0.0.1:0"),
+        ("IRIS_ADMIN_ADDRESS", "127.0.0.1:0"),
+        ("IRIS_CONFIG", ""),
+        ("IRIS_ADMIN_TOKEN", ""),
+        ("IRIS_UPSTREAM_URL", ""),
+        ("IRIS_REDIS_URL", ""),
+        ("IRIS_TTL", ""),
+        // Of a service that is called iris, say.
+        ("IRIS_URL", "http://elsewhere"),
+        ("IRIS_PORT", "tcp://10.0.0.1:80"),
+    ];
+    let running = Running::start_by(&variables);
+    let mut command = binary();
+    command
+        .arg("health")
+        .env("IRIS_CONFIG", "")
+        .env("IRIS_ADMIN_URL", "");
+    command.env("IRIS_ADMIN_ADDRESS", running.admin.to_string());
+    assert!(command.status().unwrap().success());
+    let plain = binary().env("IRIS_LOG_FORMAT", "").arg("-V").output();
+    assert!(plain.unwrap().status.success());
 }
 
 #[test]

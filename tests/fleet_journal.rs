@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use crate::support::process::{FREE_PORTS, Running, binary, file};
 use crate::support::redis::RedisServer;
-use crate::support::{Client, Origin, PATIENCE, Received, numbered, route};
+use crate::support::{Client, Fixture, Origin, PATIENCE, Received, numbered, route};
 use tokio::time::timeout;
 
 const KEPT: &str = "ttl = \"1h\"";
@@ -200,4 +200,19 @@ async fn a_journal_that_cannot_be_written_is_refused_at_the_start() {
     for expected in ["[cache.redis] journal", "/proc/purges", "\"off\""] {
         assert!(said.contains(expected), "{said}");
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_ends_takes_nothing_over_from_itself_least_of_all() {
+    let fixture = Fixture::start("", |seen| numbered(seen, &[])).await;
+    let admin = fixture.sidecar().admin_address;
+    assert_eq!(Client::order(admin, "/told", "[]").await.status, 200);
+    Client::order(admin, "/drain", r#"{"end": false}"#).await;
+    let refused = Client::order(admin, "/told", "[]").await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(
+        refused.text().contains("takes nothing over"),
+        "{}",
+        refused.text()
+    );
 }

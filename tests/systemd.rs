@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::support::process::{FREE_PORTS, Killed, Running, binary, file};
-use crate::support::{Client, Origin, PATIENCE, numbered, route};
+use crate::support::{Client, Gate, Origin, PATIENCE, after, numbered, ok, route};
 
 /// A process that gets this socket as systemd passes some: from descriptor 3 on, by its process id.
 fn with_sockets(count: u32, socket: &TcpListener, config: &str) -> Command {
@@ -175,6 +175,43 @@ async fn a_passed_socket_outlives_a_restart_and_no_connection_is_refused() {
     for one in asking {
         assert_eq!(one.await.unwrap(), 0, "a client failed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_a_passed_socket_changes_hands_waits_for_no_slow_request() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let origin = Origin::start(move |seen| match seen.target.as_str() {
+        "/slow" => after(&held, ok("slow", &[])),
+        _ => numbered(seen, &[]),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[listen]\nworkers = 2\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
+        origin.url()
+    );
+    let path = file(folder.path(), &text);
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut running = Running::launched(with_sockets(1, &socket, &path));
+    let mut slow = Client::connect(running.address).await;
+    slow.request("GET", "/slow", &[]).await;
+    origin.asked(1).await;
+    running.signal("TERM");
+    let closing = running.lines.find(|line| line.contains("closing: "));
+    closing.expect("it says that it closes");
+    for _ in 0..20 {
+        let mut client = Client::connect(running.address).await;
+        let answer = client.ask("GET", "/a", &[]).await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+    }
+    gate.open();
+    assert_eq!(slow.response().await.text(), "slow");
+    let Killed(child) = &mut running.child;
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::config::Public;
+use crate::server::phase::Phase;
 
 use super::readings::Admin;
 use super::request::AdminRequest;
@@ -174,7 +175,15 @@ pub const ENDPOINTS: [Endpoint; 16] = [
         access: Access::Operators,
         meaning: "for the fleet itself: purges of an instance that ended before Redis took them",
         handler: Handler::Order(|admin, body| {
-            Box::pin(async { Ok(purge::told(&admin.proxy, body).await?) })
+            Box::pin(async {
+                // It may be itself that it tells: the address of another machine's loopback leads here.
+                if admin.phases.now() != Phase::Serving {
+                    return Err("this instance ends: it takes nothing over"
+                        .to_owned()
+                        .into());
+                }
+                Ok(purge::told(&admin.proxy, body).await?)
+            })
         }),
     },
 ];

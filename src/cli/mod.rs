@@ -94,7 +94,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct OriginArguments {
     /// The configuration whose [origin] is meant
-    #[arg(long, short, value_name = "FILE", global = true, env = "IRIS_CONFIG")]
+    #[arg(long, short, value_name = "FILE", global = true, env = "IRIS_CONFIG", value_parser = place::path())]
     config: Option<PathBuf>,
     /// The database, in the place of the configured one
     #[arg(long, value_name = "URL", global = true)]
@@ -107,10 +107,10 @@ struct OriginArguments {
 struct ServeArguments {
     /// The configuration; see config/reference.toml for every key, and the README for variables of the
     /// environment that say the most used ones
-    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG", value_parser = place::path())]
     config: Option<PathBuf>,
-    /// How log lines look on stderr; RUST_LOG sets what is logged
-    #[arg(long, value_enum, default_value_t = LogFormat::Human, value_name = "FORMAT", env = "IRIS_LOG_FORMAT")]
+    /// How log lines look on stderr, "human" or "json"; RUST_LOG sets what is logged
+    #[arg(long, value_parser = log_format, default_value = "human", value_name = "FORMAT", env = "IRIS_LOG_FORMAT")]
     log_format: LogFormat,
 }
 
@@ -118,6 +118,15 @@ struct ServeArguments {
 enum LogFormat {
     Human,
     Json,
+}
+
+/// As [`LogFormat`] is written; nothing is the usual one.
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "" => Ok(LogFormat::Human),
+        text => LogFormat::from_str(text, false)
+            .map_err(|_| "expected \"human\" or \"json\"".to_owned()),
+    }
 }
 
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
@@ -168,7 +177,7 @@ fn serve(arguments: &ServeArguments) -> Ending {
     if let Some(wrong) = misspelt() {
         return Ending::Unreadable(wrong);
     }
-    let config = match &arguments.config {
+    let config = match place::given(arguments.config.as_ref()) {
         Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
@@ -194,7 +203,7 @@ fn misspelt() -> Option<anyhow::Error> {
 
 fn carry_out(arguments: OriginArguments) -> Ending {
     start_logging(LogFormat::Human);
-    let config = match &arguments.config {
+    let config = match place::given(arguments.config.as_ref()) {
         Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
@@ -268,7 +277,11 @@ fn run(config: Config) -> anyhow::Result<()> {
         Signals::hear()?
     };
     let sidecar = Sidecar::start(config)?;
-    let (address, admin) = (sidecar.address, sidecar.admin_address);
+    let addresses = sidecar.addresses.iter().map(ToString::to_string);
+    let (address, admin) = (
+        addresses.collect::<Vec<_>>().join(" "),
+        sidecar.admin_address,
+    );
     match upstream {
         Some(upstream) => info!(%address, %admin, upstream, workers, routes, memory, "serving"),
         None => {

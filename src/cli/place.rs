@@ -1,11 +1,12 @@
 //! Where a running sidecar's admin port is, and one question to it.
 
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub struct Reached {
     #[arg(long, value_name = "URL", env = "IRIS_ADMIN_URL")]
     admin: Option<String>,
     /// The configuration that it runs with: its admin port and token are taken from there
-    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG", value_parser = path())]
     config: Option<PathBuf>,
     /// The token of the admin port (better than an argument: those stand in ps)
     #[arg(long, hide = true, env = "IRIS_ADMIN_TOKEN", hide_env_values = true)]
@@ -34,9 +35,22 @@ pub struct Reached {
     json: bool,
 }
 
+/// A path; an empty one too, by which a variable of the environment says none.
+pub fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// The path that was given, if any.
+pub fn given(path: Option<&PathBuf>) -> Option<&Path> {
+    let path = path.map(PathBuf::as_path);
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Where a sidecar's admin port is.
 pub struct Place {
     address: SocketAddr,
+    /// Asked where nobody is at the first: of all addresses one family may be missing.
+    otherwise: Option<SocketAddr>,
     token: Option<String>,
     /// Its answers are printed as they came.
     pub is_json: bool,
@@ -48,14 +62,17 @@ impl Place {
         let of_file = config.admin.token.as_ref().map(|token| token.text.clone());
         Ok(Self {
             address: address_of(admin)?,
-            token: std::env::var("IRIS_ADMIN_TOKEN").ok().or(of_file),
+            otherwise: None,
+            token: environment("IRIS_ADMIN_TOKEN")
+                .filter(|token| !token.is_empty())
+                .or(of_file),
             is_json: false,
         })
     }
 
     pub fn of(reached: &Reached) -> Result<Self, Ending> {
         // A file with mistakes elsewhere is no reason not to ask what runs.
-        let configured = match &reached.config {
+        let configured = match given(reached.config.as_ref()) {
             Some(file) if !file.is_file() => {
                 return Err(load(file).err().unwrap_or(Ending::Missed));
             }
@@ -63,19 +80,24 @@ impl Place {
             None => admin_of_environment(&environment),
         };
         let mut address = configured.address;
+        let mut otherwise = None;
         if address.ip().is_unspecified() {
+            let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+            otherwise = address.is_ipv6().then_some(v4);
             address.set_ip(match address {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        if let Some(url) = &reached.admin {
+        if let Some(url) = reached.admin.as_ref().filter(|url| !url.is_empty()) {
             address = address_of(url).map_err(Ending::Unreadable)?;
+            otherwise = None;
         }
         let configured = configured.token.map(|token| token.text);
         let token = reached.token.clone().filter(|token| !token.is_empty());
         Ok(Self {
             address,
+            otherwise,
             token: token.or(configured),
             is_json: reached.json,
         })
@@ -91,13 +113,17 @@ impl Place {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let asking = ask_admin(
-            self.address,
-            self.token.as_deref(),
-            (method, path),
-            body,
-            PATIENCE,
-        );
+        let asking = async {
+            let token = self.token.as_deref();
+            for address in [Some(self.address), self.otherwise].into_iter().flatten() {
+                let asked = (method.clone(), path);
+                let told = ask_admin(address, token, asked, body.clone(), PATIENCE).await;
+                if told.is_some() {
+                    return told;
+                }
+            }
+            None
+        };
         runtime.block_on(asking).with_context(|| {
             format!(
                 "no sidecar answers on {} (its admin port): name it by --admin URL, or by --config FILE",

@@ -6,12 +6,16 @@ use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::source::Source;
-use super::variables::{Kind, VARIABLES};
+use super::variables::{Kind, TTL, VARIABLES, Variable};
+
+/// Of [`TTL`].
+const IS_FOR: &str = "it is for the API of IRIS_UPSTREAM_URL without a file, whose routes have a ttl each: expected it unset, or ttl = \"${IRIS_TTL}\" in the file";
 
 /// What a file says, with what the environment says beside it; syntax errors are noted.
 pub fn tables_of<'a>(source: &Source<'a>) -> Spanned<DeTable<'a>> {
     let mut table = source.parse();
     put_into(table.get_mut(), source);
+    source.expect_to_name(TTL, IS_FOR);
     table
 }
 
@@ -41,12 +45,22 @@ fn put_into<'a>(table: &mut DeTable<'a>, source: &Source<'a>) {
         match inner.get(variable.key) {
             Some(_) if variable.kind == Kind::Default => {}
             Some(given) => source.judge_clash(variable, given, &said),
+            None if says_by_file(source, inner, variable, &said) => {}
             None => {
                 let key = Spanned::new(span.clone(), DeString::Borrowed(variable.key));
                 inner.insert(key, value(&variable.kind, &said, &span));
             }
         }
     }
+}
+
+/// Whether a file of its own says the same: the first line of what `token_file` names, say.
+fn says_by_file(source: &Source<'_>, inner: &DeTable<'_>, variable: &Variable, said: &str) -> bool {
+    let file = inner.get(format!("{}_file", variable.key).as_str());
+    let file = file.and_then(|file| file.get_ref().as_str());
+    let file = file.and_then(|file| source.with_variables(file).0.ok());
+    let text = file.and_then(|file| std::fs::read_to_string(file).ok());
+    text.is_some_and(|text| text.lines().next().unwrap_or_default() == said.trim())
 }
 
 /// The table of these names, which is made where it is missing; `None` where something else stands there.
@@ -186,8 +200,16 @@ mod tests {
                 "{found:?}"
             );
         }
-        let wrong = read("", &[("IRIS_REDIS_URL", "http://user:hidden@redis")]).unwrap_err();
-        assert!(!wrong[0].contains("hidden"), "{wrong:?}");
+        for (name, value) in [
+            ("IRIS_REDIS_URL", "http://user:hidden@redis"),
+            ("IRIS_REDIS_URL", ":hidden@redis:6379"),
+            ("IRIS_REDIS_URL", "redis:/user:hidden@redis"),
+            ("IRIS_UPSTREAM_URL", "user:hidden@api:3000"),
+        ] {
+            let wrong = read("", &[(name, value)]).unwrap_err();
+            assert!(!wrong[0].contains("hidden"), "{wrong:?}");
+            assert!(wrong[0].contains("…@"), "{wrong:?}");
+        }
         // The same, and nothing, are no clash.
         let text = "[cache]\nmemory = \"1GiB\"\n";
         for same in ["1GiB", ""] {
@@ -195,6 +217,21 @@ mod tests {
         }
         let text = "[admin]\ntoken = \"${IRIS_ADMIN_TOKEN}\"\n";
         read(text, &[("IRIS_ADMIN_TOKEN", "t")]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "secret\n").unwrap();
+        let text = format!("[admin]\ntoken_file = \"{}\"\n", file.display());
+        let same = read(&text, &[("IRIS_ADMIN_TOKEN", "secret")]).unwrap();
+        assert!(same.admin.token.unwrap().file.is_some(), "it is followed");
+        let other = read(&text, &[("IRIS_ADMIN_TOKEN", "another")]).unwrap_err();
+        assert!(other[0].contains("admin.token is given too"), "{other:?}");
+        let text = "[listen]\ntrusted_proxies = [\"10.0.0.0/8\", \"127.0.0.1\"]\n";
+        read(text, &[("IRIS_TRUSTED_PROXIES", "10.0.0.0/8,127.0.0.1")]).unwrap();
+        let other = read(text, &[("IRIS_TRUSTED_PROXIES", "10.0.0.0/8")]).unwrap_err();
+        assert!(
+            other[0].contains("IRIS_TRUSTED_PROXIES says it too"),
+            "{other:?}"
+        );
     }
 
     #[test]
@@ -232,6 +269,38 @@ mod tests {
             }
             assert_eq!(config.routes.list().len(), 2);
         }
+        let wrong = |variables: &[(&str, &str)], file: Option<&str>| {
+            let environment = |name: &str| {
+                let mut found = variables.iter().filter(|(known, _)| *known == name);
+                found.next().map(|(_, value)| (*value).to_owned())
+            };
+            let read = match file {
+                Some(text) => Config::parse("iris.toml", text, &environment),
+                None => Config::built_in(&environment),
+            };
+            let mistakes = read.unwrap_err();
+            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+            mistakes[0].to_string()
+        };
+        let said = wrong(&[api, ("IRIS_TTL", "soon")], None);
+        assert!(
+            said.starts_with("the environment variable IRIS_TTL: \"soon\": expected"),
+            "{said}"
+        );
+        // What would be missed without a word.
+        let ttl = ("IRIS_TTL", "30s");
+        for said in [
+            wrong(&[ttl], None),
+            wrong(&[ttl], Some("[cache]\nmemory = \"1GiB\"\n")),
+        ] {
+            assert!(
+                said.contains("IRIS_TTL: it is for the API of IRIS_UPSTREAM_URL"),
+                "{said}"
+            );
+        }
+        let named = "[[route]]\npath = \"/a\"\nttl = \"${IRIS_TTL}\"\n";
+        let environment = |name: &str| (name == "IRIS_TTL").then(|| "30s".to_owned());
+        Config::parse("iris.toml", named, &environment).unwrap();
         assert!(Config::built_in(&|_| None).unwrap().upstream.is_none());
     }
 }

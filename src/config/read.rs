@@ -22,6 +22,7 @@ use super::routes::Routes;
 use super::section::{At, Section};
 use super::sections::{Admin, Cache, Config, Limits, Origin, Public, Reload};
 use super::source::{Environment, Mistake, Source};
+use super::units;
 use super::variables::{TTL, UPSTREAM_URL};
 
 /// The configuration that runs when no file is given.
@@ -43,15 +44,15 @@ impl Config {
     /// What runs where no file is named: the built-in origin, or where the environment says where the API is,
     /// that.
     pub fn built_in(environment: Environment<'_>) -> Result<Self, Vec<Mistake>> {
-        let is_said = |name: &str| environment(name).is_some_and(|said| !said.is_empty());
-        if !is_said(UPSTREAM_URL) {
+        let said = |name: &str| environment(name).filter(|said| !said.is_empty());
+        if said(UPSTREAM_URL).is_none() {
             return Self::parse("config/default.toml (built in)", DEFAULT, environment);
         }
-        let ttl = if is_said(TTL) {
-            format!("ttl = \"${{{TTL}}}\"\n")
-        } else {
-            String::new()
-        };
+        if let Some(text) = said(TTL).filter(|text| units::duration(text).is_none()) {
+            let message = format!("{text:?}: expected {}", units::DURATION);
+            return Err(vec![Mistake::of_variable(TTL, message)]);
+        }
+        let ttl = said(TTL).map_or_else(String::new, |_| format!("ttl = \"${{{TTL}}}\"\n"));
         let routes = FRONTED.map(|path| format!("[[route]]\npath = \"{path}\"\n{ttl}"));
         Self::parse("the built-in configuration", &routes.concat(), environment)
     }

@@ -25,6 +25,18 @@ pub struct Mistake {
     pub message: String,
 }
 
+impl Mistake {
+    /// Of what a variable of the environment says.
+    pub fn of_variable(name: &str, message: String) -> Self {
+        Self {
+            file: name.to_owned(),
+            line: 0,
+            column: 0,
+            message,
+        }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -89,6 +101,15 @@ impl<'a> Source<'a> {
             column,
             message: message.to_string(),
         });
+    }
+
+    /// A variable that is set, and that nothing here names, would be missed without a word.
+    pub fn expect_to_name(&self, variable: &str, why: &str) {
+        let is_said = self.variable(variable).is_some_and(|said| !said.is_empty());
+        if is_said && !self.text.contains(variable) {
+            let mistake = Mistake::of_variable(variable, why.to_owned());
+            self.mistakes.borrow_mut().push(mistake);
+        }
     }
 
     /// Line and column of a byte offset, both from 1, the column in characters.
@@ -212,9 +233,15 @@ impl<'a> Source<'a> {
 
     /// The file and the environment both say something: that is right where it is the same.
     pub fn judge_clash(&self, variable: &Variable, given: &Spanned<DeValue<'_>>, said: &str) {
-        let text = given.get_ref().as_str();
-        let text = text.and_then(|text| self.with_variables(text).0.ok());
-        if text.is_none_or(|text| text != said) {
+        let text = |value: &DeValue<'_>| self.with_variables(value.as_str()?).0.ok();
+        let is_same = match given.get_ref() {
+            DeValue::Array(items) => {
+                let given = items.iter().map(|item| text(item.get_ref()));
+                given.eq(said.split(',').map(|item| Some(item.trim().to_owned())))
+            }
+            given => text(given).is_some_and(|text| text == said.trim()),
+        };
+        if !is_same {
             let (path, name) = (variable.path(), variable.name);
             let message = format!(
                 "{path}: the environment variable {name} says it too, and something else: expected one of them"

@@ -76,10 +76,17 @@ impl Variable {
     }
 }
 
+/// Variables that are no keys.
+const OTHERS: [&str; 4] = [TTL, "IRIS_CONFIG", "IRIS_ADMIN_URL", "IRIS_LOG_FORMAT"];
+
 /// What somebody who set a variable of this name will have meant.
 pub fn meant_by(name: &str) -> Option<&'static str> {
-    let known = VARIABLES.iter().map(|variable| variable.name).chain([TTL]);
-    let close = known.map(|known| (strsim::damerau_levenshtein(name, known), known));
+    let known = VARIABLES.iter().map(|variable| variable.name);
+    let close = known
+        .chain(OTHERS)
+        .map(|known| (strsim::damerau_levenshtein(name, known), known));
     let (distance, known) = close.min()?;
-    (1..=2).contains(&distance).then_some(known)
+    // Of a short name each letter is a large part.
+    let most = if known.len() < 12 { 1 } else { 2 };
+    (1..=most).contains(&distance).then_some(known)
 }

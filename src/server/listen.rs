@@ -101,10 +101,9 @@ impl Listener {
         })
     }
 
-    /// A connection that waits already, where there is one that nobody comes for after us.
+    /// A connection that waits already, where there is one.
     pub fn take(&self) -> Option<io::Result<Bare>> {
         match &self.socket {
-            _ if self.is_passed => None,
             Socket::Tcp(listener) => listener.accept().ok().map(|(stream, _)| {
                 stream.set_nonblocking(true)?;
                 TcpStream::from_std(stream).map(Either::Left)
@@ -118,6 +117,11 @@ impl Listener {
 }
 
 impl Accepting {
+    /// Another process has opened it, and keeps it.
+    pub fn is_passed(&self) -> bool {
+        self.is_passed
+    }
+
     pub fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<Bare>> {
         match &self.socket {
             Waiting::Tcp(listener) => listener

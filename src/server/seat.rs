@@ -1,7 +1,7 @@
 //! Seats: how many client connections there are, over all workers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -11,6 +11,8 @@ use crate::proxy::Proxy;
 pub struct Seat {
     connections: Arc<Connections>,
     proxy: Arc<Proxy>,
+    /// It came when the end had begun.
+    is_late: bool,
 }
 
 /// The open connections of all workers.
@@ -20,8 +22,12 @@ pub struct Seat {
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicUsize,
+    /// Of them, those that came before the end had begun.
+    early: AtomicUsize,
+    is_closing: AtomicBool,
     handshakes: AtomicUsize,
-    none_left: Notify,
+    /// The last of the early ones has gone, or the last of all.
+    gone: Notify,
 }
 
 impl Connections {
@@ -32,8 +38,13 @@ impl Connections {
             all.open.fetch_sub(1, Ordering::AcqRel);
             return None;
         }
+        let is_late = all.is_closing.load(Ordering::Acquire);
+        if !is_late {
+            all.early.fetch_add(1, Ordering::AcqRel);
+        }
         proxy.metrics().connections.inc();
         Some(Seat {
+            is_late,
             connections: Arc::clone(all),
             proxy: Arc::clone(proxy),
         })
@@ -43,11 +54,25 @@ impl Connections {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// The end begins: who comes from now on is late.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::Release);
+    }
+
+    /// Returns when no worker has a connection any more that came before the end.
+    pub async fn early_gone(&self) {
+        self.until_none(&self.early).await;
+    }
+
     /// Returns when no worker has a connection any more.
     pub async fn all_gone(&self) {
+        self.until_none(&self.open).await;
+    }
+
+    async fn until_none(&self, count: &AtomicUsize) {
         loop {
-            let gone = self.none_left.notified();
-            if self.open.load(Ordering::Acquire) == 0 {
+            let gone = self.gone.notified();
+            if count.load(Ordering::Acquire) == 0 {
                 return;
             }
             gone.await;
@@ -76,8 +101,11 @@ impl Drop for UnderWay<'_> {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.proxy.metrics().connections.dec();
-        if self.connections.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.connections.none_left.notify_waiters();
+        let all = &self.connections;
+        let last_early = !self.is_late && all.early.fetch_sub(1, Ordering::AcqRel) == 1;
+        let last = all.open.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last_early || last {
+            all.gone.notify_waiters();
         }
     }
 }

@@ -85,8 +85,9 @@ impl Worker {
                 }
             }
         }
-        self.accept_backlog(listeners, &acceptor);
-        self.drain().await;
+        self.connections.close();
+        let passed = self.accept_backlog(listeners, &acceptor);
+        self.drain(passed, &acceptor).await;
     }
 
     fn admit(&self, stream: Bare, place: usize, acceptor: &Arc<Acceptor>) {
@@ -115,9 +116,18 @@ impl Worker {
     }
 
     /// The backlog: these clients saw their connection established. The socket itself is asked:
-    /// tokio only knows of those that its reactor has seen.
-    fn accept_backlog(&self, listeners: Vec<Accepting>, acceptor: &Arc<Acceptor>) {
+    /// tokio only knows of those that its reactor has seen. Sockets that outlive us are given back.
+    fn accept_backlog(
+        &self,
+        listeners: Vec<Accepting>,
+        acceptor: &Arc<Acceptor>,
+    ) -> Vec<(usize, Accepting)> {
+        let mut passed = Vec::new();
         for (place, listener) in listeners.into_iter().enumerate() {
+            if listener.is_passed() {
+                passed.push((place, listener));
+                continue;
+            }
             let Ok(listener) = listener.stop() else {
                 continue;
             };
@@ -128,15 +138,31 @@ impl Worker {
                 }
             }
         }
+        passed
     }
 
-    async fn drain(&self) {
+    /// Waits until what is under way has ended. At sockets that outlive us nobody else accepts until then: who comes
+    /// is answered for as long as those who came before are.
+    async fn drain(&self, passed: Vec<(usize, Accepting)>, acceptor: &Arc<Acceptor>) {
         let deadline = self.proxy.plan().config.listen.drain_timeout;
-        if timeout(deadline, self.connections.all_gone())
-            .await
-            .is_err()
-            && self.number == 0
-        {
+        let (places, passed): (Vec<usize>, Vec<Accepting>) = passed.into_iter().unzip();
+        let mut turn: usize = 0;
+        let gone = async {
+            loop {
+                turn = turn.wrapping_add(1);
+                tokio::select! {
+                    biased;
+                    () = self.connections.early_gone() => break,
+                    accepted = accept(&passed, turn) => match accepted {
+                        Ok((stream, at)) => self.admit(stream, places[at], acceptor),
+                        Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                    },
+                }
+            }
+            drop(passed);
+            self.connections.all_gone().await;
+        };
+        if timeout(deadline, gone).await.is_err() && self.number == 0 {
             let left = self.connections.open();
             info!(left, "connections were cut at the drain deadline");
         }

@@ -166,7 +166,9 @@ impl Redis {
 
 /// Host, process and random digits: an operator finds it, and no two have the same.
 fn instance_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // Of the system itself: /proc may show less.
+    let host = gethostname::gethostname();
+    let host = host.to_string_lossy();
     let random = uuid::Uuid::new_v4().as_fields().0;
     let host = host.trim();
     let host = if host.is_empty() { "host" } else { host };
