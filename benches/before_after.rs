@@ -208,7 +208,7 @@ async fn reads_after_a_write(address: SocketAddr, keys: &[String]) -> bool {
 }
 
 /// Clients that keep what they were given and ask whether it still holds, as browsers do: so many polls of the
-/// overview each, and a write after every tenth of all. Bytes of the bodies that they are sent, a poll.
+/// overview each, and every hundredth is a write. Bytes of the bodies that they are sent, a poll.
 async fn polled(address: SocketAddr, key: &str, clients: usize, polls: usize) -> f64 {
     let mut connections = Vec::new();
     for _ in 0..clients {
@@ -223,7 +223,7 @@ async fn polled(address: SocketAddr, key: &str, clients: usize, polls: usize) ->
     let mut bytes = 0;
     for poll in 0..polls {
         for (number, (sender, known)) in connections.iter_mut().enumerate() {
-            let asks = (poll * clients + number) % 10 != 9;
+            let asks = (poll * clients + number) % 100 != 99;
             let mut request = Request::builder()
                 .method(if asks { Method::GET } else { Method::POST })
                 .uri(if asks {

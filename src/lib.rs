@@ -25,7 +25,8 @@
 //! its end; what outlives plans is the *state* (`proxy/state`). What caching *means* is decided in one
 //! place, [`policy`], by pure functions with `now` as a parameter; every decision carries a
 //! [`policy::Reason`], and the same codes stand in `Cache-Status`, in metrics and in what `explain`
-//! tells, which takes the same steps. [`guide`] has the words, the reasons and four how-tos.
+//! tells, which takes the same steps. [`guide`] has the words, the reasons, four how-tos and the rules for versions;
+//! [`operators`] what exactly is promised.
 //!
 //! # The rooms
 //!
@@ -69,6 +70,14 @@
 //! Certificates are part of the configuration: files are read, checked and exchanged with it, so that a wrong
 //! one leaves everything as it was. Where clients show certificates no session is resumed: who resumes shows none
 //! again.
+//!
+//! # The image
+//!
+//! One static binary in an empty image (`docker/Dockerfile`, `docker/static.toml`), by glibc: eight alternating runs of
+//! hits of 1 KiB gave medians of 116 thousand a second with musl beside 132 with a dynamic glibc (12 % less: its
+//! `memcpy`), and of 144 with a static glibc beside 143. Names are looked up in `/etc/hosts` and by DNS, search domains
+//! included, which `tests/image.rs` holds. Two builds of one commit gave the same bytes once C code no longer said
+//! when it was compiled (`SOURCE_DATE_EPOCH`).
 //!
 //! # A fleet
 //!

@@ -77,6 +77,26 @@ done
 echo "all $BLOCKS were run"
 "#;
 
+/// What stands where something is still to be put.
+#[test]
+fn the_readme_is_finished() {
+    let readme = std::fs::read_to_string(format!("{ROOT}/README.md")).unwrap();
+    let is_shouted = |line: &&str| {
+        let is_capital = |letter: char| letter.is_ascii_uppercase() || letter == '_';
+        line.len() > 3 && line.chars().all(is_capital)
+    };
+    assert_eq!(readme.lines().find(is_shouted), None);
+    for title in ["The Iris case", "Measure it yourself", "Beside others"] {
+        let (_, section) = readme.split_once(&format!("\n## {title}\n")).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section
+            .lines()
+            .filter(|line| line.starts_with("| "))
+            .count();
+        assert!(rows >= 4, "{title} has {rows} rows");
+    }
+}
+
 fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, text).unwrap();
