@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use http::header::UPGRADE;
 use http::uri::PathAndQuery;
-use http::{Uri, Version, request};
+use http::{HeaderName, Uri, Version, request};
 
 use crate::error::{Failure, FailureKind};
 use crate::http::fields::{self, CLIENT_CERT, CLIENT_CERT_CHAIN, without_port};
@@ -48,9 +48,12 @@ pub fn receive(
     }
     // Before anything is keyed by it: a stranger's word on certificates is nobody's.
     if !client.is_trusted {
-        parts.headers.remove(CLIENT_CERT_CHAIN);
         let shown = peer.tls.as_ref().and_then(|tls| tls.certificate.clone());
-        fields::set(&mut parts.headers, CLIENT_CERT, shown);
+        let is_one = |name: &HeaderName| *name == CLIENT_CERT || *name == CLIENT_CERT_CHAIN;
+        if shown.is_some() || parts.headers.keys().any(is_one) {
+            parts.headers.remove(CLIENT_CERT_CHAIN);
+            fields::set(&mut parts.headers, CLIENT_CERT, shown);
+        }
     }
     let refused = |failure| {
         let reason = Reason::Refused;
