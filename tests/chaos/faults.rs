@@ -143,20 +143,22 @@ impl Fault {
                 } else {
                     master.signal("CONT");
                 }
-                // The old one is a replica again, at the latest when the Sentinel has seen it for a while.
+                // One follows the other again, at the latest when the Sentinel has seen them for a while: the old
+                // one, unless the new one was silent in its turn, and they have changed places once more.
                 let follows = async {
-                    while !master
-                        .ask("INFO replication")
-                        .await
-                        .unwrap_or_default()
-                        .contains("master_link_status:up")
-                    {
+                    loop {
+                        for one in [&*master, &*replica] {
+                            let told = one.ask("INFO replication").await.unwrap_or_default();
+                            if told.contains("master_link_status:up") {
+                                return;
+                            }
+                        }
                         sleep(Duration::from_millis(50)).await;
                     }
                 };
                 let limit = Duration::from_secs(120);
                 let follows = tokio::time::timeout(limit, follows).await;
-                follows.expect("the old master follows");
+                follows.expect("one of the two follows the other");
             }
         }
     }
