@@ -1,4 +1,4 @@
-//! What each state of a purge's answer promises, as readers check it. The table in the README is this one.
+//! What each state of a purge's answer promises, as readers check it. The table in `src/operators.md` is this one.
 //!
 //! | state | on the instance that answered | on the others |
 //! |---|---|---|
