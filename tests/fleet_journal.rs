@@ -1,10 +1,14 @@
 //! Purges that Redis did not take outlive the instance that knows of them.
 
+use std::time::Duration;
+
 use tempfile::TempDir;
 
+use crate::support::fleet::Fleet;
 use crate::support::process::{FREE_PORTS, Running, binary, file};
 use crate::support::redis::RedisServer;
-use crate::support::{Client, Fixture, Origin, PATIENCE, Received, numbered, route};
+use crate::support::wire::Wire;
+use crate::support::{Client, Fixture, Gate, Origin, PATIENCE, Received, Step, numbered, route};
 use tokio::time::timeout;
 
 const KEPT: &str = "ttl = \"1h\"";
@@ -158,6 +162,62 @@ async fn so_does_what_a_write_has_changed() {
     let _again = pair.join();
     hears(&other).await;
     assert_ne!(get(&other, "/a").await.text(), old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wrote_hears_of_it_when_the_journal_has_it() {
+    let pair = Pair::new("").await;
+    let mut one = pair.join();
+    let mut client = Client::connect(one.address).await;
+    pair.redis.signal("STOP");
+    for _ in 0..2 {
+        // The second one finds a Redis that is known to take nothing.
+        let before: u64 = pair.journals().iter().sum();
+        assert_eq!(client.ask("POST", "/write", &[]).await.status, 200);
+        let after: u64 = pair.journals().iter().sum();
+        assert!(after > 0 && after >= before, "{before}, {after}");
+    }
+    one.signal("KILL");
+    one.child.0.wait().unwrap();
+    pair.redis.signal("CONT");
+    let again = pair.join();
+    let told = async { while pair.journals().iter().any(|length| *length > 0) {} };
+    timeout(PATIENCE, told).await.expect("it is told");
+    assert_eq!(get(&again, "/a").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wrote_hears_of_it_and_of_its_end_when_redis_has_it() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let redis = RedisServer::start(&[]).await;
+    let wire = Wire::to(redis.port).await;
+    let fleet = Fleet::start(&[&wire.url()], &route(KEPT), move |_| {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+        vec![
+            Step::Send(head.into()),
+            Step::Wait(held.clone()),
+            Step::Send(b"0\r\n\r\n".to_vec()),
+        ]
+    })
+    .await;
+    let last = async || {
+        let told = redis.ask("XREVRANGE iris:{purges}log + - COUNT 1").await;
+        told.unwrap()
+    };
+    wire.slow(Duration::from_millis(100));
+    let mut writer = fleet.connect(0).await;
+    let before = last().await;
+    writer
+        .request("POST", "/a", &[("content-length", "0")])
+        .await;
+    assert_eq!(writer.head().await.status, 200);
+    let answered = last().await;
+    assert_ne!(answered, before);
+    assert!(answered.contains("/a"), "{answered}");
+    gate.open();
+    while !writer.chunk().await.unwrap().is_empty() {}
+    assert_ne!(last().await, answered);
 }
 
 #[tokio::test(flavor = "multi_thread")]

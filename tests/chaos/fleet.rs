@@ -145,10 +145,7 @@ impl ChaosFleet {
 
     /// It is killed, or stopped in good order.
     pub async fn ends(&mut self, place: usize, signal: &str) {
-        let there = self.board.places.lock().unwrap()[place].take();
-        if let (Some((process, _, _)), "KILL") = (there, signal) {
-            self.board.promises.kill(process);
-        }
+        self.board.places.lock().unwrap()[place] = None;
         let Some(mut running) = self.running[place].take() else {
             return;
         };

@@ -5,17 +5,13 @@
 //! | `done` | nothing older, at once | nothing older, at once |
 //! | `unconfirmed` | nothing older, at once | nothing older after `may_serve_older_until`, unless Redis has two masters; in any case once Redis and all instances are well |
 //! | `pending` | nothing older, at once | the same |
-//! | a write that was passed on | nothing older, at once | the same; but what an instance has let through in the moment before it is killed (SIGKILL) may die with it |
+//! | a write that was answered | nothing older, at once | the same |
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::fleet::INSTANCES;
-
-/// A write is answered before Redis, or the journal, has what it changed: who is killed within that moment takes it
-/// along.
-const MOMENT: Duration = Duration::from_millis(100);
 
 /// Between the origin's clock and a reader's.
 const SLACK: Duration = Duration::from_secs(1);
@@ -34,8 +30,6 @@ struct Promise {
     all_from: Instant,
     /// It keeps it at once.
     by: Process,
-    noted: Instant,
-    is_write: bool,
 }
 
 /// What was promised of each key.
@@ -45,7 +39,6 @@ pub struct Promises {
     /// Redis may have two masters, each with listeners of its own, for as long as nobody can say.
     may_be_split: bool,
     keys: Mutex<HashMap<usize, Vec<Promise>>>,
-    killed: Mutex<Vec<Process>>,
 }
 
 impl Promises {
@@ -54,7 +47,6 @@ impl Promises {
             max_silence,
             may_be_split,
             keys: Mutex::default(),
-            killed: Mutex::default(),
         }
     }
 
@@ -69,16 +61,10 @@ impl Promises {
             "unconfirmed" | "pending" | "write" => now + self.max_silence + SLACK,
             other => panic!("a purge was answered {other:?}"),
         };
-        let is_write = state == "write";
-        if is_write && self.killed.lock().unwrap().contains(&by) {
-            return;
-        }
         let promise = Promise {
             version,
             all_from,
             by,
-            noted: now,
-            is_write,
         };
         self.keys
             .lock()
@@ -86,17 +72,6 @@ impl Promises {
             .entry(key)
             .or_default()
             .push(promise);
-    }
-
-    /// A process is killed now.
-    pub fn kill(&self, process: Process) {
-        self.killed.lock().unwrap().push(process);
-        let is_lost = |promise: &Promise| {
-            promise.by == process && promise.is_write && promise.noted.elapsed() < MOMENT
-        };
-        for promises in self.keys.lock().unwrap().values_mut() {
-            promises.retain(|promise| !is_lost(promise));
-        }
     }
 
     /// The least version that a reader of this process may get that asks now.

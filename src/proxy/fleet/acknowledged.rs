@@ -11,7 +11,6 @@ use crate::clock::Timestamp;
 use crate::error::rfc3339;
 use crate::proxy::state::{SWEEP_EVERY, State};
 use crate::store::second::Instances;
-use crate::store::second::follow::keep_untold;
 
 use super::warm_up::report_used_now;
 
@@ -134,7 +133,7 @@ pub async fn known_to_all(state: &State, local: u64) -> Known {
     };
     let until = now.plus(second.max_silence());
     let Some(stamp) = second.published(purges, local, PUBLISHED_WITHIN).await else {
-        let is_kept = keep_untold(purges).await;
+        let is_kept = purges.keep_untold().await;
         return Known {
             position: purges.cursor().stamp.position,
             state: if is_kept {
@@ -159,6 +158,14 @@ pub async fn known_to_all(state: &State, local: u64) -> Known {
         state: doubt.map_or(KnownState::Done, KnownState::Unconfirmed),
         instances,
         until,
+    }
+}
+
+/// Waits until the purges up to this local position outlive this process, as far as they can, and not for
+/// long.
+pub async fn outlives_us(state: &State, local: u64) {
+    if let Some(second) = &state.second {
+        second.outlives_us(state.memory.purges(), local).await;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Failure, FailureKind};
 use crate::policy::key::KeyBytes;
 use crate::policy::{Invalidation, Mode, groups, invalidate};
 use crate::proxy::client_request::ClientRequest;
+use crate::proxy::fleet::acknowledged::outlives_us;
 use crate::proxy::plan::{Plan, PlannedRoute};
 use crate::proxy::state::State;
 use crate::store::purge::causes::{ByWrite, Cause};
@@ -140,18 +141,23 @@ impl Write {
         Cause::Write(Arc::clone(&self.by))
     }
 
-    fn purge(&self) {
-        for (purge, mode) in self.named(&self.changes) {
-            self.plan.state.purge(purge, mode, self.cause());
-        }
+    /// Up to which position of the log that goes; `None` where nothing is purged.
+    fn purge(&self) -> Option<u64> {
+        let named = self.named(&self.changes).into_iter();
+        let state = &self.plan.state;
+        named
+            .map(|(purge, mode)| state.purge(purge, mode, self.cause()))
+            .max()
     }
 
-    /// The end of an answer: nothing is left to be done when this is dropped.
-    fn ends(&mut self) {
+    /// The end of an answer, as [`Write::purge`]: nothing is left to be done when this is dropped.
+    fn ends(&mut self) -> Option<u64> {
         let changes = std::mem::take(&mut self.changes);
-        for (purge, mode) in self.named(&changes) {
-            self.plan.state.purge_again(purge, mode, self.cause());
-        }
+        let named = self.named(&changes).into_iter();
+        let state = &self.plan.state;
+        named
+            .map(|(purge, mode)| state.purge_again(purge, mode, self.cause()))
+            .max()
     }
 
     /// Sends it, in a task of its own: a client that leaves does not keep us from hearing when the
@@ -177,10 +183,18 @@ impl Write {
             }
             self.answered(&answer);
             self.settle();
-            self.purge();
+            // Who hears that it is done is promised that nobody of the fleet serves anything older for long.
+            if let Some(position) = self.purge() {
+                outlives_us(&state, position).await;
+            }
             match answer {
                 Ok(response) if !response.body().is_end_stream() => {
-                    Ok(response.map(|body| Ending { body, write: self }.boxed_unsync()))
+                    let ending = |body| Ending {
+                        body,
+                        write: self,
+                        last: None,
+                    };
+                    Ok(response.map(|body| ending(body).boxed_unsync()))
                 }
                 answer => {
                     self.changes.clear();
@@ -281,10 +295,17 @@ impl Drop for Write {
     }
 }
 
-/// The body of an answer to a write. Its last piece goes out after the last purge.
+/// The body of an answer to a write. Its last piece goes out when the last purge outlives this process.
 struct Ending {
     body: OriginBody,
     write: Write,
+    last: Option<Last>,
+}
+
+/// The last piece of a body, and what it waits for.
+struct Last {
+    frame: Option<Result<Frame<Bytes>, Failure>>,
+    purged: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Body for Ending {
@@ -295,15 +316,24 @@ impl Body for Ending {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
-            self.write.ends();
+        if self.last.is_none() {
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+            let is_last = !matches!(frame, Some(Ok(_))) || self.body.is_end_stream();
+            let Some(position) = is_last.then(|| self.write.ends()).flatten() else {
+                return Poll::Ready(frame);
+            };
+            let state = Arc::clone(&self.write.plan.state);
+            let purged = Box::pin(async move { outlives_us(&state, position).await });
+            self.last = Some(Last { frame, purged });
         }
-        Poll::Ready(frame)
+        if let Some(last) = &mut self.last {
+            ready!(last.purged.as_mut().poll(context));
+        }
+        Poll::Ready(self.last.take().and_then(|last| last.frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.last.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -288,6 +288,12 @@ impl Fleet {
         self.own.iter().map(|own| own.entry.clone()).collect()
     }
 
+    /// Whether Redis has taken all own purges up to this local position, as far as it has said.
+    pub fn has_appended(&self, local: u64) -> bool {
+        let is_in = |own: &Own| own.local > local || own.whereabouts == Whereabouts::Appended;
+        self.own.iter().all(is_in)
+    }
+
     /// How many own purges were not read back yet.
     pub fn pending(&self) -> usize {
         self.own.len() + self.retold.len() + self.retelling.len()

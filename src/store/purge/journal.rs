@@ -3,6 +3,7 @@
 //! Whoever keeps it holds a lock on the file. Instances that share a folder, such as the old and the new one
 //! of a restart, take the next free name, and an instance that starts takes over what the dead have left.
 
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ pub struct Journal {
 #[derive(Debug)]
 struct Kept {
     file: File,
-    /// Tokens of what stands in it, in its order.
-    tokens: Vec<u64>,
+    /// Tokens of what stands in it.
+    tokens: HashSet<u64>,
 }
 
 impl Journal {
@@ -126,7 +127,7 @@ impl Journal {
         let (path, file) = own.ok_or_else(|| {
             io::Error::other(format!("{MOST} instances keep their purges there already"))
         })?;
-        let tokens = Vec::new();
+        let tokens = HashSet::new();
         let journal = Self {
             path,
             kept: Mutex::new(Kept { file, tokens }),
@@ -150,8 +151,9 @@ impl Journal {
 
     /// Whether nothing stands in it.
     pub fn is_empty(&self) -> bool {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.tokens.is_empty()
+        // What is being written is something.
+        let kept = self.kept.try_lock();
+        kept.is_ok_and(|kept| kept.tokens.is_empty())
     }
 
     /// Keeps these purges, and sooner or later no other: they are on the disk when this returns.
@@ -171,8 +173,9 @@ impl Journal {
         if purges.is_empty() {
             kept.file.set_len(0)?;
             kept.tokens.clear();
-        }
-        if !new.is_empty() {
+        } else if new.is_empty() {
+            return Ok(());
+        } else {
             kept.file.seek(SeekFrom::End(0))?;
             kept.file.write_all(&lines(new.iter().copied()))?;
         }

@@ -21,10 +21,10 @@ mod written;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify, watch};
 use tracing::warn;
 
 use crate::clock::Timestamp;
@@ -62,12 +62,26 @@ pub struct PurgeLog {
     switched: AtomicU64,
     /// Somebody has queued a purge for the fleet.
     queued: Notify,
+    /// Counts what is learned of own purges: they were appended, or read back.
+    learned: watch::Sender<u64>,
     /// How fast groups are written.
     pub written: Written,
     /// What asked for the latest ones.
     pub causes: Causes,
     /// What the fleet does not know yet, for when this process ends.
     journal: Option<Journal>,
+    /// How often what the fleet does not know was begun to be written down, and how the last time ended.
+    keepings: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+/// What was written down for after this process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    /// The number of the keeping.
+    keeping: u64,
+    /// Everything that the fleet did not know is in the journal.
+    is_whole: bool,
 }
 
 #[derive(Debug, Default)]
@@ -88,9 +102,12 @@ impl Default for PurgeLog {
             names_keys: AtomicBool::new(false),
             switched: AtomicU64::new(0),
             queued: Notify::new(),
+            learned: watch::Sender::new(0),
             written: Written::default(),
             causes: Causes::default(),
             journal: None,
+            keepings: AtomicU64::new(0),
+            kept: Mutex::default(),
         }
     }
 }
@@ -298,9 +315,35 @@ impl PurgeLog {
             .is_none_or(|fleet| fleet.has_published(local))
     }
 
+    /// Waits until Redis has taken all own purges up to this local position.
+    pub async fn appended(&self, local: u64) {
+        let mut learned = self.learned.subscribe();
+        let has_appended = || {
+            let state = self.read();
+            let fleet = state.fleet.as_ref();
+            fleet.is_none_or(|fleet| fleet.has_appended(local))
+        };
+        while !has_appended() && learned.changed().await.is_ok() {}
+    }
+
     /// Writes down what the fleet does not know of yet, so that it outlives this process; whether all of it
-    /// does. Blocks until it is on the disk.
-    pub fn keep_untold(&self) -> bool {
+    /// does. Those who ask meanwhile share the next time.
+    pub async fn keep_untold(self: &Arc<Self>) -> bool {
+        let before = self.keepings.load(Ordering::Acquire);
+        let mut kept = self.kept.lock().await;
+        if kept.keeping > before {
+            return kept.is_whole;
+        }
+        let keeping = self.keepings.fetch_add(1, Ordering::AcqRel) + 1;
+        let log = Arc::clone(self);
+        let writing = tokio::task::spawn_blocking(move || log.write_untold());
+        let is_whole = writing.await.unwrap_or(false);
+        *kept = Kept { keeping, is_whole };
+        is_whole
+    }
+
+    /// Blocks until it is on the disk.
+    fn write_untold(&self) -> bool {
         let Some(journal) = &self.journal else {
             return false;
         };
@@ -358,6 +401,7 @@ impl PurgeLog {
         if let Some(fleet) = &mut self.write().fleet {
             fleet.sent(appended);
         }
+        self.learned.send_modify(|count| *count += 1);
     }
 
     /// Applies a look at the fleet's log that was begun at `heard`.
@@ -431,6 +475,7 @@ impl PurgeLog {
         if !applied.is_behind {
             self.heard.store(heard.as_millis(), Ordering::Relaxed);
         }
+        self.learned.send_modify(|count| *count += 1);
         applied
     }
 }

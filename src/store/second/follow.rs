@@ -84,7 +84,7 @@ impl Second {
             self.looks.send_modify(|count| *count += 1);
             // What waits for long, and what does not wait any more.
             if purges.has_untold() && (now != Following::Well || purges.pending() == 0) {
-                keep_untold(&purges).await;
+                purges.keep_untold().await;
             }
             if caught_up.is_ok_and(|caught_up| caught_up.has_appended) {
                 sleep(BREATH).await;
@@ -109,11 +109,12 @@ impl Second {
             let appends = !outgoing.is_empty();
             if appends {
                 self.metrics.second.asked(Command::Append);
-                let epoch = purges.cursor().stamp.epoch;
+                let (epoch, begun) = (purges.cursor().stamp.epoch, Instant::now());
                 let appending = self.tier.append(epoch, outgoing);
                 let appended = timeout(self.patience.write, appending).await;
                 let appended = appended.unwrap_or(Err(TierError::Late));
                 let is_in = matches!(appended, Ok(Appended::In | Appended::InOneServer));
+                self.note_taken(is_in && begun.elapsed() <= self.patience.read);
                 purges.sent(is_in);
                 self.note_appended(matches!(appended, Ok(Appended::InOneServer)));
                 done.has_appended = true;
@@ -184,6 +185,18 @@ impl Second {
         Some(purges.cursor().stamp)
     }
 
+    /// Waits until own purges up to this local position are where they outlive this process: in Redis, which is
+    /// waited for no longer than for a look-up, or in the journal; whether they are. Where Redis was waited
+    /// for in vain, nobody else does until it takes purges again.
+    pub async fn outlives_us(&self, purges: &Arc<PurgeLog>, local: u64) -> bool {
+        let appended = purges.appended(local);
+        if self.takes_purges() && timeout(self.patience.read, appended).await.is_ok() {
+            return true;
+        }
+        self.note_taken(false);
+        purges.keep_untold().await
+    }
+
     /// Waits until all instances that may be alive have applied the log up to `stamp`: who has within
     /// the limit, and who has not; `None` where nobody says.
     pub async fn acknowledged(&self, stamp: Stamp, limit: Duration) -> Option<Instances> {
@@ -227,7 +240,7 @@ impl Second {
         let written = written.await.is_ok();
         if published.is_none() || !written {
             let (pending, writes) = (purges.pending(), self.queued());
-            let are_kept = pending > 0 && keep_untold(purges).await;
+            let are_kept = pending > 0 && purges.keep_untold().await;
             warn!(
                 pending,
                 are_kept,
@@ -251,13 +264,6 @@ impl Second {
         });
         let _ = said.await;
     }
-}
-
-/// Keeps the purges that the fleet does not know of for after this process; whether all of them are.
-pub async fn keep_untold(purges: &Arc<PurgeLog>) -> bool {
-    let purges = Arc::clone(purges);
-    let keeping = tokio::task::spawn_blocking(move || purges.keep_untold());
-    keeping.await.unwrap_or(false)
 }
 
 /// Tells how following the log goes from now on.

@@ -69,6 +69,8 @@ pub struct Second {
     others: Mutex<Vec<(String, SocketAddr)>>,
     /// The last purges that were appended are in one server alone.
     in_one_server: AtomicBool,
+    /// Purges are appended in time, as far as was seen.
+    takes_purges: AtomicBool,
     /// This instance serves nothing any more.
     pub(super) has_left: AtomicBool,
     /// Microseconds after `started` at which a beat was heard last.
@@ -118,6 +120,7 @@ impl Second {
             admin: OnceLock::new(),
             others: Mutex::default(),
             in_one_server: AtomicBool::new(false),
+            takes_purges: AtomicBool::new(true),
             has_left: AtomicBool::new(false),
             beat: AtomicU64::new(0),
             listening: AtomicU64::new(0),
@@ -262,6 +265,16 @@ impl Second {
     pub fn others(&self) -> Vec<(String, SocketAddr)> {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         others.clone()
+    }
+
+    /// Whether Redis has taken the last purges, and within the time for that.
+    pub(super) fn note_taken(&self, in_time: bool) {
+        self.takes_purges.store(in_time, Ordering::Relaxed);
+    }
+
+    /// Whether waiting for it to take purges makes sense.
+    pub(super) fn takes_purges(&self) -> bool {
+        self.takes_purges.load(Ordering::Relaxed)
     }
 
     /// How the last purges were appended.
