@@ -11,10 +11,16 @@ use crate::support::{Client, Origin, PATIENCE, numbered};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The binary that `tests/run` builds for this, static as that of the image.
+/// The binary that is tested, static as that of the image: so `tests/run` builds everything.
 fn static_binary() -> PathBuf {
-    let built = Path::new(ROOT).join("target/static/x86_64-unknown-linux-gnu/debug/iris-sidecar");
-    assert!(built.exists(), "tests/run builds {}", built.display());
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_iris-sidecar"));
+    // A program that is not names who is to load it.
+    let bytes = std::fs::read(&built).unwrap();
+    let is_dynamic = bytes.windows(10).any(|part| part == b"/ld-linux-");
+    assert!(
+        !is_dynamic,
+        "run tests/run, or cargo test --config docker/static.toml --target …"
+    );
     built
 }
 
