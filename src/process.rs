@@ -214,6 +214,7 @@ pub fn settings(origin: &config::Origin) -> database::Settings {
         replicas: origin.replicas.clone(),
         connections: origin.connections,
         query_timeout: origin.query_timeout,
+        may_create: true,
     }
 }
 

@@ -136,7 +136,7 @@ pub async fn bypass(admin: &Admin, body: &[u8]) -> Result<Value, Refused> {
         proxy.known_here()
     };
     let what = String::from_utf8_lossy(body);
-    info!(order = %what.trim(), ?known, "bypass: caching was switched");
+    info!(order = %what.trim(), %known, "bypass: caching was switched");
     let mut told = known.told();
     told["bypass"] = admin.bypass();
     Ok(told)

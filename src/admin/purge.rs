@@ -49,7 +49,7 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let matches = proxy.sweep(&purges).await;
     if !order.dry_run {
         let what = String::from_utf8_lossy(body);
-        info!(order = %what.trim(), mode = mode.as_str(), ?known, matches, "purged");
+        info!(order = %what.trim(), mode = mode.as_str(), %known, matches, "purged");
     }
     let mut told = known.told();
     told["mode"] = json!(mode.as_str());
@@ -63,7 +63,7 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
 pub async fn told(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let taken = proxy.take_over(body)?;
     let known = proxy.known_to_all(proxy.purge_position()).await;
-    info!(taken, ?known, "took over purges of an instance that ended");
+    info!(taken, %known, "took over purges of an instance that ended");
     let mut told = known.told();
     told["taken"] = json!(taken);
     Ok(told)

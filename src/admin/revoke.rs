@@ -49,7 +49,7 @@ pub async fn revoke(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     info!(
         key = &digest[..6],
         restore = order.restore,
-        ?known,
+        %known,
         "a key was revoked or restored by hand"
     );
     let mut told = known.told();

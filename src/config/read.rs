@@ -227,14 +227,17 @@ fn admin(mut section: Section<'_, '_>) -> Admin {
     admin
 }
 
+/// The databases that are spoken.
+pub const DATABASES: &str =
+    "\"sqlite::memory:\", \"sqlite:FILE\" or \"postgres://user:password@host/database\"";
+
 fn origin(mut section: Section<'_, '_>) -> Origin {
     let mut origin = Origin::default();
     let is_postgres = |text: &str| {
         let url = Url::parse(text).ok();
         url.is_some_and(|url| matches!(url.scheme(), "postgres" | "postgresql") && url.has_host())
     };
-    let expected =
-        "\"sqlite::memory:\", \"sqlite:FILE\" or \"postgres://user:password@host/database\"";
+    let expected = DATABASES;
     let parse = |text: &str| {
         let is_file = text
             .strip_prefix("sqlite:")

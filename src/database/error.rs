@@ -3,8 +3,10 @@
 /// Told apart where callers act differently: out of reach, too slow, or broken.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    #[error("the database {url:?} could not be opened")]
+    #[error("the database {url} could not be opened")]
     Open { url: String, source: sqlx::Error },
+    #[error("the database {url} could not be opened: {why}")]
+    NotOpened { url: String, why: String },
     #[error("the tables could not be made")]
     Migrate { source: sqlx::migrate::MigrateError },
     #[error("the database is out of reach")]
@@ -64,7 +66,10 @@ impl DatabaseError {
     /// The word for it in metrics.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Open { .. } | Self::Unreachable { .. } | Self::Stopped => "unreachable",
+            Self::Open { .. }
+            | Self::NotOpened { .. }
+            | Self::Unreachable { .. }
+            | Self::Stopped => "unreachable",
             Self::TimedOut { .. } => "timeout",
             Self::Migrate { .. } | Self::Query { .. } | Self::Row { .. } => "query",
         }

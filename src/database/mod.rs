@@ -9,6 +9,7 @@ mod error;
 mod indexes;
 mod insert;
 pub mod keys;
+mod place;
 mod pools;
 mod settings;
 mod statement;
@@ -65,18 +66,18 @@ impl Database {
         self.pools.set_password(password);
     }
 
-    /// Opens it. An embedded one is made where there is none, and migrated; a Postgres that is not
+    /// Opens it. An embedded one is made where there is none, and migrated, where it may be; a Postgres that is not
     /// there yet is no error, and is left as it is. Must run on the runtime that is to run the
     /// queries.
     pub async fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, DatabaseError> {
-        let pools = Pools::open(&settings).await?;
+        let (pools, may_create) = (Pools::open(&settings).await?, settings.may_create);
         let database = Self {
             pools: Arc::new(pools),
             settings: Arc::new(settings),
             runtime: Handle::current(),
             metrics,
         };
-        if database.pools.is_embedded() {
+        if database.pools.is_embedded() && may_create {
             database.migrate().await?;
         }
         Ok(database)

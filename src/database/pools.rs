@@ -1,7 +1,7 @@
 //! The pools: one writer and several readers of SQLite, or Postgres with its replicas.
 
 use std::borrow::Cow;
-use std::io::ErrorKind::{ConnectionRefused, NotFound};
+use std::io::ErrorKind::{ConnectionRefused, NotFound, TimedOut};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{
-    AssertSqlSafe, Connection, Error, PgConnection, PgPool, Postgres, Row, Sqlite,
+    AssertSqlSafe, ConnectOptions, Connection, Error, PgConnection, PgPool, Postgres, Row, Sqlite,
     SqliteConnection, SqlitePool,
 };
 use tokio::net::{TcpStream, UnixStream};
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::error::without_passwords;
 
+use super::place::{self, Kind};
 use super::{DatabaseError, Param, Settings, Statement};
 
 /// How long a connection is waited for: a database that is down must not hold requests up.
@@ -73,11 +74,12 @@ impl Pools {
             let url = without_passwords(url);
             move |source| DatabaseError::Open { url, source }
         };
-        if url.starts_with("postgres") {
+        if place::kind(url)? == Kind::Postgres {
             let pool = |url: &String| {
                 let timeout = settings.query_timeout.as_millis().to_string();
                 let options = PgConnectOptions::from_str(url).map_err(failed(url))?;
                 let options = options
+                    .disable_statement_logging()
                     .application_name("iris-sidecar")
                     .options([("statement_timeout", timeout)]);
                 Ok(PgPoolOptions::new()
@@ -104,7 +106,12 @@ impl Pools {
         let options = SqliteConnectOptions::from_str(if in_memory { &name } else { url })
             .map_err(failed(url))?
             .create_if_missing(true)
+            .disable_statement_logging()
             .busy_timeout(Duration::from_secs(5));
+        if !in_memory {
+            let judged = place::judge_file(options.get_filename(), settings.may_create);
+            judged.map_err(|why| place::not_opened(url, why))?;
+        }
         let options = if in_memory {
             options
         } else {
@@ -146,6 +153,9 @@ impl Pools {
             }
             Self::Postgres { primary, .. } => {
                 let mut steps = sqlx::migrate!("src/database/migrations/postgres");
+                // Why there is none is said here; the steps take it from the pool.
+                let connection = acquire(primary).await;
+                connection.map_err(|source| DatabaseError::Unreachable { source })?;
                 steps.set_ignore_missing(true).run(primary).await
             }
         };
@@ -290,11 +300,24 @@ impl Pools {
 /// whoever asks is told at once.
 async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
     let options = pool.connect_options();
-    tokio::select! {
+    let found = tokio::select! {
         biased;
         connection = pool.acquire() => connection,
         error = refusal(&options) => Err(Error::Io(error)),
-    }
+    };
+    let (kind, why) = match found {
+        Err(Error::PoolTimedOut) => (TimedOut, "no connection within 2 s".to_owned()),
+        Err(Error::Io(error)) => (error.kind(), error.to_string()),
+        other => return other,
+    };
+    let place = match options.get_socket() {
+        Some(folder) => folder.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    Err(Error::Io(std::io::Error::new(
+        kind,
+        format!("{place}: {why}"),
+    )))
 }
 
 /// Waits until the server is found to refuse connections.
@@ -312,10 +335,17 @@ async fn refusal(options: &PgConnectOptions) -> std::io::Error {
             }
         };
         match looked {
-            Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => return error,
+            Err(error) if is_final(&error) => return error,
             _ => tokio::time::sleep(LOOK_EVERY).await,
         }
     }
+}
+
+/// Whether whoever tries again soon would hear the same.
+fn is_final(error: &std::io::Error) -> bool {
+    // The system says of a name that has no address that the error is of another kind.
+    let is_name = error.raw_os_error().is_none() && error.to_string().contains("lookup");
+    is_name || matches!(error.kind(), ConnectionRefused | NotFound)
 }
 
 async fn write_sqlite(connection: &mut SqliteConnection, steps: Vec<Step>) -> Result<u64, Error> {

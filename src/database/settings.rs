@@ -13,6 +13,8 @@ pub struct Settings {
     pub connections: u32,
     /// For one statement; longer ones are cancelled.
     pub query_timeout: Duration,
+    /// An embedded one is made where there is none, and what is missing in it.
+    pub may_create: bool,
 }
 
 impl Settings {
@@ -23,6 +25,7 @@ impl Settings {
             replicas: Vec::new(),
             connections: 10,
             query_timeout: Duration::from_secs(5),
+            may_create: true,
         }
     }
 }

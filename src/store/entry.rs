@@ -1,5 +1,6 @@
 //! One stored response: its head in a compact form, its body, and what policy remembers of it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,7 +12,11 @@ use crate::http::dates;
 use crate::http::fields::is_hop_by_hop;
 use crate::policy::{Groups, Record, StoredView};
 
-use super::ledger::Charge;
+use super::ledger::{Charge, Ledger};
+use super::ready::Place;
+
+/// Fields of more bytes are unpacked for each answer.
+const MOST_READY: usize = 4096;
 
 /// Header fields as one block of bytes: a small response would otherwise cost more in its
 /// `HeaderMap` than in everything else.
@@ -22,6 +27,7 @@ pub struct Fields {
     /// Begins with the fields; a stored response's body follows in the same allocation.
     block: Bytes,
     length: u32,
+    ready: Place,
 }
 
 impl Fields {
@@ -39,13 +45,18 @@ impl Fields {
         Self {
             block: block.freeze(),
             length,
+            ready: Place::default(),
         }
     }
 
     /// Fields that came from elsewhere: `None` unless each could have been packed here.
     pub fn from_block(block: Bytes) -> Option<Self> {
         let length = u32::try_from(block.len()).ok()?;
-        let fields = Self { block, length };
+        let fields = Self {
+            block,
+            length,
+            ready: Place::default(),
+        };
         let mut size = 0;
         for (name, value) in fields.iter() {
             if is_hop_by_hop(&name) || name == AGE {
@@ -59,6 +70,20 @@ impl Fields {
 
     pub(super) fn block(&self) -> &[u8] {
         &self.block[..self.len()]
+    }
+
+    /// The fields as a map for an answer, with room for `spare` more, or with those of its `own` that were named
+    /// when it was made ready: they are empty where the stored response has none.
+    pub fn for_answer(&self, spare: usize) -> HeaderMap {
+        self.ready.copy().unwrap_or_else(|| self.unpack(spare))
+    }
+
+    /// Keeps the map for the next answers, by chance, where `ledger` has room.
+    pub(super) fn make_ready(&self, own: &[HeaderName], ledger: &Arc<Ledger>) {
+        if self.len() <= MOST_READY {
+            let unpack = || self.unpack(own.len());
+            self.ready.make_by_chance(own, ledger, unpack);
+        }
     }
 
     /// The fields as a map with room for `spare` more.
@@ -226,6 +251,7 @@ impl Entry {
                 _charge: charge,
             }),
             length: body_start,
+            ready: Place::default(),
         };
         Ok(Self {
             head: Head {
@@ -353,7 +379,6 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Ledger;
 
     fn head(lines: &[(&'static str, &'static str)]) -> Head {
         let mut headers = HeaderMap::new();

@@ -26,6 +26,9 @@ use super::purge::{Judgement, Purge, PurgeLog, Seen};
 /// the allocator's rounding, and its place in the table. Measured by `tests/memory.rs`.
 const ENTRY_OVERHEAD: u64 = 480;
 
+/// One byte in so many is for field maps that are kept ready.
+const READY_PART: u64 = 16;
+
 /// Variants under one primary key; the one that was not used for the longest time makes room.
 const MAX_VARIANTS: usize = 64;
 
@@ -116,6 +119,8 @@ pub struct Memory {
     cache: Cache<Key, Slot, ByCost, DefaultHashBuilder, CountEvictions>,
     evictions: CountEvictions,
     ledger: Arc<Ledger>,
+    /// Of the field maps that are kept ready for hot responses.
+    ready: Arc<Ledger>,
     purges: Arc<PurgeLog>,
     /// Held while a list of variants is read, changed and put back.
     variants: Mutex<()>,
@@ -128,6 +133,8 @@ impl Memory {
     /// A tier for `budget` bytes, what is in flight included, and bodies up to `max_object`, judged
     /// by `purges`.
     pub fn new(budget: u64, max_object: u64, purges: Arc<PurgeLog>) -> Self {
+        let ready = budget / READY_PART;
+        let budget = budget - ready;
         let in_flight = (budget / 8).max(2 * max_object).min(budget / 2);
         let capacity = budget - in_flight;
         // An object is at most a quarter of a shard, or one shard's ill luck evicts it at once.
@@ -160,6 +167,7 @@ impl Memory {
             cache,
             evictions,
             ledger: Ledger::new(budget),
+            ready: Ledger::new(ready),
             purges,
             variants: Mutex::new(()),
             variant_time: AtomicU64::new(0),
@@ -170,6 +178,12 @@ impl Memory {
     /// A charge on this tier's budget, to be grown by what is about to be held.
     pub fn charge(&self) -> Charge {
         self.ledger.open()
+    }
+
+    /// Keeps the field map of a response that answers ready for the next ones, `own` fields of an answer
+    /// included, if it is hot.
+    pub fn keep_ready(&self, entry: &Entry, own: &[HeaderName]) {
+        entry.head.fields.make_ready(own, &self.ready);
     }
 
     /// What was made unusable, and when.
@@ -443,9 +457,9 @@ impl Memory {
         })
     }
 
-    /// Weight of everything stored.
+    /// Weight of everything stored, and of what is kept ready of it.
     pub fn stored_bytes(&self) -> u64 {
-        self.cache.weight()
+        self.cache.weight() + self.ready.held()
     }
 
     pub fn stored_entries(&self) -> u64 {
@@ -454,12 +468,12 @@ impl Memory {
 
     /// Bytes that may be held.
     pub fn budget(&self) -> u64 {
-        self.ledger.budget()
+        self.ledger.budget() + self.ready.budget()
     }
 
     /// Bytes charged now: stored, in flight, and evicted but still being read.
     pub fn held_bytes(&self) -> u64 {
-        self.ledger.held()
+        self.ledger.held() + self.ready.held()
     }
 
     pub fn evictions(&self) -> u64 {

@@ -7,6 +7,7 @@ pub mod entry;
 pub mod ledger;
 pub mod memory;
 pub mod purge;
+mod ready;
 pub mod second;
 
 pub use entry::{Entry, Fields, Head, NotAssembled, OTHERS, Selecting};

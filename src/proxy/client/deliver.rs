@@ -54,7 +54,7 @@ fn make_response(
     body: Body,
     note: Note,
 ) -> Result<Response<Body>, OutOfRange> {
-    let mut headers = head.fields.unpack(4);
+    let mut headers = head.fields.for_answer(4);
     // Of a part too: preconditions come before ranges (RFC 9110 §13.2.2).
     let is_ok = matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
     let not_modified = is_ok

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
-use http::header::HeaderName;
+use http::header::{AGE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::metrics::CacheResult;
@@ -13,6 +13,9 @@ use crate::policy::Reason;
 use crate::proxy::wire::response_head::X_CACHE;
 
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// What every answer from a stored response has of its own.
+pub const OWN_FIELDS: [HeaderName; 3] = [AGE, X_CACHE, CACHE_STATUS];
 
 thread_local! {
     static AGES: RefCell<Numbered> = const { RefCell::new(Numbered::new()) };
@@ -93,14 +96,21 @@ impl Note {
     /// Adds the one field that every response has. One that is made here, and not of what is
     /// stored, has no `Cache-Status` (RFC 9211 §2).
     pub fn write_result(&self, headers: &mut HeaderMap) {
-        headers.insert(X_CACHE, HeaderValue::from_static(self.result.as_str()));
+        headers.insert(X_CACHE, HeaderValue::from_static(self.result.as_field()));
     }
 
     /// Adds the two fields that tell the client.
     pub fn write(&self, headers: &mut HeaderMap) {
         self.write_result(headers);
-        // An upstream cache has its own member in the list: ours comes after it (RFC 9211 §2).
-        headers.append(CACHE_STATUS, self.cache_status());
+        let status = self.cache_status();
+        match headers.get_mut(CACHE_STATUS) {
+            // A place that was kept for it.
+            Some(place) if place.is_empty() => *place = status,
+            // An upstream cache has its own member in the list: ours comes after it (RFC 9211 §2).
+            _ => {
+                headers.append(CACHE_STATUS, status);
+            }
+        }
     }
 
     fn cache_status(&self) -> HeaderValue {

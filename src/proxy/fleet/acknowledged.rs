@@ -1,6 +1,7 @@
 //! Who knows of a purge, what the fleet is told at the end of a process, and what others' purges do
 //! here.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,6 +97,20 @@ impl Known {
             "alive": instances.map(|instances| instances.alive),
             "missing": missing,
         })
+    }
+}
+
+/// As a log line says it: `done, known to 3 of 3 instances`.
+impl fmt::Display for Known {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.state.into())?;
+        match &self.instances {
+            Some(instances) => {
+                let (known, alive) = (instances.acknowledged, instances.alive);
+                write!(out, ", known to {known} of {alive} instances")
+            }
+            None => Ok(()),
+        }
     }
 }
 

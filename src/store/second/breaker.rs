@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::config::units::show_duration;
+
 use super::{Patience, SecondTier, TierError};
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Breaker {
         let opens =
             failures >= self.patience.failures && !self.is_open.swap(true, Ordering::Relaxed);
         if opens {
-            warn!(%error, pause = ?self.patience.open, "Redis failed too often: it is not asked for a while, memory alone answers");
+            warn!(%error, pause = %show_duration(self.patience.open), "Redis failed too often: it is not asked for a while, memory alone answers");
             self.opened.notify_one();
         }
         opens

@@ -66,7 +66,7 @@ impl Second {
                 Err(_) => Following::Deaf,
             };
             if now != std::mem::replace(&mut following, now) {
-                tell(&caught_up, &purges);
+                self.tell(&caught_up, &purges);
             }
             if now == Following::Well && !std::mem::replace(&mut is_advised, true) {
                 self.background.spawn(Arc::clone(&self).advise());
@@ -264,23 +264,28 @@ impl Second {
         });
         let _ = said.await;
     }
-}
 
-/// Tells how following the log goes from now on.
-fn tell(caught_up: &Result<CaughtUp, TierError>, purges: &PurgeLog) {
-    let (position, pending) = (purges.cursor().stamp.position, purges.pending());
-    match caught_up {
-        Ok(CaughtUp { refused: None, .. }) => {
-            info!(position, "the purge log is followed");
-        }
-        Ok(CaughtUp {
-            refused: Some(error),
-            ..
-        }) => {
-            warn!(%error, pending, "the purge log in Redis takes no purges: the others do not hear of those made here (is its memory full, with maxmemory-policy noeviction?)");
-        }
-        Err(error) => {
-            warn!(%error, pending, "the purge log in Redis is out of reach: purges of others are not heard");
+    /// Tells how following the log goes from now on.
+    fn tell(&self, caught_up: &Result<CaughtUp, TierError>, purges: &PurgeLog) {
+        let (position, pending) = (purges.cursor().stamp.position, purges.pending());
+        match caught_up {
+            Ok(CaughtUp { refused: None, .. }) => {
+                info!(position, "the purge log is followed");
+            }
+            Ok(CaughtUp {
+                refused: Some(error),
+                ..
+            }) => {
+                warn!(%error, pending, "the purge log in Redis takes no purges: the others do not hear of those made here (is its memory full, with maxmemory-policy noeviction?)");
+            }
+            Err(error) => {
+                let why = self.trouble().unwrap_or_else(|| error.to_string());
+                warn!(
+                    why,
+                    pending,
+                    "the purge log in Redis is out of reach: purges of others are not heard"
+                );
+            }
         }
     }
 }

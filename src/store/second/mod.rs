@@ -241,6 +241,8 @@ pub enum Event {
     Listening,
     /// From now on something may be missed.
     Interrupted,
+    /// What the system or Redis said when a connection failed, and where.
+    Trouble { why: String },
 }
 
 /// Why a second tier gave no answer.

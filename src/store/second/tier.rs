@@ -69,6 +69,8 @@ pub struct Second {
     others: Mutex<Vec<(String, SocketAddr)>>,
     /// The last purges that were appended are in one server alone.
     in_one_server: AtomicBool,
+    /// Why it cannot be reached.
+    trouble: Mutex<Option<String>>,
     /// Purges are appended in time, as far as was seen.
     takes_purges: AtomicBool,
     /// This instance serves nothing any more.
@@ -120,6 +122,7 @@ impl Second {
             admin: OnceLock::new(),
             others: Mutex::default(),
             in_one_server: AtomicBool::new(false),
+            trouble: Mutex::default(),
             takes_purges: AtomicBool::new(true),
             has_left: AtomicBool::new(false),
             beat: AtomicU64::new(0),
@@ -267,6 +270,16 @@ impl Second {
         others.clone()
     }
 
+    fn set_trouble(&self, why: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why it cannot be reached, as far as somebody said.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.clone()
+    }
+
     /// Whether Redis has taken the last purges, and within the time for that.
     pub(super) fn note_taken(&self, in_time: bool) {
         self.takes_purges.store(in_time, Ordering::Relaxed);
@@ -326,10 +339,12 @@ impl Second {
                     self.beat.store(now, Ordering::Relaxed);
                 }
                 Event::Listening => {
+                    self.set_trouble(None);
                     self.interrupt(1);
                     self.grown.notify_one();
                 }
                 Event::Interrupted => self.interrupt(0),
+                Event::Trouble { why } => self.set_trouble(Some(why)),
             }
         }
     }

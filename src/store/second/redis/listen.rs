@@ -15,10 +15,11 @@ use super::super::{Event, LeaseOutcome};
 /// Between two attempts to connect again.
 pub(super) const RECONNECT_MILLIS: u32 = 200;
 
-/// Listens for ever. Whenever the connection was lost or is there again, somebody may have missed
+/// Listens for ever, to what is at `place`. Whenever the connection was lost or is there again, somebody may have missed
 /// something, and is told.
 pub(super) async fn listen(
     client: Client,
+    place: String,
     channels: [String; 3],
     events: mpsc::UnboundedSender<Event>,
     anew: Arc<Notify>,
@@ -33,8 +34,13 @@ pub(super) async fn listen(
             biased;
             error = errors.recv() => match error {
                 Err(RecvError::Closed) => return,
-                _ => {
+                error => {
                     is_subscribed = false;
+                    if let Ok((error, server)) = error {
+                        let place = server.map_or_else(|| place.clone(), |server| server.to_string());
+                        let why = format!("{place}: {}", error.details());
+                        let _ = events.send(Event::Trouble { why });
+                    }
                     Event::Interrupted
                 }
             },

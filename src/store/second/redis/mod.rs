@@ -22,6 +22,7 @@ use fred::interfaces::{ClientLike, KeysInterface, LuaInterface};
 use fred::types::{Expiration, Key, SetOptions, Value};
 use tokio::sync::{Notify, mpsc};
 
+use crate::error::without_passwords;
 use crate::store::purge::fleet::{Outgoing, Reader, Synced};
 
 use super::names::FleetNames;
@@ -145,7 +146,8 @@ impl Redis {
         drop(redis.pool.connect());
         drop(redis.log.connect());
         let again = Arc::clone(&redis.anew);
-        tokio::spawn(listen(listener, channels, events, again));
+        let place = without_passwords(&settings.url);
+        tokio::spawn(listen(listener, place, channels, events, again));
         Ok(redis)
     }
 
