@@ -147,7 +147,7 @@ async fn a_stale_response_is_validated_and_a_304_renews_it() {
     let renewed = fixture.get("/a").await;
     assert_eq!(
         (renewed.status, renewed.cache(), renewed.text().as_str()),
-        (200, "REVALIDATED", "body")
+        (200, "HIT-REVALIDATED", "body")
     );
     assert_eq!(renewed.header("x-new"), Some("1"));
     assert_eq!(
@@ -345,7 +345,12 @@ async fn a_targeted_field_counts_for_us_and_clients_see_what_the_route_says() {
         ),
     })
     .await;
-    for (expected, seconds) in [("MISS", 0), ("HIT", 0), ("REVALIDATED", 61), ("HIT", 80)] {
+    for (expected, seconds) in [
+        ("MISS", 0),
+        ("HIT", 0),
+        ("HIT-REVALIDATED", 61),
+        ("HIT", 80),
+    ] {
         fixture.advance(seconds);
         let received = fixture.get("/a").await;
         assert_eq!(

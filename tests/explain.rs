@@ -237,7 +237,13 @@ impl World {
         let mut new = self.counted.iter().filter(is_new);
         let (words, _) = new.next().expect("every answer is counted");
         assert!(new.next().is_none(), "one request, one word");
-        words.clone()
+        let (result, reason) = words.clone();
+        // As X-Cache says it.
+        let result = match result.as_str() {
+            "STALE" | "REVALIDATED" => format!("HIT-{result}"),
+            _ => result,
+        };
+        (result, reason)
     }
 
     /// Asks for an explanation and then for the answer; the reason that both have named.
@@ -280,7 +286,7 @@ impl World {
         prop_assert_eq!(shown, Some(result.as_str()));
         let has_failed = script.fails && *self.origin.asked.lock().unwrap() > asked;
         let foreseen = told["reason"].as_str().unwrap_or_default();
-        let is_stale = (result.as_str(), reason.as_str()) == ("STALE", "stale-if-error");
+        let is_stale = (result.as_str(), reason.as_str()) == ("HIT-STALE", "stale-if-error");
         if has_failed && (is_stale || foreseen == "partial") {
             // Nobody can foresee that the origin fails.
             return Ok(foreseen.to_owned());

@@ -276,7 +276,7 @@ async fn the_breaker_opens_answers_503_or_stale_and_closes_again() {
         (503, Some("BREAKER_OPEN"))
     );
     assert_eq!(refused.header("retry-after"), Some("1"));
-    assert_eq!(fixture.get("/stored").await.cache(), "STALE");
+    assert_eq!(fixture.get("/stored").await.cache(), "HIT-STALE");
     assert_eq!(
         fixture.origin.count(),
         asked,

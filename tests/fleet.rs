@@ -173,7 +173,7 @@ async fn a_stale_response_is_refreshed_once_for_the_fleet() {
     }
     fleet.advance(90);
     for at in [0, 1, 2] {
-        assert_eq!(fleet.get(at, "/a").await.cache(), "STALE");
+        assert_eq!(fleet.get(at, "/a").await.cache(), "HIT-STALE");
     }
     fleet.origin.asked(2).await;
     gate.open();
@@ -202,7 +202,7 @@ async fn stale_from_redis_is_served_at_once_and_refreshed_behind() {
     fleet.written(0, 1.0).await;
     fleet.advance(90);
     let stale = fleet.get(1, "/a").await;
-    assert_eq!((stale.text().as_str(), stale.cache()), ("1", "STALE"));
+    assert_eq!((stale.text().as_str(), stale.cache()), ("1", "HIT-STALE"));
     fleet.origin.asked(2).await;
     gate.open();
     let replaced = "cache_background_refreshes_total{result=\"replaced\"}";
@@ -228,7 +228,7 @@ async fn an_expired_response_from_redis_is_confirmed_by_304() {
     let found = fleet.get(1, "/a").await;
     assert_eq!(
         (found.text().as_str(), found.cache()),
-        ("body", "REVALIDATED")
+        ("body", "HIT-REVALIDATED")
     );
     // The update goes to Redis, too.
     fleet.written(1, 1.0).await;
@@ -318,7 +318,7 @@ async fn stale_from_redis_stands_in_for_a_failed_origin() {
     let clients =
         (0..20).map(|_| async move { Client::connect(address).await.ask("GET", "/a", &[]).await });
     for found in all(clients).await {
-        assert_eq!((found.text().as_str(), found.cache()), ("1", "STALE"));
+        assert_eq!((found.text().as_str(), found.cache()), ("1", "HIT-STALE"));
     }
 }
 
@@ -399,7 +399,7 @@ async fn what_the_origin_no_longer_allows_does_not_come_back_from_redis() {
     fleet.get(0, "/a").await;
     fleet.written(0, 1.0).await;
     fleet.advance(20);
-    assert_eq!(fleet.get(0, "/a").await.cache(), "STALE");
+    assert_eq!(fleet.get(0, "/a").await.cache(), "HIT-STALE");
     let refreshed = "cache_background_refreshes_total{result=\"not_stored\"}";
     fleet.metric_reaches(0, refreshed, 1.0).await;
     fleet

@@ -77,7 +77,7 @@ async fn a_soft_purge_makes_stale_everywhere_and_grace_counts_from_it() {
         let found = fleet.get(at, "/a").await;
         assert_eq!(
             (found.text().as_str(), found.cache()),
-            ("1", "STALE"),
+            ("1", "HIT-STALE"),
             "{at}"
         );
         assert!(
@@ -163,7 +163,7 @@ async fn writes_faster_than_the_origin_never_starve_a_soft_group() {
         for at in [0, 1] {
             let found = fleet.get(at, "/a").await;
             assert!(
-                matches!(found.cache(), "STALE" | "HIT"),
+                matches!(found.cache(), "HIT-STALE" | "HIT"),
                 "{}",
                 found.cache_status()
             );
@@ -459,7 +459,7 @@ async fn purges_that_outrun_the_origin_do_not_keep_a_soft_group_from_being_refre
         // While each refresh is under way, another purge comes.
         fleet.advance(1);
         for at in [0, 1] {
-            assert_eq!(fleet.get(at, "/a").await.cache(), "STALE");
+            assert_eq!(fleet.get(at, "/a").await.cache(), "HIT-STALE");
         }
         fleet.origin.asked(number + 2).await;
         fleet.purge(number % 2, order).await;

@@ -202,7 +202,7 @@ async fn every_path_with_every_credential_under_every_way_to_share() {
                         assert_eq!(found.status, body, "{cell}");
                         let expected = match path {
                             Miss => "MISS",
-                            Stale => "STALE",
+                            Stale => "HIT-STALE",
                             _ => "HIT",
                         };
                         assert_eq!(found.cache(), expected, "{cell}");
@@ -235,7 +235,7 @@ async fn every_path_with_every_credential_under_every_way_to_share() {
                         assert_eq!(found.status, body, "{cell}");
                         let expected = match path {
                             Miss => "MISS",
-                            Stale => "STALE",
+                            Stale => "HIT-STALE",
                             _ => "HIT",
                         };
                         assert_eq!(found.cache(), expected, "{cell}");
@@ -426,7 +426,7 @@ async fn a_key_that_the_origin_revokes_is_refused_from_its_next_refresh_on() {
     keys.revoke(A);
     fixture.advance(61);
     // Answered from stale; the refresh behind it meets the refusal.
-    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "STALE"));
+    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "HIT-STALE"));
     fixture
         .metric_reaches(
             "auth_verdicts_total{source=\"origin\",outcome=\"bad\"}",
@@ -435,7 +435,7 @@ async fn a_key_that_the_origin_revokes_is_refused_from_its_next_refresh_on() {
         .await;
     assert_eq!(fixture.get_as(A, "/a").await.status, 401);
     // Others are not kept from refreshing it.
-    assert_eq!(status(&fixture.get_as(B, "/a").await), (200, "STALE"));
+    assert_eq!(status(&fixture.get_as(B, "/a").await), (200, "HIT-STALE"));
     fixture
         .metric_reaches("cache_background_refreshes_total{result=\"replaced\"}", 1.0)
         .await;
@@ -460,7 +460,12 @@ async fn an_outage_of_the_key_table_locks_nobody_out_who_was_good_a_moment_ago()
     // A second one refused: an outage, and stale stands in, for the first again too.
     for key in [B, A, C, B] {
         let found = fixture.get_as(key, "/a").await;
-        assert_eq!(status(&found), (200, "STALE"), "{key}: {}", found.text());
+        assert_eq!(
+            status(&found),
+            (200, "HIT-STALE"),
+            "{key}: {}",
+            found.text()
+        );
     }
     // Strangers cannot be told from good ones: 503, and not held against them.
     let stranger = fixture.get_as(BAD, "/a").await;
@@ -473,7 +478,7 @@ async fn an_outage_of_the_key_table_locks_nobody_out_who_was_good_a_moment_ago()
     fixture.advance(38);
     fixture.get_as(B, "/a").await;
     fixture.get_as(C, "/a").await;
-    assert_eq!(status(&fixture.get_as(B, "/a").await), (200, "STALE"));
+    assert_eq!(status(&fixture.get_as(B, "/a").await), (200, "HIT-STALE"));
     fixture.advance(3);
     for key in [B, C] {
         assert_ne!(fixture.get_as(key, "/a").await.status, 200, "{key}");
@@ -550,7 +555,7 @@ async fn an_origin_that_fails_is_neither_good_nor_bad() {
     assert_eq!(origin_error.status, 500);
     assert_eq!(origin_error.text(), "{\"error\":\"Failed\"}");
     fixture.advance(61);
-    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "STALE"));
+    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "HIT-STALE"));
     keys.fail(false);
     assert_eq!(fixture.get_as(B, "/a").await.status, 200);
 }
@@ -562,7 +567,7 @@ async fn an_origin_that_is_gone_is_503_for_unknown_keys_and_stale_for_good_ones(
     fixture.get_as(A, "/a").await;
     fixture.origin.stop().await;
     fixture.advance(61);
-    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "STALE"));
+    assert_eq!(status(&fixture.get_as(A, "/a").await), (200, "HIT-STALE"));
     let unknown = fixture.get_as(B, "/a").await;
     assert_eq!(unknown.status, 503, "{}", unknown.text());
     assert_eq!(unknown.json()["error"]["code"], "KEY_NOT_VERIFIED");

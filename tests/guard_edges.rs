@@ -89,7 +89,7 @@ async fn a_key_that_was_refused_last_has_no_grace_when_its_source_fails() {
     fixture.advance(11);
     fixture.origin.stop().await;
     assert_eq!(fixture.get_as(A, "/a").await.status, 503);
-    assert_eq!(fixture.get_as(B, "/a").await.cache(), "STALE");
+    assert_eq!(fixture.get_as(B, "/a").await.cache(), "HIT-STALE");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,6 +76,7 @@ async fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
     command
         .args(arguments)
         .env_remove("BENCHMARK_URL")
+        .env_remove("IRIS_ADMIN_URL")
         .env_remove("LOAD_TEST_URL");
     let running = tokio::task::spawn_blocking(move || command.output().unwrap());
     let Output {
@@ -122,8 +123,8 @@ async fn the_benchmark_finds_latencies_that_are_known_and_judges_by_them() {
     assert_eq!(status, Some(0), "{out}{error}");
     let report: Value = serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap();
     let total = &report["total"];
-    // Ten of warm-up, forty and forty, of five endpoints.
-    assert_eq!(target.asked.load(Ordering::SeqCst), 450);
+    // Whether it is Iris; ten of warm-up, forty and forty, of five endpoints.
+    assert_eq!(target.asked.load(Ordering::SeqCst), 451);
     assert_eq!(
         (&total["requests"], &total["errors"]),
         (&400.into(), &0.into())
@@ -302,6 +303,7 @@ async fn two_targets_are_compared_in_one_run_and_a_report_with_an_earlier_one() 
         .lines()
         .find(|line| line.trim_start().starts_with("p50"))
         .unwrap();
+    // p50, and both figures with their units.
     let words: Vec<&str> = line.split_whitespace().collect();
     let ratio: f64 = words[5].parse().unwrap();
     assert!((0.2..0.5).contains(&ratio), "{line}");
@@ -309,9 +311,9 @@ async fn two_targets_are_compared_in_one_run_and_a_report_with_an_earlier_one() 
         line.ends_with('↓') || line.trim_end().ends_with('↓'),
         "{line}"
     );
-    // Each was asked as often.
+    // Each was asked as often, and the one that is measured once more: whether it is Iris.
     let count = |target: &Known| target.asked.load(Ordering::SeqCst);
-    assert_eq!(count(&slow), count(&fast));
+    assert_eq!(count(&slow) + 1, count(&fast));
     // Against itself nothing is worse; the slow one is, against the fast one's report.
     let (status, _, _) = run(&bench(&few, &["--url", &fast_url, "--json", &json])).await;
     assert_eq!(status, Some(0));
@@ -320,7 +322,10 @@ async fn two_targets_are_compared_in_one_run_and_a_report_with_an_earlier_one() 
     assert_eq!(status, Some(0), "{out}");
     let (status, out, _) = run(&bench(&few, &["--url", &slow_url, "--against", &json])).await;
     assert_eq!(status, Some(1), "{out}");
-    assert!(out.contains("worse by more than 10 %: p50"), "{out}");
+    assert!(
+        out.contains("worse by more than 10 % and than noise: p50"),
+        "{out}"
+    );
     let (status, _, error) = run(&bench(
         &few,
         &["--url", &fast_url, "--against", "/no/such/file"],
@@ -452,4 +457,153 @@ async fn how_well_a_rate_limit_holds_is_judged_where_that_is_asked_for() {
         assert_eq!(status, expected, "{out}{error}");
         assert!(out.contains("rate limit"), "{out}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_of_ones_own_is_measured_by_what_is_named() {
+    // It is not Iris, and knows its callers by a key.
+    let fixture = crate::support::Fixture::start(&crate::support::route("ttl = \"60s\""), |seen| {
+        let knows = seen.header("authorization") == Some("Bearer one");
+        match seen.target.split('?').next() {
+            Some("/api/products" | "/api/search") => {
+                crate::support::reply(200, if knows { "yes" } else { "no" }, &[])
+            }
+            Some("/api/orders") if seen.method == "POST" => crate::support::reply(201, "", &[]),
+            _ => crate::support::reply(404, "", &[]),
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", fixture.sidecar().address);
+    let admin = format!("http://{}", fixture.sidecar().admin_address);
+    let bench = async |arguments: &[&str]| {
+        let few = [
+            "bench",
+            "--url",
+            &url,
+            "--sequential",
+            "10",
+            "--concurrent",
+            "10",
+        ];
+        let none = [
+            "--throughput",
+            "none",
+            "--p95",
+            "none",
+            "--p99",
+            "none",
+            "--error-rate",
+            "none",
+        ];
+        run(&[&few[..], &none, arguments].concat()).await
+    };
+    // Without a word it says that this is another API, and what to do.
+    let (status, _, error) = bench(&[]).await;
+    assert_eq!(status, Some(2), "{error}");
+    for word in ["404", "/api/iris/overview", "--requests", "--discover"] {
+        assert!(error.contains(word), "{word}: {error}");
+    }
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, "one\n").unwrap();
+    let (json, keys) = (folder.path().join("r.json"), keys.to_str().unwrap());
+    let json = json.to_str().unwrap();
+    let report =
+        || -> Value { serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap() };
+    let paths = ["/api/products", "/api/search?q={{n}}", "POST /api/orders"];
+    let with = ["--json", json, "--api-key-file", keys];
+    let (status, out, error) = bench(&[&paths[..], &with].concat()).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert_eq!(report()["total"]["statuses"]["200"], 40);
+    assert_eq!(report()["total"]["statuses"]["201"], 20);
+    assert!(
+        error.contains("/api/orders") && error.contains(" left"),
+        "{error}"
+    );
+    let seen = fixture.origin.seen();
+    assert!(
+        seen.iter()
+            .any(|seen| seen.header("authorization") == Some("Bearer one"))
+    );
+    // By a file, with weights.
+    let requests = file(
+        folder.path(),
+        "[[request]]\npath = \"/api/products\"\nweight = 3\n[[request]]\npath = \"/api/orders\"\nmethod = \"POST\"\n",
+    );
+    let (status, out, error) = bench(&["--requests", &requests, "--json", json]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    let endpoints = report()["endpoints"].clone();
+    assert_eq!(
+        (&endpoints[0]["requests"], &endpoints[1]["requests"]),
+        (&30.into(), &10.into())
+    );
+    // By what was asked for most.
+    let (status, out, error) = bench(&["--discover", "--admin", &admin, "--json", json]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert_eq!(report()["endpoints"][0]["name"], "/api/products");
+    // Two sides of one thing: both tables, in the page too.
+    let html = folder.path().join("r.html").to_str().unwrap().to_owned();
+    let (status, out, error) = bench(&["/api/products", "--compare", &url, "--html", &html]).await;
+    assert_eq!(status, Some(0), "{out}{error}");
+    assert!(
+        std::fs::read_to_string(&html)
+            .unwrap()
+            .contains("Before and after")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_or_read_is_said_before_anything_is_measured() {
+    let target = Known::start(|_| (200, millis(0))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let url = target.url();
+    let scenario = file(
+        folder.path(),
+        "[[stage]]\nlasts = \"soon\"\nusers = 1\n[[request]]\npath = \"a\"\n",
+    );
+    let json = folder.path().join("new.json");
+    let new = json.to_str().unwrap();
+    for arguments in [
+        &[
+            "bench",
+            "--url",
+            &url,
+            "--html",
+            "/no/such/folder/r.html",
+            "--json",
+            new,
+        ][..],
+        &[
+            "bench",
+            "--url",
+            &url,
+            "--api-key-file",
+            "/no/such/file",
+            "--json",
+            new,
+        ],
+        &["bench", "--url", &url, "--requests", "/no/such/file"],
+        &["bench", "--url", &url, "--discover"],
+        &["bench", "--url", &url, "products"],
+        &[
+            "load-test",
+            "smoke",
+            "--url",
+            &url,
+            "--prometheus",
+            "/no/such/folder/r",
+        ],
+        &["load-test", &scenario, "--url", &url],
+    ] {
+        let (status, _, error) = run(arguments).await;
+        assert_eq!(status, Some(2), "{arguments:?}: {error}");
+    }
+    assert_eq!(target.asked.load(Ordering::SeqCst), 0);
+    assert!(!json.exists());
+    // All that is wrong with it, at once.
+    let (_, _, error) = run(&["load-test", &scenario, "--url", &url]).await;
+    assert!(
+        error.contains("iris.toml:2:") && error.contains("iris.toml:5:"),
+        "{error}"
+    );
 }

@@ -505,7 +505,7 @@ async fn who_writes_and_then_reads_through_the_cache_finds_it() {
         assert_eq!(done.status, 201);
         // Gone, and stale.
         assert_eq!(count().await, (151, "MISS".to_owned()));
-        assert_eq!(api.get("/api/iris/overview").await.cache(), "STALE");
+        assert_eq!(api.get("/api/iris/overview").await.cache(), "HIT-STALE");
         // Another key has answers of its own.
         let other = [("authorization", format!("Bearer {}", api.other_key))];
         let found = api
@@ -523,7 +523,7 @@ async fn who_writes_and_then_reads_through_the_cache_finds_it() {
         // Unchanged data is confirmed.
         api.clock.advance(std::time::Duration::from_secs(200));
         let found = api.get("/api/iris/analytics").await;
-        assert_eq!(found.cache(), "REVALIDATED", "{}", found.cache_status());
+        assert_eq!(found.cache(), "HIT-REVALIDATED", "{}", found.cache_status());
     })
     .await;
 }

@@ -18,7 +18,7 @@ async fn a_database_that_is_down_is_503_and_stale_from_the_cache() {
     server.stop();
     api.clock.advance(std::time::Duration::from_secs(300));
     let stale = api.get("/api/iris/analytics").await;
-    assert_eq!((stale.status, stale.cache()), (200, "STALE"));
+    assert_eq!((stale.status, stale.cache()), (200, "HIT-STALE"));
     let down = api.get("/api/iris/patterns").await;
     assert_eq!(down.status, 503, "{}", down.text());
     server.launch().await;
@@ -36,7 +36,7 @@ async fn a_database_that_refuses_is_told_at_once_and_then_left_alone() {
     let begun = std::time::Instant::now();
     for _ in 0..6 {
         let stale = api.get("/api/iris/analytics").await;
-        assert_eq!((stale.status, stale.cache()), (200, "STALE"));
+        assert_eq!((stale.status, stale.cache()), (200, "HIT-STALE"));
         let down = api.get("/api/iris/patterns").await;
         assert_eq!(down.status, 503, "{}", down.text());
         // Past what a failed origin is left alone for.

@@ -284,7 +284,10 @@ async fn breaks_off(cache: &str, more: &str) {
         fixture.advance(20);
         for _ in 0..20 {
             let stale = fixture.get("/a").await;
-            assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
+            assert_eq!(
+                (stale.cache(), stale.text().as_str()),
+                ("HIT-STALE", "good")
+            );
         }
         // It is given a pause, as after any other failure.
         assert_eq!(fixture.origin.count(), 2, "{framing}");
@@ -487,13 +490,16 @@ async fn a_body_that_stands_still_is_answered_from_what_is_stored_and_counts_for
         stalls.store(true, Ordering::Relaxed);
         for _ in 0..5 {
             let stale = fixture.get("/a").await;
-            assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "good"));
+            assert_eq!(
+                (stale.cache(), stale.text().as_str()),
+                ("HIT-STALE", "good")
+            );
         }
         // It is given a pause, as after any other failure.
         assert_eq!(fixture.origin.count(), 7, "{cache}{more}");
         assert_eq!(fixture.metric("upstream_breaker_open").await, 0.0);
         for target in targets {
-            assert_eq!(fixture.get(target).await.cache(), "STALE");
+            assert_eq!(fixture.get(target).await.cache(), "HIT-STALE");
         }
         // As many as there were answers before: one failure more is most of all.
         assert_eq!(fixture.get("/closed").await.status, 502);

@@ -110,7 +110,7 @@ async fn a_soft_purge_makes_stale_and_grace_counts_from_it() {
     purge(&fixture, r#"{"url": "/a", "soft": true}"#).await;
     fixture.advance(3);
     let stale = fixture.get("/a").await;
-    assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "1"));
+    assert_eq!((stale.cache(), stale.text().as_str()), ("HIT-STALE", "1"));
     assert!(
         stale.cache_status().contains("ttl=-3"),
         "{}",
@@ -148,7 +148,7 @@ async fn what_a_soft_purge_made_stale_is_confirmed_by_304() {
     .await;
     fixture.get("/a").await;
     purge(&fixture, r#"{"url": "/a", "soft": true}"#).await;
-    assert_eq!(fixture.get("/a").await.cache(), "REVALIDATED");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT-REVALIDATED");
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
 }
 
@@ -232,7 +232,7 @@ async fn a_fill_begun_before_a_soft_purge_lands_stale() {
     assert_eq!(first.await.unwrap(), "1");
     fixture.advance(4);
     let stale = fixture.get("/a").await;
-    assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "1"));
+    assert_eq!((stale.cache(), stale.text().as_str()), ("HIT-STALE", "1"));
     assert!(
         stale.cache_status().contains("ttl=-4"),
         "{}",

@@ -68,7 +68,7 @@ curl() { command curl -sS --noproxy '*' --fail-with-body "$@"; }
 key() { grep -o 'sk_live_[A-Za-z0-9_-]*' server.log | head -n 1; }
 for block in $(seq 0 $((BLOCKS - 1))); do
     # Who asks with a key asks the demo.
-    if grep -q 'api-key $KEY' "block-$block.sh"; then target/release/iris-sidecar && KEY=$(key); fi
+    if grep -q 'echo $KEY' "block-$block.sh"; then target/release/iris-sidecar && KEY=$(key); fi
     if grep -q sk_live_… "block-$block.sh"; then sed -i "s/sk_live_…/$(key)/" "block-$block.sh"; fi
     echo "== $block"
     cat "block-$block.sh"

@@ -42,7 +42,7 @@ async fn what_is_stored_is_judged_by_the_lifetimes_in_force() {
             "ttl = \"10s\"",
             "ttl = \"10s\"\nstale_while_revalidate = \"1h\"",
             100,
-            "STALE",
+            "HIT-STALE",
         ),
         (
             &[],

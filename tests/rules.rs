@@ -283,7 +283,7 @@ async fn a_304_updates_the_content_type_but_never_the_coding() {
     let updated = fixture.get("/a").await;
     assert_eq!(
         (updated.cache(), updated.header("content-type")),
-        ("REVALIDATED", Some("text/b"))
+        ("HIT-REVALIDATED", Some("text/b"))
     );
     assert_eq!(updated.header("content-encoding"), None);
 }

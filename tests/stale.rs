@@ -21,7 +21,7 @@ async fn a_stale_hit_inside_the_window_never_waits_for_the_origin() {
     fixture.advance(15);
     for _ in 0..20 {
         let stale = fixture.get("/a").await;
-        assert_eq!((stale.cache(), stale.text().as_str()), ("STALE", "1"));
+        assert_eq!((stale.cache(), stale.text().as_str()), ("HIT-STALE", "1"));
         assert_eq!(
             stale.cache_status(),
             "iris-sidecar; hit; ttl=-5; detail=stale-while-revalidate"
@@ -46,7 +46,7 @@ async fn a_refresh_is_conditional_and_a_304_confirms_what_is_stored() {
     .await;
     fixture.get("/a").await;
     fixture.advance(15);
-    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT-STALE");
     fixture
         .metric_reaches(
             "cache_background_refreshes_total{result=\"confirmed\"}",
@@ -69,7 +69,7 @@ async fn a_refresh_carries_the_credential_that_set_it_off() {
     let key = [("authorization", "Bearer k")];
     fixture.get_with("/a", &key).await;
     fixture.advance(15);
-    assert_eq!(fixture.get_with("/a", &key).await.cache(), "STALE");
+    assert_eq!(fixture.get_with("/a", &key).await.cache(), "HIT-STALE");
     fixture.origin.asked(2).await;
     assert_eq!(
         fixture.origin.last().header("authorization"),
@@ -104,7 +104,7 @@ async fn stale_stands_in_for_an_origin_that_fails_in_any_way() {
         let stale = fixture.get("/a").await;
         assert_eq!(
             (stale.status, stale.cache(), stale.text().as_str()),
-            (200, "STALE", "good"),
+            (200, "HIT-STALE", "good"),
             "{failure}"
         );
         // It was asked: that is no hit (RFC 9211 §2.1).
@@ -120,7 +120,7 @@ async fn stale_stands_in_for_an_origin_that_fails_in_any_way() {
         // The origin is left alone for a moment.
         let asked = fixture.origin.count();
         let next = fixture.get("/a").await;
-        assert_eq!(next.cache(), "STALE", "{failure}");
+        assert_eq!(next.cache(), "HIT-STALE", "{failure}");
         let said = next.cache_status();
         assert!(
             said.starts_with("iris-sidecar; hit; ttl=-50"),
@@ -174,7 +174,7 @@ async fn a_failed_refresh_leaves_stale_in_its_place() {
     .await;
     fixture.get("/a").await;
     fixture.advance(15);
-    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT-STALE");
     fixture
         .metric_reaches("cache_background_refreshes_total{result=\"failed\"}", 1.0)
         .await;
@@ -183,7 +183,7 @@ async fn a_failed_refresh_leaves_stale_in_its_place() {
     }
     assert_eq!(fixture.origin.count(), 2, "Retry-After is honoured");
     fixture.advance(21);
-    assert_eq!(fixture.get("/a").await.cache(), "STALE");
+    assert_eq!(fixture.get("/a").await.cache(), "HIT-STALE");
     fixture.origin.asked(3).await;
 }
 
@@ -248,7 +248,7 @@ async fn a_success_whose_body_means_failure_is_not_stored_and_stale_stands_in() 
     let stale = fixture.get("/a").await;
     assert_eq!(
         (stale.cache(), stale.text().as_str()),
-        ("STALE", r#"{"metrics":{"total":8}}"#)
+        ("HIT-STALE", r#"{"metrics":{"total":8}}"#)
     );
     // Nothing to stand in: as it came, and never stored.
     for _ in 0..2 {

@@ -37,7 +37,7 @@ async fn a_weak_validator_confirms_weakly() {
     let answer = fixture.get("/a").await;
     assert_eq!(
         (answer.cache(), answer.header("x-a")),
-        ("REVALIDATED", Some("new"))
+        ("HIT-REVALIDATED", Some("new"))
     );
 }
 
@@ -168,7 +168,7 @@ async fn an_origin_that_confirms_by_other_tags_than_it_sends_is_asked_once_each_
 #[tokio::test]
 async fn an_operator_may_take_a_strong_tag_for_the_weak_one() {
     let fixture = compressing("weak_revalidation = true").await;
-    for expected in ["MISS", "REVALIDATED", "REVALIDATED"] {
+    for expected in ["MISS", "HIT-REVALIDATED", "HIT-REVALIDATED"] {
         assert_eq!(fixture.get("/a").await.cache(), expected);
         fixture.advance(5);
     }
@@ -234,7 +234,7 @@ async fn the_statuses_of_a_lifetime_and_of_stale_are_the_operators() {
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
     fixture.advance(20);
     let stale = fixture.get("/a").await;
-    assert_eq!((stale.status, stale.cache()), (404, "STALE"));
+    assert_eq!((stale.status, stale.cache()), (404, "HIT-STALE"));
     fixture.advance(20);
     assert_eq!(fixture.get("/a").await.status, 503);
     for _ in 0..2 {

@@ -42,12 +42,12 @@ async fn what_is_obeyed_makes_the_origin_confirm() {
         ("pragma", "no-cache"),
         ("cache-control", "min-fresh=61"),
     ] {
-        assert_eq!(ask(&fixture, field).await, "REVALIDATED", "{field:?}");
+        assert_eq!(ask(&fixture, field).await, "HIT-REVALIDATED", "{field:?}");
     }
     fixture.advance(10);
     assert_eq!(
         ask(&fixture, ("cache-control", "max-age=9")).await,
-        "REVALIDATED"
+        "HIT-REVALIDATED"
     );
     fixture.advance(10);
     assert_eq!(ask(&fixture, ("cache-control", "max-age=10")).await, "HIT");

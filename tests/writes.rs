@@ -151,7 +151,7 @@ fn groups(keys: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_invalidates_groups_softly_or_hard() {
     for (key, expected) in [
-        ("invalidates = [\"g\"]", ("STALE", "1")),
+        ("invalidates = [\"g\"]", ("HIT-STALE", "1")),
         (
             "invalidates = [\"g\"]\ninvalidation = \"hard\"",
             ("MISS", "3"),
@@ -160,7 +160,7 @@ async fn a_route_invalidates_groups_softly_or_hard() {
         ("invalidates = [\"other\"]\npurges = [\"g\"]", ("MISS", "3")),
         (
             "invalidates = [\"g\"]\npurges = [\"other\"]",
-            ("STALE", "1"),
+            ("HIT-STALE", "1"),
         ),
     ] {
         let fixture = Fixture::start(&groups(key), |seen| numbered(seen, &[FRESH])).await;

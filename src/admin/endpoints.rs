@@ -57,7 +57,7 @@ pub struct Endpoint {
 }
 
 /// All endpoints, in the order in which they are listed.
-pub const ENDPOINTS: [Endpoint; 16] = [
+pub const ENDPOINTS: [Endpoint; 17] = [
     Endpoint {
         path: "/",
         usage: "",
@@ -129,6 +129,13 @@ pub const ENDPOINTS: [Endpoint; 16] = [
         access: Access::Operators,
         meaning: "why a request would be answered as it would",
         handler: Handler::Looked(|admin, asked| Box::pin(admin.explained(asked))),
+    },
+    Endpoint {
+        path: "/seen",
+        usage: "?most=10",
+        access: Access::Operators,
+        meaning: "what was asked for most among what is looked up (a sample; nothing with a secret in its query)",
+        handler: Handler::Read(|admin, asked| admin.seen(asked)),
     },
     Endpoint {
         path: "/purge",

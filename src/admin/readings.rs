@@ -113,6 +113,25 @@ impl Admin {
         }
     }
 
+    /// What was asked for most, up to `most=…`.
+    pub(super) fn seen(&self, asked: &AdminRequest<'_>) -> Response<Bytes> {
+        let most = match asked.query.map(|query| query.strip_prefix("most=")) {
+            None => Some(10),
+            Some(number) => number.and_then(|number| number.parse().ok()),
+        };
+        let Some(most) = most else {
+            let error = "expected /seen, or /seen?most=10";
+            return json_response(StatusCode::BAD_REQUEST, &json!({"error": error}));
+        };
+        let seen = self.proxy.seen_most(most).into_iter();
+        let seen: Vec<_> = seen
+            .map(|(asked, count)| {
+                json!({"host": asked.host, "target": asked.target, "requests": count})
+            })
+            .collect();
+        json_response(StatusCode::OK, &json!({"seen": seen}))
+    }
+
     /// Whether clients can come: the upstream and Redis may come later.
     pub(super) fn startup(&self) -> Response<Bytes> {
         let has_started = self.phases.has_started();

@@ -107,6 +107,7 @@ fn told_route(config: &Config, route: &RouteTotals) -> Value {
         "path": route.path,
         "requests": route.requests,
         "errors": route.errors,
+        "demotions": route.demotions,
         "p95_ms": route.p95_ms,
         "lifetime": lifetime,
         "results": results,

@@ -1,8 +1,8 @@
 //! Commands that ask a running sidecar on its admin port: what it does, why, and to do otherwise.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -12,17 +12,23 @@ use crate::config::Config;
 use crate::config::changes::Changes;
 use crate::config::settings::Setting;
 
-use super::ending::Ending;
+use super::ending::{Ending, key_from_input};
 use super::place::{Place, Reached};
 
 #[derive(Debug, Subcommand)]
 pub enum Order {
     /// Is it working: readiness, configuration, what is bypassed, hit rate
+    #[command(
+        after_help = "Example: iris-sidecar status --admin http://127.0.0.1:9180\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Status {
         #[command(flatten)]
         reached: Reached,
     },
     /// Why a request would be answered as it would, and what to change
+    #[command(
+        after_help = "Example: iris-sidecar explain GET '/products?page=2' -H 'Authorization: @key.txt'\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Explain {
         /// The method, e.g. GET
         method: String,
@@ -35,6 +41,9 @@ pub enum Order {
         reached: Reached,
     },
     /// Make stored responses unusable, or stale
+    #[command(
+        after_help = "Example: iris-sidecar purge --prefix /products --soft\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Purge {
         #[command(flatten)]
         what: Purged,
@@ -48,6 +57,9 @@ pub enum Order {
         reached: Reached,
     },
     /// Refuse a key from now on, everywhere; the key is read from standard input
+    #[command(
+        after_help = "Example: iris-sidecar revoke < key.txt\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Revoke {
         /// The digest of the key, in the place of the key itself
         #[arg(long, value_name = "HEX")]
@@ -59,6 +71,9 @@ pub enum Order {
         reached: Reached,
     },
     /// Turn the cache off now: nothing is looked up or stored
+    #[command(
+        after_help = "Example: iris-sidecar bypass --for 30m --fleet\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Bypass {
         /// For so long, e.g. 30m; without it until --off
         #[arg(long = "for", value_name = "DURATION")]
@@ -76,11 +91,17 @@ pub enum Order {
         reached: Reached,
     },
     /// Read the configuration again and put it in force, unless it has mistakes
+    #[command(
+        after_help = "Example: iris-sidecar reload --config iris.toml\n\nExit status: 0 in force, 1 refused (its mistakes are printed) or no sidecar answers, 2 bad arguments."
+    )]
     Reload {
         #[command(flatten)]
         reached: Reached,
     },
     /// Take this instance out, and end it as SIGTERM does
+    #[command(
+        after_help = "Example: iris-sidecar drain --stay, and back: iris-sidecar drain --back\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+    )]
     Drain {
         /// Leave it running: unready, and telling clients to go elsewhere
         #[arg(long)]
@@ -92,6 +113,9 @@ pub enum Order {
         reached: Reached,
     },
     /// Exit status 0 where it lives, 1 where it does not: for images without a shell
+    #[command(
+        after_help = "Example: iris-sidecar health --ready\n\nExit status: 0 it lives (or is ready), 1 it does not, 2 bad arguments."
+    )]
     Health {
         /// Whether it is ready to be sent clients
         #[arg(long)]
@@ -270,22 +294,6 @@ fn explain_path(method: &str, url: &str, headers: &[String]) -> anyhow::Result<S
         query.append_pair("header", &format!("{}:{value}", name.trim()));
     }
     Ok(format!("/explain?{}", query.finish()))
-}
-
-fn key_from_input() -> anyhow::Result<String> {
-    if std::io::stdin().is_terminal() {
-        eprintln!("the key, and then Return:");
-        let mut key = String::new();
-        std::io::stdin().read_line(&mut key)?;
-        return Ok(key.trim().to_owned());
-    }
-    let mut key = String::new();
-    std::io::stdin().read_to_string(&mut key)?;
-    let key = key.trim();
-    if key.is_empty() {
-        bail!("no key came by standard input: echo it there, or name its --digest");
-    }
-    Ok(key.to_owned())
 }
 
 /// The same with these members before all others.

@@ -1,8 +1,9 @@
 //! How a run ends, and the configuration that most runs begin with.
 
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 
 use crate::config::{Config, Mistake, NotLoaded};
 
@@ -28,4 +29,27 @@ pub fn load(file: &Path) -> Result<Config, Ending> {
         NotLoaded::Unreadable(why) => Ending::Unreadable(anyhow!(why)),
         NotLoaded::Wrong { mistakes, .. } => Ending::Refused(mistakes),
     })
+}
+
+/// Mistakes as one error.
+pub fn in_lines(mistakes: Vec<Mistake>) -> anyhow::Error {
+    let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+    anyhow!(lines.join("\n"))
+}
+
+/// The key on standard input: as an argument it would stand in ps, and in the history of a shell.
+pub fn key_from_input() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("the key, and then Return:");
+        let mut key = String::new();
+        std::io::stdin().read_line(&mut key)?;
+        return Ok(key.trim().to_owned());
+    }
+    let mut key = String::new();
+    std::io::stdin().read_to_string(&mut key)?;
+    let key = key.trim();
+    if key.is_empty() {
+        bail!("no key came by standard input: echo it there, or name its --digest");
+    }
+    Ok(key.to_owned())
 }

@@ -1,15 +1,17 @@
 //! The command line: arguments → one function a subcommand → exit status.
 
+mod bench;
 mod check;
 mod control;
 mod ending;
-mod load;
+mod load_test;
+mod measuring;
 mod origin;
 mod place;
 mod running;
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -29,6 +33,7 @@ use crate::server::cores;
 use crate::supervisor;
 
 use ending::{Ending, environment, load as load_config};
+use measuring::Measured;
 
 /// The release, and the commit that it was built from.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("IRIS_COMMIT"), ")");
@@ -53,9 +58,9 @@ const LONG_VERSION: &str = concat!(
 /// 127.0.0.1:8080 with metrics on 127.0.0.1:9180.
 #[derive(Debug, Parser)]
 #[command(name = "iris-sidecar", version = VERSION, long_version = LONG_VERSION)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(
-    after_help = "Exit status: 0 done, 1 failed while running or targets missed, 2 bad arguments or configuration, or nothing to measure."
+    after_help = "Example: iris-sidecar                        (the demo API, and what to try)\n         iris-sidecar --config iris.toml\n\nExit status: 0 done, 1 failed while running or targets missed, 2 bad arguments or configuration, or nothing to measure."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -67,14 +72,23 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM or SIGINT
+    #[command(
+        after_help = "Example: iris-sidecar serve --config iris.toml\n\nExit status: 0 ended by a signal, 1 failed while running, 2 a mistake in arguments or configuration."
+    )]
     Serve(ServeArguments),
     /// The built-in origin's database: tables, demo data, API keys
+    #[command(
+        after_help = "Example: iris-sidecar origin create-key --project my-project --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed or has no such key, 2 a mistake in arguments or configuration."
+    )]
     Origin(OriginArguments),
     /// Measure a target: each endpoint, sequentially and concurrently, against targets
-    Bench(Box<load::BenchArguments>),
+    Bench(Box<bench::BenchArguments>),
     /// Put a target under load: smoke, load, stress, spike, or a scenario of your own
-    LoadTest(Box<load::LoadArguments>),
+    LoadTest(Box<load_test::LoadArguments>),
     /// Check a configuration and print its routes as they take effect
+    #[command(
+        after_help = "Example: iris-sidecar check iris.toml --against http://127.0.0.1:9180\n\nExit status: 0 valid (warnings included), 1 the sidecar of --against does not answer, 2 mistakes."
+    )]
     Check {
         /// The configuration to check
         file: PathBuf,
@@ -82,7 +96,19 @@ enum Command {
         #[arg(long, value_name = "ADMIN_URL")]
         against: Option<String>,
     },
+    /// Print this message, or the help of a command
+    #[command(
+        after_help = "Example: iris-sidecar help origin create-key\n\nExit status: 0 done, 2 no such command."
+    )]
+    Help {
+        /// The command, such as: origin create-key
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+    },
     /// Print what a shell needs to complete commands: bash, zsh, fish, elvish or powershell
+    #[command(
+        after_help = "Example: iris-sidecar completions bash > /etc/bash_completion.d/iris-sidecar\n\nExit status: 0 done, 2 no such shell."
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -145,10 +171,11 @@ pub fn main(give_back: fn()) -> ExitCode {
             clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
             Ending::Done
         }
+        Some(Command::Help { words }) => help(&words),
         Some(Command::Control(order)) => control::carry_out(&order),
         Some(Command::Origin(arguments)) => carry_out(arguments),
-        Some(Command::Bench(arguments)) => measured(load::bench(*arguments)),
-        Some(Command::LoadTest(arguments)) => measured(load::load_test(&arguments)),
+        Some(Command::Bench(arguments)) => measured(bench::bench(*arguments)),
+        Some(Command::LoadTest(arguments)) => measured(load_test::load_test(&arguments)),
     };
     match ending {
         Ending::Done => ExitCode::SUCCESS,
@@ -172,18 +199,39 @@ pub fn main(give_back: fn()) -> ExitCode {
     }
 }
 
+fn help(words: &[String]) -> Ending {
+    let mut command = Arguments::command();
+    command.build();
+    let mut found = &mut command;
+    for word in words {
+        let names: Vec<String> = found
+            .get_subcommands()
+            .map(|one| one.get_name().to_owned())
+            .collect();
+        let Some(inner) = found.find_subcommand_mut(word) else {
+            let message = format!("no command {word:?}: expected one of {}", names.join(", "));
+            return Ending::Unreadable(anyhow::anyhow!(message));
+        };
+        found = inner;
+    }
+    // A pager that was closed early has seen enough.
+    let _ = found.print_long_help();
+    Ending::Done
+}
+
 fn serve(arguments: &ServeArguments) -> Ending {
     start_logging(arguments.log_format);
     if let Some(wrong) = misspelt() {
         return Ending::Unreadable(wrong);
     }
-    let config = match place::given(arguments.config.as_ref()) {
+    let file = place::given(arguments.config.as_ref());
+    let config = match file {
         Some(file) => load_config(file),
         None => Config::built_in(&environment).map_err(Ending::Refused),
     };
     match config {
         Err(ending) => ending,
-        Ok(config) => match run(config) {
+        Ok(config) => match run(config, file, arguments.log_format) {
             Ok(()) => Ending::Done,
             Err(error) => Ending::Failed(error),
         },
@@ -215,6 +263,7 @@ fn carry_out(arguments: OriginArguments) -> Ending {
     if let Some(url) = arguments.database {
         settings.url = url;
     }
+    settings.may_create = arguments.task.may_create();
     if settings.url == "sqlite::memory:" {
         let message = "a database in memory is gone with this command: name one by --database or --config, e.g. --database sqlite:iris.db";
         return Ending::Unreadable(anyhow::anyhow!(message));
@@ -225,11 +274,21 @@ fn carry_out(arguments: OriginArguments) -> Ending {
     }
 }
 
-fn measured(done: anyhow::Result<load::Measured>) -> Ending {
+fn measured(done: anyhow::Result<Measured>) -> Ending {
     match done {
-        Ok(load::Measured::Met) => Ending::Done,
-        Ok(load::Measured::Missed) => Ending::Missed,
+        Ok(Measured::Met) => Ending::Done,
+        Ok(Measured::Missed) => Ending::Missed,
         Err(error) => Ending::Unreadable(error),
+    }
+}
+
+/// The time of a line for people, in UTC.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
+        let now = std::time::SystemTime::now();
+        write!(out, "{}", humantime::format_rfc3339_seconds(now))
     }
 }
 
@@ -238,7 +297,10 @@ fn measured(done: anyhow::Result<load::Measured>) -> Ending {
 fn start_logging(format: LogFormat) {
     let wanted = environment("RUST_LOG").filter(|text| !text.is_empty());
     let read = wanted.as_deref().map(str::parse::<Targets>);
-    let usual = Targets::new().with_default(LevelFilter::INFO);
+    let usual = Targets::new()
+        .with_default(LevelFilter::INFO)
+        // Notices of Postgres, such as what is there already and therefore skipped.
+        .with_target("sqlx", LevelFilter::WARN);
     let (targets, wrong) = match read {
         None => (usual, None),
         Some(Ok(targets)) => (targets, None),
@@ -249,6 +311,7 @@ fn start_logging(format: LogFormat) {
         LogFormat::Human => lines
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
+            .with_timer(Seconds)
             .boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
@@ -261,13 +324,8 @@ fn start_logging(format: LogFormat) {
 }
 
 /// Starts, waits for a signal, drains.
-fn run(config: Config) -> anyhow::Result<()> {
-    let upstream = config.upstream.as_ref().map(|upstream| upstream.shown());
-    let (workers, routes) = (
-        config.listen.workers.unwrap_or_else(cores),
-        config.routes.list().len(),
-    );
-    let memory = units::show_size(config.cache.memory);
+fn run(config: Config, file: Option<&Path>, format: LogFormat) -> anyhow::Result<()> {
+    let lines = Started::of(&config, file);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -282,19 +340,27 @@ fn run(config: Config) -> anyhow::Result<()> {
         addresses.collect::<Vec<_>>().join(" "),
         sidecar.admin_address,
     );
-    match upstream {
-        Some(upstream) => info!(%address, %admin, upstream, workers, routes, memory, "serving"),
-        None => {
-            info!(%address, %admin, upstream = "the built-in origin", workers, routes, memory, "serving");
-            match &sidecar.demo_key {
-                Some(key) => info!(
-                    "try it twice:  curl -i -H 'Authorization: Bearer {key}' http://{address}/api/iris/overview"
-                ),
-                None => info!(
-                    "try it:        curl -i -H 'Authorization: Bearer sk_live_…' http://{address}/api/iris/overview  (a key of: iris-sidecar origin create-key)"
-                ),
-            }
-            info!("then:          curl http://{admin}/api/metrics");
+    info!(%address, %admin, "serving");
+    lines.tell();
+    info!("see what it does:  http://{admin}/");
+    if lines.is_demo {
+        let (key, of_whom) = match &sidecar.demo_key {
+            Some(key) => (key.as_str(), "twice"),
+            None => ("sk_live_…", "with a key of: iris-sidecar origin create-key"),
+        };
+        info!("try it, {of_whom}:");
+        let first = sidecar
+            .addresses
+            .first()
+            .map_or_else(String::new, ToString::to_string);
+        let (curl, url) = (
+            format!("curl -i -H 'Authorization: Bearer {key}'"),
+            format!("http://{first}/api/iris/overview"),
+        );
+        match format {
+            LogFormat::Json => info!("{curl} {url}"),
+            // To be copied, from a terminal that may be narrow.
+            LogFormat::Human => eprintln!("    {curl} \\\n      {url}"),
         }
     }
     supervisor::ready(&format!("serving on {address}, admin on {admin}"));
@@ -305,6 +371,49 @@ fn run(config: Config) -> anyhow::Result<()> {
     sidecar.join();
     info!("done");
     Ok(())
+}
+
+/// What of a configuration is told at the start, in lines that fit a terminal.
+struct Started {
+    file: String,
+    upstream: String,
+    routes: usize,
+    workers: usize,
+    memory: String,
+    /// The built-in origin answers.
+    is_demo: bool,
+}
+
+impl Started {
+    fn of(config: &Config, file: Option<&Path>) -> Self {
+        let upstream = config.upstream.as_ref();
+        let file = file.map(|file| file.display().to_string());
+        Self {
+            file: file.unwrap_or_else(|| "none: built-in".to_owned()),
+            upstream: upstream.map_or_else(
+                || "the built-in origin".to_owned(),
+                |upstream| upstream.shown(),
+            ),
+            routes: config.routes.list().len(),
+            workers: config.listen.workers.unwrap_or_else(cores),
+            memory: units::show_size(config.cache.memory),
+            is_demo: upstream.is_none(),
+        }
+    }
+
+    fn tell(&self) {
+        let Self {
+            file,
+            upstream,
+            routes,
+            workers,
+            memory,
+            ..
+        } = self;
+        info!(file, routes, "configuration");
+        info!(upstream, "answers come from");
+        info!(workers, memory, "uses");
+    }
 }
 
 /// The signals of an operator, heard from when this is made.
@@ -366,5 +475,24 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example_and_says_the_exit_statuses() {
+        fn look(command: &mut clap::Command, path: &str, seen: &mut u32) {
+            let help = command.render_long_help().to_string();
+            for words in ["Example: iris-sidecar", "Exit status: 0 "] {
+                assert!(help.contains(words), "{path}: {help}");
+            }
+            *seen += 1;
+            for inner in command.get_subcommands_mut() {
+                let path = format!("{path} {}", inner.get_name());
+                look(inner, &path, seen);
+            }
+        }
+        let (mut command, mut seen) = (Arguments::command(), 0);
+        command.build();
+        look(&mut command, "iris-sidecar", &mut seen);
+        assert!(seen >= 20, "{seen}");
     }
 }

@@ -16,16 +16,26 @@ use crate::error::rfc3339;
 use crate::metrics::Metrics;
 use crate::origin::seed_demo;
 
+use super::ending::key_from_input;
 use super::running;
 
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// Make what is missing: tables, indexes, functions; nothing that is there is touched
+    #[command(
+        after_help = "Example: iris-sidecar origin migrate --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+    )]
     Migrate,
     /// Fill an empty database with demo data, and print the demo key
+    #[command(
+        after_help = "Example: iris-sidecar origin seed --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+    )]
     Seed,
     /// Make an API key and print it: this is the only time that it is seen
+    #[command(
+        after_help = "Example: iris-sidecar origin create-key --project my-project > key.txt\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+    )]
     CreateKey {
         /// The project whose key it is
         #[arg(long)]
@@ -37,13 +47,32 @@ pub enum Task {
         #[arg(long)]
         label: Option<String>,
     },
-    /// Revoke a key, by its id, by itself, or by the characters that are shown of it; also at the
-    /// sidecar that runs with the configuration, where its admin port answers
-    RevokeKey { key: String },
+    /// Revoke a key: the one on standard input, or the one with this id or these characters that are shown of it;
+    /// also at the sidecar that runs with the configuration, where its admin port answers
+    #[command(
+        after_help = "Example: iris-sidecar origin revoke-key < key.txt\n\nExit status: 0 revoked, 1 the database failed or has no such key, 2 a mistake in arguments or configuration."
+    )]
+    RevokeKey {
+        /// Its id, or the characters that list-keys shows of it
+        key: Option<String>,
+    },
     /// List the keys, by what may be shown of them
+    #[command(
+        after_help = "Example: iris-sidecar origin list-keys --config iris.toml\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+    )]
     ListKeys,
     /// Read the database and print, as SQL, what would make it faster
+    #[command(
+        after_help = "Example: iris-sidecar origin analyze --config iris.toml > indexes.sql\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+    )]
     Analyze,
+}
+
+impl Task {
+    /// Whether a database that is not there is made for it.
+    pub fn may_create(&self) -> bool {
+        matches!(self, Self::Migrate | Self::Seed)
+    }
 }
 
 /// Revokes a key at the sidecar that runs, and says what came of that.
@@ -128,6 +157,7 @@ async fn carry_out(config: &Config, database: &Database, task: Task) -> anyhow::
             println!("{key}");
         }
         Task::RevokeKey { key } => {
+            let key = key.map_or_else(key_from_input, Ok)?;
             let digest = database.digest_of_key(&key).await?;
             let is_revoked = database.revoke_key(&key, now).await?;
             let Some(digest) = digest.filter(|_| is_revoked) else {

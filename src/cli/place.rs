@@ -60,12 +60,16 @@ impl Place {
     /// Of the sidecar that runs with a configuration, or is to: its token is taken from there.
     pub fn named(admin: &str, config: &Config) -> anyhow::Result<Self> {
         let of_file = config.admin.token.as_ref().map(|token| token.text.clone());
+        let said = environment("IRIS_ADMIN_TOKEN").filter(|token| !token.is_empty());
+        Self::at(admin, said.or(of_file))
+    }
+
+    /// What answers at an address.
+    pub fn at(admin: &str, token: Option<String>) -> anyhow::Result<Self> {
         Ok(Self {
             address: address_of(admin)?,
             otherwise: None,
-            token: environment("IRIS_ADMIN_TOKEN")
-                .filter(|token| !token.is_empty())
-                .or(of_file),
+            token,
             is_json: false,
         })
     }

@@ -75,6 +75,14 @@ impl AccessLog {
     }
 }
 
+impl AccessLog {
+    /// Whether a query has a parameter whose value is never written, as an origin reads its name.
+    pub fn names_secret(&self, query: &str) -> bool {
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.any(|(name, _)| self.is_secret(&name))
+    }
+}
+
 pub fn access_log(mut section: Section<'_, '_>, credentials: &[HeaderName]) -> AccessLog {
     let mut log = AccessLog::default();
     let format = |text: &str| match text {

@@ -322,8 +322,8 @@ fn cached(headers: &HeaderMap) -> Cached {
         let word = word.split([' ', ',']).next().unwrap_or_default();
         return match word.to_ascii_uppercase().as_str() {
             "HIT" => Cached::Hit,
-            "STALE" => Cached::Stale,
-            "REVALIDATED" => Cached::Revalidated,
+            "HIT-STALE" | "STALE" => Cached::Stale,
+            "HIT-REVALIDATED" | "REVALIDATED" => Cached::Revalidated,
             "MISS" => Cached::Miss,
             "BYPASS" => Cached::Bypass,
             _ => Cached::Unsaid,
@@ -365,6 +365,13 @@ mod tests {
         assert_eq!(of("x-cache", "HIT"), Cached::Hit);
         assert_eq!(of("x-cache", "hit from here"), Cached::Hit);
         assert_eq!(of("x-cache", "BYPASS"), Cached::Bypass);
+        for (value, expected) in [
+            ("HIT-STALE", Cached::Stale),
+            ("STALE", Cached::Stale),
+            ("HIT-REVALIDATED", Cached::Revalidated),
+        ] {
+            assert_eq!(of("x-cache", value), expected);
+        }
         assert_eq!(
             of("cache-status", "far; hit, near; fwd=uri-miss"),
             Cached::Miss

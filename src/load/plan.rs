@@ -1,9 +1,10 @@
-//! What is asked, by how many, and for how long: the requirements' scenarios, and any in TOML.
+//! What is asked, by how many, and for how long: the requirements' scenarios, and the shape of any other.
 
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use serde::Deserialize;
+
+use super::template;
 
 /// One request of the mix.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +19,27 @@ pub struct Endpoint {
     pub body: Option<String>,
     /// How often it is picked, beside the others.
     pub weight: u32,
+}
+
+impl Endpoint {
+    /// What an argument names: `/path?query`, or a method before it. The error says what is wrong.
+    pub fn asked(text: &str) -> Result<Self, String> {
+        let expected = "expected a path such as \"/products?page=1\", or \"DELETE /carts/1\"";
+        let (method, path) = match text.split_once(' ') {
+            Some((method, path)) => (Method::from_bytes(method.as_bytes()).ok(), path.trim()),
+            None => (Some(Method::GET), text),
+        };
+        let method = method.filter(|_| path.starts_with('/')).ok_or(expected)?;
+        template::check(path)?;
+        Ok(Self {
+            name: text.to_owned(),
+            method,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: None,
+            weight: 1,
+        })
+    }
 }
 
 /// Up or down to a number, linearly, within a time.
@@ -100,11 +122,14 @@ pub fn requirements_mix() -> Vec<Endpoint> {
     ]
 }
 
-/// The endpoints that the benchmark asks for, one after another.
+/// The endpoints that the requirements' benchmark asks for, each as often as the others.
 pub fn benchmark_endpoints() -> Vec<Endpoint> {
-    let mut all = requirements_mix();
-    all.truncate(5);
-    all
+    let five = requirements_mix().into_iter().take(5);
+    five.map(|endpoint| Endpoint {
+        weight: 1,
+        ..endpoint
+    })
+    .collect()
 }
 
 impl Scenario {
@@ -126,12 +151,6 @@ impl Scenario {
                 .collect(),
             endpoints: requirements_mix(),
         })
-    }
-
-    /// From TOML. The error has the place of what is wrong.
-    pub fn parse(file: &str, text: &str) -> Result<Self, String> {
-        let written: Written = toml::from_str(text).map_err(|error| format!("{file}: {error}"))?;
-        written.check().map_err(|error| format!("{file}: {error}"))
     }
 
     /// The same within a part of the time.
@@ -175,155 +194,6 @@ impl Scenario {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    name: Option<String>,
-    /// `"closed"` or `"open"`.
-    #[serde(default)]
-    model: Word,
-    #[serde(default)]
-    think: Option<[String; 2]>,
-    #[serde(rename = "stage")]
-    stages: Vec<WrittenStage>,
-    #[serde(rename = "request", default)]
-    requests: Vec<WrittenRequest>,
-}
-
-#[derive(Clone, Copy, Default, Deserialize, PartialEq)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    #[default]
-    Closed,
-    Open,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenStage {
-    lasts: String,
-    users: Option<f64>,
-    rate: Option<f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenRequest {
-    name: Option<String>,
-    #[serde(default)]
-    method: Option<String>,
-    path: String,
-    body: Option<String>,
-    #[serde(default)]
-    headers: std::collections::BTreeMap<String, String>,
-    weight: Option<u32>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?}: expected a duration such as \"30s\" or \"500ms\"");
-    humantime::parse_duration(text).map_err(|_| expected())
-}
-
-impl Written {
-    fn check(self) -> Result<Scenario, String> {
-        let is_open = self.model == Word::Open;
-        if is_open && self.think.is_some() {
-            return Err("think is for model = \"closed\": an open model has no users".to_owned());
-        }
-        let think = match self.think {
-            None => (Duration::ZERO, Duration::ZERO),
-            Some([least, most]) => (duration(&least)?, duration(&most)?),
-        };
-        if think.0 > think.1 {
-            return Err("think: expected [\"least\", \"most\"]".to_owned());
-        }
-        let mut stages = Vec::new();
-        for stage in &self.stages {
-            let to = match (is_open, stage.users, stage.rate) {
-                (false, Some(users), None) => users,
-                (true, None, Some(rate)) => rate,
-                (false, ..) => return Err("[[stage]]: expected users = … and no rate, for model = \"closed\"".to_owned()),
-                (true, ..) => return Err("[[stage]]: expected rate = … (requests a second) and no users, for model = \"open\"".to_owned()),
-            };
-            if !(0.0..=1e6).contains(&to) {
-                return Err(format!(
-                    "[[stage]]: {to}: expected a number from 0 to 1000000"
-                ));
-            }
-            stages.push(Stage {
-                lasts: duration(&stage.lasts)?,
-                to,
-            });
-        }
-        if stages.iter().all(|stage| stage.lasts.is_zero()) {
-            return Err("no [[stage]] that lasts: expected lasts = \"30s\"".to_owned());
-        }
-        let endpoints = if self.requests.is_empty() {
-            requirements_mix()
-        } else {
-            let read: Result<_, _> = self
-                .requests
-                .into_iter()
-                .map(WrittenRequest::check)
-                .collect();
-            read?
-        };
-        if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
-            return Err("[[request]]: every weight is 0".to_owned());
-        }
-        Ok(Scenario {
-            name: self.name.unwrap_or_else(|| "custom".to_owned()),
-            model: if is_open {
-                Model::Open
-            } else {
-                Model::Closed { think }
-            },
-            stages,
-            endpoints,
-        })
-    }
-}
-
-impl WrittenRequest {
-    fn check(self) -> Result<Endpoint, String> {
-        let at = |what: &str| format!("[[request]] path = {:?}: {what}", self.path);
-        if !self.path.starts_with('/') {
-            return Err(at("expected a path that begins with \"/\""));
-        }
-        let method = self.method.as_deref().unwrap_or(match self.body {
-            Some(_) => "POST",
-            None => "GET",
-        });
-        let method = Method::from_bytes(method.as_bytes()).map_err(|_| {
-            at(&format!(
-                "method = {method:?}: expected a method such as \"GET\""
-            ))
-        })?;
-        let mut headers = Vec::new();
-        for (name, value) in &self.headers {
-            let wrong = || at(&format!("headers: {name:?}: expected a header field"));
-            headers.push((
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?,
-                HeaderValue::from_str(value).map_err(|_| wrong())?,
-            ));
-        }
-        super::template::check(&self.path).map_err(|error| at(&error))?;
-        super::template::check(self.body.as_deref().unwrap_or_default())
-            .map_err(|error| at(&error))?;
-        Ok(Endpoint {
-            name: self
-                .name
-                .clone()
-                .unwrap_or_else(|| format!("{method} {}", self.path)),
-            method,
-            headers,
-            weight: self.weight.unwrap_or(1),
-            path: self.path,
-            body: self.body,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,44 +229,15 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_of_ones_own_is_read_and_checked() {
-        let text = "name = \"mine\"\nmodel = \"open\"\n[[stage]]\nlasts = \"10s\"\nrate = 100\n[[request]]\npath = \"/a?x={{n}}\"\nweight = 3\nheaders = { accept = \"text/html\" }\n[[request]]\npath = \"/b\"\nbody = \"{}\"\n";
-        let read = Scenario::parse("t.toml", text).unwrap();
-        assert_eq!((read.model, read.endpoints.len()), (Model::Open, 2));
-        assert_eq!(read.endpoints[1].method, Method::POST);
-        for (text, says) in [
-            (
-                "[[stage]]\nlasts = \"1s\"\nusers = 1\nrate = 2\n",
-                "expected users",
-            ),
-            (
-                "model = \"open\"\n[[stage]]\nlasts = \"1s\"\nusers = 1\n",
-                "expected rate",
-            ),
-            (
-                "[[stage]]\nlasts = \"soon\"\nusers = 1\n",
-                "expected a duration",
-            ),
-            (
-                "[[stage]]\nlasts = \"0s\"\nusers = 1\n",
-                "no [[stage]] that lasts",
-            ),
-            ("[[stages]]\n", "unknown field"),
-            (
-                "[[stage]]\nlasts = \"1s\"\nusers = 1\n[[request]]\npath = \"a\"\n",
-                "begins with",
-            ),
-            (
-                "[[stage]]\nlasts = \"1s\"\nusers = 1\n[[request]]\npath = \"/{{x}}\"\n",
-                "{{x}}",
-            ),
-            (
-                "[[stage]]\nlasts = \"1s\"\nusers = 1\n[[request]]\npath = \"/\"\nweight = 0\n",
-                "every weight",
-            ),
-        ] {
-            let error = Scenario::parse("t.toml", text).unwrap_err();
-            assert!(error.contains(says), "{text}: {error}");
+    fn what_is_asked_is_said_in_a_word_or_two() {
+        let asked = |text: &str| Endpoint::asked(text).map(|one| (one.method, one.path));
+        assert_eq!(
+            asked("/a?b={{n}}"),
+            Ok((Method::GET, "/a?b={{n}}".to_owned()))
+        );
+        assert_eq!(asked("DELETE /a"), Ok((Method::DELETE, "/a".to_owned())));
+        for wrong in ["a", "G@T /a", "http://h/a", "/{{x}}", "", "GET a"] {
+            assert!(asked(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -7,6 +7,8 @@ use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde::{Deserialize, Serialize};
 
 use super::bench::Measured;
+use super::figure::{Comparison, percent, shown};
+use super::noise::{Spread, Stretches};
 use super::plan::{Endpoint, Model, Scenario};
 use super::record::{Latencies, Record, Sums, rounded};
 use super::verdict::{Found, Judged, Targets, judge};
@@ -40,6 +42,12 @@ pub struct Report {
     pub lag_p99: Option<f64>,
     pub lag_max: Option<f64>,
     pub judged: Vec<Judged>,
+    /// How much the figures vary by chance.
+    #[serde(default)]
+    pub noise: Option<Spread>,
+    /// Beside another target, where one was measured in the same run.
+    #[serde(default)]
+    pub compared: Option<Comparison>,
     /// Of the target, where its admin port was given.
     pub resident_bytes: Option<u64>,
 }
@@ -225,6 +233,7 @@ impl Report {
                 })
                 .collect(),
             histogram: total.latencies.steps(&BOUNDS),
+            noise: (!measured.is_empty()).then(|| Spread::of(&Stretches::of(measured), 1)),
             total: figures,
             ..Self::new("bench", target, started)
         }
@@ -265,8 +274,11 @@ impl Report {
                 format!("{:.1}", figures.bytes as f64 / f64::from(1 << 20)),
             ]);
         }
-        let mut text = format!(
-            "{} against {}, {:.1} s; latencies in ms\n{table}\n",
+        let compared = self.compared.as_ref();
+        let mut text = compared.map_or_else(String::new, |compared| compared.table(&self.target));
+        let _ = writeln!(
+            text,
+            "{} against {}, {:.1} s; latencies in ms\n{table}",
             self.name, self.target, self.seconds
         );
         let list = |counts: Vec<String>| counts.join("  ");
@@ -306,18 +318,11 @@ impl Report {
         }
         let _ = writeln!(text, "{}", self.model);
         for one in &self.judged {
-            let found = one
-                .found
-                .map_or("–".to_owned(), |found| match one.name.as_str() {
-                    "error rate" | "hit rate" | "rate limit" => percent(found),
-                    _ => shown(found),
-                });
+            let (found, outcome) = (one.shown(), one.outcome.shown());
             let _ = writeln!(
                 text,
-                "{:10} {:10} {found:>9}  {}",
-                one.name,
-                one.wanted,
-                one.outcome.shown()
+                "{:10} {:12} {found:>12}  {outcome}",
+                one.name, one.wanted
             );
         }
         text
@@ -377,9 +382,13 @@ impl Report {
             "Part of the GETs that a cache answered",
             hits.collect(),
         );
-        let mut quantiles = Vec::new();
+        let name = "load_latency_seconds";
+        let _ = writeln!(
+            text,
+            "# HELP {name} How long answers took\n# TYPE {name} summary"
+        );
         for named in &all {
-            let figures = &named.figures;
+            let (label, figures) = (label(named), &named.figures);
             for (quantile, value) in [
                 ("0.5", figures.p50),
                 ("0.9", figures.p90),
@@ -387,37 +396,29 @@ impl Report {
                 ("0.99", figures.p99),
                 ("0.999", figures.p999),
             ] {
-                if let Some(value) = value {
-                    quantiles.push((format!("{},quantile=\"{quantile}\"", label(named)), value));
+                if let Some(value) = value.map(seconds) {
+                    let _ = writeln!(text, "{name}{{{label},quantile=\"{quantile}\"}} {value}");
                 }
             }
+            let answered: u64 = figures.statuses.values().sum();
+            let sum = figures.mean.map_or(0.0, seconds) * answered as f64;
+            let _ = writeln!(
+                text,
+                "{name}_sum{{{label}}} {sum}\n{name}_count{{{label}}} {answered}"
+            );
         }
-        gauge(
-            "latency_ms",
-            "Latency in milliseconds, by quantile",
-            quantiles,
-        );
         text
     }
+}
+
+fn seconds(millis: f64) -> f64 {
+    millis / 1000.0
 }
 
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")
-}
-
-/// Three digits that count.
-pub fn shown(value: f64) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    }
-}
-
-pub fn percent(part: f64) -> String {
-    format!("{:.2} %", part * 100.0)
 }
 
 #[cfg(test)]
@@ -485,9 +486,16 @@ mod tests {
         let text = report().prometheus();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.split_once('{').unwrap();
-            assert!(text.contains(&format!("# TYPE {name} gauge")), "{line}");
+            let name = name.trim_end_matches("_sum").trim_end_matches("_count");
+            let is_summary = name == "load_latency_seconds";
+            let kind = if is_summary { "summary" } else { "gauge" };
+            assert!(text.contains(&format!("# TYPE {name} {kind}")), "{line}");
+            // On a gauge that label would be taken for a summary's.
+            assert!(is_summary || !line.contains("quantile="), "{line}");
             value.rsplit_once("} ").unwrap().1.parse::<f64>().unwrap();
         }
-        assert!(text.contains("load_latency_ms{run=\"smoke\",endpoint=\"all\",quantile=\"0.95\"}"));
+        assert!(text.contains(
+            "load_latency_seconds{run=\"smoke\",endpoint=\"all\",quantile=\"0.95\"} 0.1"
+        ));
     }
 }

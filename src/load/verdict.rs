@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::figure::Unit;
+
 /// What is wanted; each can be given otherwise, and left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Targets {
@@ -72,60 +74,86 @@ pub struct Judged {
     /// As it is written: `"< 150 ms"`.
     pub wanted: String,
     pub found: Option<f64>,
+    #[serde(default)]
+    pub unit: Unit,
     pub outcome: Outcome,
+}
+
+impl Judged {
+    /// What was found, with its unit.
+    pub fn shown(&self) -> String {
+        let found = self.found.map(|found| self.unit.show(found));
+        found.unwrap_or_else(|| "–".to_owned())
+    }
 }
 
 /// Judges each target that there is.
 pub fn judge(targets: &Targets, found: &Found) -> Vec<Judged> {
     let mut judged = Vec::new();
-    let mut add = |name: &str, wanted: String, found: Option<f64>, is_met: Option<bool>| {
-        judged.push(Judged {
-            name: name.to_owned(),
-            wanted,
-            found,
-            outcome: match is_met {
-                None => Outcome::NotJudged,
-                Some(true) => Outcome::Met,
-                Some(false) => Outcome::Missed,
-            },
-        });
-    };
+    let mut add =
+        |name: &str, unit: Unit, wanted: String, found: Option<f64>, is_met: Option<bool>| {
+            judged.push(Judged {
+                name: name.to_owned(),
+                wanted,
+                found,
+                unit,
+                outcome: match is_met {
+                    None => Outcome::NotJudged,
+                    Some(true) => Outcome::Met,
+                    Some(false) => Outcome::Missed,
+                },
+            });
+        };
     let below = |found: Option<f64>, wanted: f64| found.map(|found| found < wanted);
-    if let Some(wanted) = targets.p95 {
-        add(
-            "p95",
-            format!("< {wanted} ms"),
-            found.p95,
-            below(found.p95, wanted),
-        );
-    }
-    if let Some(wanted) = targets.p99 {
-        add(
-            "p99",
-            format!("< {wanted} ms"),
-            found.p99,
-            below(found.p99, wanted),
-        );
+    let latencies = [
+        ("p95", targets.p95, found.p95),
+        ("p99", targets.p99, found.p99),
+    ];
+    for (name, wanted, found) in latencies {
+        if let Some(wanted) = wanted {
+            let is_met = below(found, wanted);
+            add(
+                name,
+                Unit::Milliseconds,
+                format!("< {wanted} ms"),
+                found,
+                is_met,
+            );
+        }
     }
     if let Some(wanted) = targets.error_rate {
         let rate = (found.requests > 0).then_some(found.error_rate);
+        let is_met = below(rate, wanted);
         add(
             "error rate",
+            Unit::Part,
             format!("< {} %", percent(wanted)),
             rate,
-            below(rate, wanted),
+            is_met,
         );
     }
     if let Some(wanted) = targets.throughput {
         let rate = (found.requests > 0).then_some(found.throughput);
         let is_met = rate.map(|rate| rate >= wanted);
-        add("throughput", format!("≥ {wanted} req/s"), rate, is_met);
+        add(
+            "throughput",
+            Unit::PerSecond,
+            format!("≥ {wanted} req/s"),
+            rate,
+            is_met,
+        );
     }
     if let Some(wanted) = targets.hit_rate {
         let rate = found.hit_rate.filter(|(_, gets)| *gets >= LEAST_GETS);
         let rate = rate.map(|(rate, _)| rate);
         let is_met = rate.map(|rate| rate > wanted);
-        add("hit rate", format!("> {} %", percent(wanted)), rate, is_met);
+        add(
+            "hit rate",
+            Unit::Part,
+            format!("> {} %", percent(wanted)),
+            rate,
+            is_met,
+        );
     }
     judged
 }
@@ -136,6 +164,7 @@ pub fn judge_limit(accuracy: f64) -> Judged {
         name: "rate limit".to_owned(),
         wanted: "> 99.9 %".to_owned(),
         found: Some(accuracy),
+        unit: Unit::Part,
         outcome: if accuracy > 0.999 {
             Outcome::Met
         } else {

@@ -2,7 +2,7 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// How a request was answered: the value of `X-Cache`, and a metric label.
+/// How a request was answered, as a metric label says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum CacheResult {
@@ -16,6 +16,16 @@ pub enum CacheResult {
 impl CacheResult {
     pub fn as_str(self) -> &'static str {
         self.into()
+    }
+
+    /// The value of `X-Cache`. What was answered from the cache contains `HIT`: scripts that count hits look for
+    /// that (so do Fastly's, CloudFront's and Squid's own values: `HIT`, `RefreshHit`, `TCP_REFRESH_HIT`).
+    pub fn as_field(self) -> &'static str {
+        match self {
+            Self::Stale => "HIT-STALE",
+            Self::Revalidated => "HIT-REVALIDATED",
+            other => other.as_str(),
+        }
     }
 }
 

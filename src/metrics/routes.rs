@@ -66,6 +66,8 @@ pub struct RouteTotals {
     pub path: String,
     pub requests: u64,
     pub errors: u64,
+    /// How often its answers were found to differ by key.
+    pub demotions: u64,
     pub p95_ms: f64,
     /// Answers by result, hits included.
     pub results: Vec<(CacheResult, u64)>,
@@ -165,10 +167,17 @@ impl RouteSeries {
             path: self.path.clone(),
             requests: durations.total(),
             errors: count(&self.errors),
+            demotions: self.demotions(),
             p95_ms: durations.quantile_ms(0.95),
             results: results.map(|result| (*result, plain(*result))).collect(),
             lost,
         }
+    }
+
+    fn demotions(&self) -> u64 {
+        let path = self.path.clone();
+        let demotions = &self.families.demotions;
+        demotions.get_or_create(&DemotionLabels { path }).get()
     }
 
     /// Counts a request that ended in an error.

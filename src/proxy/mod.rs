@@ -61,6 +61,7 @@ use crate::upstream::Origin;
 
 use fleet::{acknowledged, hand_over, warm_up};
 use state::bypass;
+use state::seen::Asked;
 
 pub use client::Handled;
 pub use fleet::Known;
@@ -316,6 +317,11 @@ impl Proxy {
     /// Waits, not for long, until the fleet knows of the purges up to this local position.
     pub async fn known_to_all(&self, local: u64) -> Known {
         acknowledged::known_to_all(&self.state, local).await
+    }
+
+    /// What was asked for most, and how often about.
+    pub fn seen_most(&self, count: usize) -> Vec<(Asked, u64)> {
+        self.state.seen.most(count)
     }
 
     /// What the gauges of the admin port show now.

@@ -164,7 +164,7 @@ fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value
         reason.is_of_look_up() || reason == Reason::Preflight,
         "{reason:?} is known before anything is sent"
     );
-    told["result"] = json!(result.as_str());
+    told["result"] = json!(result.as_field());
     told["reason"] = json!(reason.as_str());
     told
 }

@@ -20,7 +20,7 @@ use crate::trace::Span;
 
 use super::deliver::deliver;
 use super::handled::Handled;
-use super::note::Note;
+use super::note::{Note, OWN_FIELDS};
 use super::refusal::count;
 use super::reuse::{may_refresh, refresh, reuse};
 
@@ -85,6 +85,17 @@ impl Keyed<'_> {
 
     /// The same; how long it took is noted where somebody wants to know.
     pub fn look_up_timed(&mut self, plan: &Plan) -> LookedUp {
+        let (request, log) = (self.request, &plan.config.access_log);
+        plan.state
+            .seen
+            .note(request.host().unwrap_or_default(), || {
+                let query = request.parts.uri.query();
+                let is_secret = query.is_some_and(|query| log.names_secret(query));
+                let target = request.parts.uri.path_and_query();
+                target
+                    .filter(|_| !is_secret)
+                    .map(|target| target.as_str().into())
+            });
         let began = self.request.observed.as_ref().map(|_| Instant::now());
         let looked_up = self.look_up(plan);
         if let Some(began) = began {
@@ -115,6 +126,7 @@ impl Hit {
         if let Some(used) = plan.state.used.as_ref().filter(|_| is_whole) {
             used.note(&keyed.key.bytes, keyed.key.primary_length());
         }
+        plan.state.memory.keep_ready(&entry, &OWN_FIELDS);
         let (request, options) = (keyed.request, keyed.route.options());
         let age = entry.view().age(now);
         let body = Body::Whole(entry.body());

@@ -7,6 +7,7 @@ mod access_logs;
 mod by_route;
 pub mod bypass;
 mod fetch_time;
+pub mod seen;
 mod shared_route;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use shared_route::SharedRoute;
 use access_logs::AccessLogs;
 use by_route::ByRoute;
 use bypass::Bypass;
+use seen::Seen;
 
 /// Stored responses are judged again after so many purges, so that the log can forget.
 pub const SWEEP_EVERY: u64 = 16_384;
@@ -50,6 +52,8 @@ pub struct State {
     pub second: Option<Arc<Second>>,
     /// What is used most, where the fleet is told.
     pub used: Option<Used>,
+    /// What is asked for most.
+    pub seen: Seen,
     pub flights: Arc<Flights>,
     pub origin: Arc<dyn Origin>,
     pub guard: Arc<GuardState>,
@@ -87,6 +91,7 @@ impl State {
         Arc::new(Self {
             memory: Memory::new(config.cache.memory, config.cache.max_object, purges),
             used: warm_up.is_some().then(Used::default),
+            seen: Seen::default(),
             flights: Flights::new(config.cache.max_flights),
             guard: Arc::new(guard),
             limits: LimitState::new(second.clone(), clock.clone(), Arc::clone(&metrics)),
