@@ -271,6 +271,9 @@ fn mix(writes: u64) -> Vec<Endpoint> {
 }
 
 fn main() -> ExitCode {
+    eprintln!(
+        "What becomes of a slow API's latency, queries and bytes when the sidecar stands before it?"
+    );
     let (seconds, users) = (number("SECONDS_EACH", 30), number("USERS", 20));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

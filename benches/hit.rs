@@ -78,6 +78,9 @@ fn runtime() -> Runtime {
 }
 
 fn parse_to_bytes(criterion: &mut Criterion) {
+    eprintln!(
+        "What does a hit cost inside the process, from the bytes of a request to those of its response?"
+    );
     let mut group = criterion.benchmark_group("hit, parse to bytes");
     for size in [1 << 10, 16 << 10] {
         group.throughput(Throughput::Elements(1));

@@ -106,6 +106,7 @@ async fn measure(name: &str, with: std::net::SocketAddr, without: std::net::Sock
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> std::process::ExitCode {
+    eprintln!("What does an ill Redis cost the requests that meet it?");
     let mut redis = RedisServer::start(&[]).await;
     let wire = Wire::to(redis.port).await;
     let keys = route("ttl = \"60s\"");

@@ -93,6 +93,9 @@ async fn asked_by(count: usize, address: SocketAddr, target: &str, key: &str) ->
 
 #[tokio::main(flavor = "multi_thread")]
 async fn main() -> std::process::ExitCode {
+    eprintln!(
+        "How long does the built-in origin take on a large Postgres, and does it ever scan a table?"
+    );
     let server = PostgresServer::start().await;
     let database = golden::open(&server.url()).await;
     let options: PgConnectOptions = server.url().parse().expect("a URL");

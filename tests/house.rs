@@ -406,3 +406,37 @@ fn every_test_that_the_requirements_name_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
     assert!(named > 150, "{named}");
 }
+
+#[test]
+fn every_bench_stands_in_the_guide_and_says_what_it_answers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let guide = read(&root.join("src/guide.md"));
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root.join("benches")).unwrap() {
+        let path = entry.unwrap().path();
+        let runs = path.join("run");
+        let (said, name) = match runs.exists() {
+            true => (read(&runs), path.strip_prefix(root).unwrap().join("run")),
+            false => (read(&path), Path::new(path.file_stem().unwrap()).to_owned()),
+        };
+        // The folder of the same name runs it.
+        let name = match name.to_str().unwrap() {
+            "before_after" => "benches/before-after/run".to_owned(),
+            name if runs.exists() => name.to_owned(),
+            name => format!("--bench {name}`"),
+        };
+        let row = guide
+            .lines()
+            .find(|line| line.starts_with('|') && line.contains(&name));
+        let row = row.unwrap_or_else(|| panic!("{name} stands not in src/guide.md"));
+        let question = row.rsplit('|').nth(1).unwrap().trim();
+        let is_run_by_cargo = said.contains("exec cargo bench");
+        assert!(
+            said.contains(question) || is_run_by_cargo,
+            "{name}: {question}"
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, 7);
+}

@@ -25,6 +25,7 @@ mod environment;
 mod explain;
 mod failure;
 mod field_rules;
+mod first_hour;
 mod fleet;
 mod fleet_age;
 mod fleet_ill;

@@ -191,7 +191,7 @@ impl Place {
                 let path = explain_path(method, url, headers)?;
                 first(
                     self.told(Method::GET, &path, &Value::Null)?,
-                    ["sentence", "change"],
+                    ["sentence", "with_key", "change"],
                 )
             }
             Order::Purge {

@@ -1,6 +1,6 @@
 //! A TOML text with its places: every mistake is collected, none ends the reading.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 #[cfg(test)]
 use std::collections::BTreeSet;
 use std::fmt;
@@ -61,6 +61,8 @@ pub struct Source<'a> {
     text: &'a str,
     environment: Environment<'a>,
     mistakes: RefCell<Vec<Mistake>>,
+    /// So many of them are of the syntax; they come first.
+    of_syntax: Cell<usize>,
     /// Files that were read for it.
     files: RefCell<Vec<PathBuf>>,
     #[cfg(test)]
@@ -74,6 +76,7 @@ impl<'a> Source<'a> {
             text,
             environment,
             mistakes: RefCell::default(),
+            of_syntax: Cell::new(0),
             files: RefCell::default(),
             #[cfg(test)]
             asked: RefCell::default(),
@@ -87,6 +90,7 @@ impl<'a> Source<'a> {
             let span = error.span().unwrap_or(0..0);
             self.mistake(span, error.message().trim().replace('\n', ", "));
         }
+        self.of_syntax.set(self.mistakes.borrow().len());
         table
     }
 
@@ -129,9 +133,28 @@ impl<'a> Source<'a> {
         self.files.borrow().clone()
     }
 
-    /// All mistakes in the order of the text.
+    /// All mistakes in the order of the text. Where the syntax is broken that alone is told up to the next
+    /// table: what stands between may be in another one than was meant, or is none.
     pub fn into_mistakes(self) -> Vec<Mistake> {
         let mut mistakes = self.mistakes.into_inner();
+        let others = mistakes.split_off(self.of_syntax.get());
+        let broken: Vec<usize> = mistakes.iter().map(|mistake| mistake.line).collect();
+        let lines = self.text.lines().zip(1..);
+        let is_whole =
+            |line: usize, text: &str| text.trim_start().starts_with('[') && !broken.contains(&line);
+        let tables: Vec<usize> = lines
+            .filter(|(text, line)| is_whole(*line, text))
+            .map(|(_, line)| line)
+            .collect();
+        let follows = |mistake: &Mistake| {
+            let before = broken.iter().filter(|line| **line <= mistake.line).max();
+            before.is_some_and(|broken| {
+                !tables
+                    .iter()
+                    .any(|table| broken < table && *table <= mistake.line)
+            })
+        };
+        mistakes.extend(others.into_iter().filter(|mistake| !follows(mistake)));
         mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         mistakes.dedup();
         mistakes

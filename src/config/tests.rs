@@ -105,6 +105,23 @@ ttl = "1s"
 }
 
 #[test]
+fn a_syntax_error_does_not_bring_its_followers() {
+    let told = |text: &str| {
+        let mistakes = Config::parse("t", text, &|_| None).unwrap_err();
+        mistakes.iter().map(|one| one.line).collect::<Vec<_>>()
+    };
+    // A table that is not closed: its keys stand in no table, and are unknown there.
+    assert_eq!(
+        told("[listen]\naddress = \"127.0.0.1:0\"\n[[route]\npath = \"/a\"\nttl = 5\n"),
+        [3]
+    );
+    assert_eq!(
+        told("[[route]]\npath = \"/a\"\nttl = \"5s\nfoo = 1\n[cahce]\n"),
+        [3, 5]
+    );
+}
+
+#[test]
 fn broken_toml_is_reported_with_what_is_wrong_elsewhere() {
     // What the parser could not read is reported by it alone.
     let found = mistakes("[limits]\nconnections = = 5\n");

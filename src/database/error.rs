@@ -9,8 +9,8 @@ pub enum DatabaseError {
     NotOpened { url: String, why: String },
     #[error("the tables could not be made")]
     Migrate { source: sqlx::migrate::MigrateError },
-    #[error("the database is out of reach")]
-    Unreachable { source: sqlx::Error },
+    #[error("the database is out of reach: {why}")]
+    Unreachable { why: String },
     #[error("a query on {table} took too long and was cancelled (origin.query_timeout)")]
     TimedOut { table: &'static str },
     #[error("a query on {table} failed")]
@@ -54,13 +54,22 @@ impl DatabaseError {
                         .any(|class| code.starts_with(class))
                 }) =>
             {
-                Self::Unreachable { source }
+                Self::unreachable(&source)
             }
             Io(_) | Tls(_) | PoolTimedOut | PoolClosed | WorkerCrashed => {
-                Self::Unreachable { source }
+                Self::unreachable(&source)
             }
             source => Self::Query { table, source },
         }
+    }
+
+    /// In the words of the system, or of the server.
+    pub fn unreachable(source: &sqlx::Error) -> Self {
+        let why = match source {
+            sqlx::Error::Io(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        Self::Unreachable { why }
     }
 
     /// The word for it in metrics.

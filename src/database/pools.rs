@@ -155,7 +155,7 @@ impl Pools {
                 let mut steps = sqlx::migrate!("src/database/migrations/postgres");
                 // Why there is none is said here; the steps take it from the pool.
                 let connection = acquire(primary).await;
-                connection.map_err(|source| DatabaseError::Unreachable { source })?;
+                connection.map_err(|source| DatabaseError::unreachable(&source))?;
                 steps.set_ignore_missing(true).run(primary).await
             }
         };

@@ -25,9 +25,9 @@ p { color: var(--soft); overflow-wrap: anywhere; } svg { width: 100%; height: au
 .on-narrow { display: none; }
 table { border-collapse: collapse; min-width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; white-space: nowrap; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back); }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back); max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
 .wide { overflow-x: auto; } .met { color: #23865a; } .missed { color: #d23b3b; font-weight: 600; }
-@media (max-width: 600px) { .on-wide { display: none; } .on-narrow { display: block; } body { margin: 1rem auto; } th, td { padding: .3rem; } }
+@media (max-width: 600px) { .on-wide { display: none; } .on-narrow { display: block; } body { margin: 1rem auto; } th, td { padding: .3rem; } th:first-child, td:first-child { max-width: 8rem; } }
 ";
 
 /// The whole page.
@@ -38,7 +38,7 @@ pub fn page(report: &Report) -> String {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (report.name) " against " (report.target) }
+                title { (report.name) ": " (report.target) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
@@ -52,7 +52,8 @@ pub fn page(report: &Report) -> String {
                 (comparison(report))
                 (requests(report))
                 (chart("Latency over time, ms", |size| latency(report, size)))
-                (chart("Requests a second, and who asks", |size| throughput(report, size)))
+                (chart("Requests a second", |size| throughput(report, size)))
+                (chart("Users", |size| users(report, size)))
                 (chart("Answers by latency, ms", |size| histogram(report, size)))
                 (chart("Answers by status", |size| statuses(report, size)))
                 p { (report.model) }
@@ -121,7 +122,7 @@ fn requests(report: &Report) -> Markup {
             }
             @for Named { name, figures } in report.endpoints.iter().chain([&total]) {
                 tr {
-                    td { (name) } td { (figures.requests) } td { (format!("{:.1}", figures.throughput)) }
+                    td title=(name) { (name) } td { (figures.requests) } td { (format!("{:.1}", figures.throughput)) }
                     @for value in [figures.p50, figures.p90, figures.p95, figures.p99, figures.p999, figures.max, figures.mean] {
                         td { (millis(value)) }
                     }
@@ -194,17 +195,30 @@ fn latency(report: &Report, size: Size) -> Option<String> {
 }
 
 fn throughput(report: &Report, size: Size) -> Option<String> {
-    let is_open = report.model.starts_with("open");
-    let wanted = if is_open { "wanted a second" } else { "users" };
-    // Broad, and beneath: where all of them fail, or come as they are wanted, both lines are seen.
-    let mut wanted = line(report, wanted, GREEN.mix(0.35), |point| Some(point.users));
-    wanted.style = wanted.style.stroke_width(7);
+    // Broad, and beneath: where all of them fail, or come as they are wanted, each line is seen.
+    let is_open = is_open(report);
+    let wanted = is_open.then(|| {
+        let line = line(report, "wanted", GREEN.mix(0.35), |point| Some(point.users));
+        let style = line.style.stroke_width(7);
+        Line { style, ..line }
+    });
     let asked = |point: &super::report::Point| Some(point.requests as f64);
-    let mut asked = line(report, "requests a second", BLUE, asked);
+    let mut asked = line(report, "requests", BLUE, asked);
     asked.style = asked.style.stroke_width(4);
     let failed = |point: &super::report::Point| Some(point.errors as f64);
-    let failed = line(report, "errors a second", RED, failed);
-    lines(&[wanted, asked, failed], size)
+    let failed = line(report, "errors", RED, failed);
+    let all: Vec<Line> = wanted.into_iter().chain([asked, failed]).collect();
+    lines(&all, size)
+}
+
+/// Virtual users, where there are any.
+fn users(report: &Report, size: Size) -> Option<String> {
+    let users = line(report, "users", GREEN, |point| Some(point.users));
+    (!is_open(report)).then(|| lines(&[users], size))?
+}
+
+fn is_open(report: &Report) -> bool {
+    report.model.starts_with("open")
 }
 
 /// `None` where there is nothing to draw.
@@ -233,6 +247,11 @@ fn lines(lines: &[Line], size: Size) -> Option<String> {
             .x_label_formatter(&|seconds| match until {
                 ..20.0 => format!("{seconds:.1} s"),
                 _ => format!("{seconds:.0} s"),
+            })
+            .y_label_formatter(&|value| match most {
+                ..0.1 => format!("{value:.3}"),
+                ..10.0 => format!("{value:.1}"),
+                _ => format!("{value:.0}"),
             })
             .label_style(letters)
             .draw()?;
@@ -291,7 +310,8 @@ fn bars(bars: &[(String, u64, RGBColor)], size: Size) -> Option<String> {
     let fit = (size.width / LABEL) as usize;
     let each = bars.len().div_ceil(fit.max(1));
     drawn(size, |area| {
-        let last = bars.len() as u32 - 1;
+        // A single one would have no width.
+        let last = (bars.len() as u32 - 1).max(1);
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(28)

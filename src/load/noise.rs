@@ -19,8 +19,9 @@ const DRAWS: usize = 1000;
 const BLOCKS: usize = 10;
 
 /// A difference of more standard deviations is one, in 95 of 100 cases. If stretches were all that varies, 1.96
-/// would do; of 60 runs of 500 hits a side against themselves, and 40 of an API of 4 to 60 ms beside a compiler, that
-/// covered 69 to 100 %, by figure, and this covers 95 % or more of each.
+/// would do: in 60 runs of 1,000 hits a side against themselves that covered 82 to 98 %, by figure, and in 40 of an
+/// API of 4 to 60 ms beside a compiler 78 to 98 %. This covered, of 100 other runs of hits: p50 94, p95 99, p99 100,
+/// throughput 100.
 pub const CERTAIN: f64 = 3.6;
 
 /// Answers of one stretch, in milliseconds.

@@ -1,5 +1,6 @@
 //! Scenarios and lists of requests as they are written in TOML: every mistake is told, with its place.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
@@ -58,7 +59,7 @@ pub fn scenario(
         }
         let endpoints = endpoints(root);
         Scenario {
-            name: name.map_or_else(|| "custom".to_owned(), |at| at.value),
+            name: name.map_or_else(|| stem(file), |at| at.value),
             model: if is_open {
                 Model::Open
             } else {
@@ -72,6 +73,12 @@ pub fn scenario(
             },
         }
     })
+}
+
+/// What a file is called without its folder and its ending.
+fn stem(file: &str) -> String {
+    let stem = Path::new(file).file_stem();
+    stem.map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
 /// A list of `[[request]]`.

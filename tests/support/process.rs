@@ -99,7 +99,12 @@ impl Running {
     }
 
     /// Starts a command that serves, and returns when it says so.
-    pub fn launched(mut command: Command) -> Self {
+    pub fn launched(command: Command) -> Self {
+        Self::launched_told(command).0
+    }
+
+    /// The same, with all lines that it said until then.
+    pub fn launched_told(mut command: Command) -> (Self, Vec<String>) {
         command
             .env("IRIS_LOG_FORMAT", "json")
             .stderr(Stdio::piped());
@@ -120,12 +125,13 @@ impl Running {
                 .and_then(|text| text.parse().ok())
                 .expect("an address")
         };
-        Self {
+        let running = Self {
             address: address("address"),
             admin: address("admin"),
             child: Killed(child),
             lines,
-        }
+        };
+        (running, before)
     }
 
     pub fn signal(&self, name: &str) {

@@ -18,7 +18,7 @@ use crate::guard::{Caller, Guard, Standing};
 use crate::metrics::CacheResult;
 use crate::policy::key::Place;
 use crate::policy::{Reason, Share};
-use crate::proxy::admission::keys::{Admission, admit, caller};
+use crate::proxy::admission::keys::{Admission, Admitted, admit, caller};
 use crate::proxy::admission::limits::who;
 use crate::proxy::admission::{Purpose, Refusal};
 use crate::proxy::client_request::ClientRequest;
@@ -110,6 +110,21 @@ where
             return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
     };
+    let fields = &routed.request().parts.headers;
+    let is_own = routed.route().is_some_and(|route| {
+        let options = route.options();
+        let has_one = options
+            .credential_fields
+            .iter()
+            .any(|name| fields.contains_key(name));
+        options.share == Share::PerKey && !has_one
+    });
+    if is_own {
+        told["with_key"] = json!(OF_ITS_OWN);
+    }
+    if admitted.is_anonymous {
+        told["with_key"] = json!(told_with_key(plan, &mut routed, &told));
+    }
     let mut keyed = match routed.key(plan, admitted, &mut key) {
         Ok(keyed) => keyed,
         Err(reason) => return told_words(told, routed.bypass_words(reason)),
@@ -136,6 +151,32 @@ where
             told_words(told, NOTHING_STORED)
         }
     }
+}
+
+const OF_ITS_OWN: &str = "each key gets answers of its own here (share = \"per-key\", or not proved yet to be the same for all): a MISS the first time, a HIT from then on";
+
+/// What a request without a key would get if it had a good one, on a route where keys are verified.
+fn told_with_key(plan: &Plan, routed: &mut Routed<'_>, told: &Value) -> String {
+    if told["share"]["in_effect"] == Share::PerKey.as_str() {
+        return OF_ITS_OWN.to_owned();
+    }
+    let mut key = RequestKey::default();
+    let keyed = routed.key(plan, Admitted::default(), &mut key);
+    let (result, reason) = match keyed.map(|mut keyed| keyed.look_up(plan)) {
+        Ok(LookedUp::Hit(hit) | LookedUp::StaleHit(hit)) => hit.words(),
+        Ok(LookedUp::Miss(_)) => (CacheResult::Miss, Reason::Cold),
+        Ok(LookedUp::NothingStored) => NOTHING_STORED,
+        Err(reason) => routed.bypass_words(reason),
+    };
+    let then = match result {
+        CacheResult::Miss => ", and then a HIT for all good keys",
+        _ => "",
+    };
+    format!(
+        "a {} ({}){then}; pass one by -H 'Authorization: @key.txt'",
+        result.as_field(),
+        reason.as_str()
+    )
 }
 
 /// What is stored where nothing of that answers, and why nothing is.

@@ -38,7 +38,7 @@ pub(super) async fn listen(
                     is_subscribed = false;
                     if let Ok((error, server)) = error {
                         let place = server.map_or_else(|| place.clone(), |server| server.to_string());
-                        let why = format!("{place}: {}", error.details());
+                        let why = format!("{place}: {}", in_words(error.details()));
                         let _ = events.send(Event::Trouble { why });
                     }
                     Event::Interrupted
@@ -78,6 +78,13 @@ pub(super) async fn listen(
         };
         let _ = events.send(event);
     }
+}
+
+/// What the system said, where the library tells it as Rust writes it: `Os { code: 111, …, message: "…" }`.
+fn in_words(details: &str) -> &str {
+    let message = details.split_once("message: \"");
+    let message = message.and_then(|(_, after)| after.split_once('"'));
+    message.map_or(details, |(message, _)| message)
 }
 
 /// Subscribes, or waits a while before the next attempt.
