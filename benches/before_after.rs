@@ -1,9 +1,9 @@
-//! Before and after, by the requirements' own load mix: an origin that takes 180 ms for what it asks
-//! its database, directly and through the sidecar, in one run; see `benches/before-after/run`.
+//! Before and after, by the requirements' own load mix: an origin that takes 180 ms for what it
+//! asks its database, directly and through the sidecar, in one run; see `benches/before-after/run`.
 //!
-//! With `INVALIDATION=adaptive` a read after an isolated write is looked at too: by each key, it must
-//! show what was written. `QUERY_MS`, `KEYS` and `WRITES` (their share of the mix, in percent) are
-//! others then.
+//! With `INVALIDATION=adaptive` a read after an isolated write is looked at too: by each key, it
+//! must show what was written. `QUERY_MS`, `KEYS` and `WRITES` (their share of the mix, in percent)
+//! are others then.
 //!
 //! Exit status 1 where an aim is missed.
 
@@ -207,8 +207,9 @@ async fn reads_after_a_write(address: SocketAddr, keys: &[String]) -> bool {
     seen
 }
 
-/// Clients that keep what they were given and ask whether it still holds, as browsers do: so many polls of the
-/// overview each, and every hundredth is a write. Bytes of the bodies that they are sent, a poll.
+/// Clients that keep what they were given and ask whether it still holds, as browsers do: so many
+/// polls of the overview each, and every hundredth is a write. Bytes of the bodies that they are
+/// sent, a poll.
 async fn polled(address: SocketAddr, key: &str, clients: usize, polls: usize) -> f64 {
     let mut connections = Vec::new();
     for _ in 0..clients {

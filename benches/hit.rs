@@ -79,7 +79,8 @@ fn runtime() -> Runtime {
 
 fn parse_to_bytes(criterion: &mut Criterion) {
     eprintln!(
-        "What does a hit cost inside the process, from the bytes of a request to those of its response?"
+        "What does a hit cost inside the process, from the bytes of a request to those of its \
+            response?"
     );
     let mut group = criterion.benchmark_group("hit, parse to bytes");
     for size in [1 << 10, 16 << 10] {
@@ -117,7 +118,8 @@ fn parse_to_bytes(criterion: &mut Criterion) {
 /// Request to response, in the process: as it is, with a key that is verified, and counted by two
 /// limits that none of these requests reaches.
 fn handle_alone(criterion: &mut Criterion) {
-    const LIMITS: &str = "[[rate_limit]]\nby = \"address\"\nrequests = 1000000000\nwindow = \"1h\"\n[[rate_limit]]\nby = \"key\"\nrequests = 1000000000\nwindow = \"1h\"\n";
+    const LIMITS: &str = "[[rate_limit]]\nby = \"address\"\nrequests = 1000000000\nwindow \
+        = \"1h\"\n[[rate_limit]]\nby = \"key\"\nrequests = 1000000000\nwindow = \"1h\"\n";
     let mut group = criterion.benchmark_group("hit, request to response");
     for (name, before, keys) in [
         ("standard", "", ""),

@@ -88,7 +88,8 @@ async fn measure(name: &str, with: std::net::SocketAddr, without: std::net::Sock
         without.sort_unstable();
         let millis = |latencies: &[Duration], of| percentile(latencies, of).as_secs_f64() * 1000.0;
         println!(
-            "{name:8} {kind:5} with Redis p50 {:6.2} p99 {:6.2} max {:6.2} · without p50 {:6.2} p99 {:6.2} max {:6.2} ms",
+            "{name:8} {kind:5} with Redis p50 {:6.2} p99 {:6.2} max {:6.2} · without p50 {:6.2} \
+                p99 {:6.2} max {:6.2} ms",
             millis(with, 0.5),
             millis(with, 0.99),
             millis(with, 1.0),

@@ -1,6 +1,6 @@
-//! The built-in origin on Postgres with a million telemetry rows and 200,000 runs: what each GET takes
-//! straight at it, whether a large table was read from end to end for that, and what it takes to
-//! fetch rows and reduce them against letting the database aggregate.
+//! The built-in origin on Postgres with a million telemetry rows and 200,000 runs: what each GET
+//! takes straight at it, whether a large table was read from end to end for that, and what it takes
+//! to fetch rows and reduce them against letting the database aggregate.
 //!
 //! `cargo bench --bench origin`; exit status 1 where a 95th percentile is 25 ms or more (the
 //! requirement's figure), or a large table was scanned.
@@ -42,13 +42,15 @@ const FILL: [&str; 8] = [
      SELECT 'p' || n % 40, '[\"a\",\"b\"]', 0.5, '{}', 0.1, now() - n * interval '1 minute' FROM generate_series(1, 20000) n",
     "INSERT INTO discovered_patterns (project_id, name, category, frequency, confidence, metadata, discovered_at)
      SELECT 'p' || n % 40, 'n', 'drift', 1, 0.5, '{}', now() - n * interval '1 minute' FROM generate_series(1, 20000) n",
-    "INSERT INTO expert_signatures (project, expert_id, performance_metrics) SELECT 'p' || n % 40, 'e' || n, '{\"accuracy\": 0.9}' FROM generate_series(1, 400) n",
+    "INSERT INTO expert_signatures (project, expert_id, performance_metrics) SELECT 'p' || n % \
+        40, 'e' || n, '{\"accuracy\": 0.9}' FROM generate_series(1, 400) n",
     "INSERT INTO iris_reports (project, report_type, health_score, overall_health, created_at)
      SELECT 'p' || n % 40, 'daily', n % 100, 'healthy', now() - n * interval '1 hour' FROM generate_series(1, 5000) n",
     "VACUUM ANALYZE",
 ];
 
-const SCANS: &str = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('iris_telemetry', 'model_run_log') ORDER BY relname";
+const SCANS: &str = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN \
+    ('iris_telemetry', 'model_run_log') ORDER BY relname";
 
 async fn scans(pool: &sqlx::PgPool) -> Vec<(String, i64)> {
     // Statistics of other connections come within a second.
@@ -165,14 +167,26 @@ async fn main() -> std::process::ExitCode {
     let (mut fetched, mut aggregated) = (Vec::new(), Vec::new());
     for _ in 0..50 {
         let begun = Instant::now();
-        let rows = sqlx::query("SELECT id::text, expert_id, confidence, latency_ms, tokens_in, tokens_out, cost_usd::float8, outcome FROM model_run_log WHERE project = 'p1'").fetch_all(&pool).await.expect("rows");
+        let rows = sqlx::query(
+            "SELECT id::text, expert_id, confidence, latency_ms, tokens_in, \
+            tokens_out, cost_usd::float8, outcome FROM model_run_log WHERE project = 'p1'",
+        )
+        .fetch_all(&pool)
+        .await
+        .expect("rows");
         let tokens: i64 = rows
             .iter()
             .map(|row| i64::from(row.get::<i32, _>("tokens_in")))
             .sum();
         fetched.push(begun.elapsed());
         let begun = Instant::now();
-        let (sum, _, _): (i64, i64, f64) = sqlx::query_as("SELECT total_tokens_in, total_tokens_out, total_cost_usd::float8 FROM get_token_stats('p1')").fetch_one(&pool).await.expect("a row");
+        let (sum, _, _): (i64, i64, f64) = sqlx::query_as(
+            "SELECT total_tokens_in, \
+            total_tokens_out, total_cost_usd::float8 FROM get_token_stats('p1')",
+        )
+        .fetch_one(&pool)
+        .await
+        .expect("a row");
         aggregated.push(begun.elapsed());
         assert_eq!(tokens, sum);
     }

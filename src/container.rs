@@ -1,5 +1,5 @@
-//! The memory that this process may use, as its container says (cgroup v2, v1), held against what it was
-//! told to use.
+//! The memory that this process may use, as its container says (cgroup v2, v1), held against what
+//! it was told to use.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,8 @@ use tracing::warn;
 
 use crate::config::{Config, units};
 
-/// Beside the budget: measured by `tests/memory.rs` (with Redis by `benches/soak`), and stated in the README.
+/// Beside the budget: measured by `tests/memory.rs` (with Redis by `benches/soak`), and stated in
+/// the README.
 const BASE: u64 = 40 << 20;
 const BASE_WITH_REDIS: u64 = 80 << 20;
 
@@ -46,8 +47,8 @@ fn limit_under(root: &Path, groups: &str) -> Option<u64> {
     found
 }
 
-/// Warns where the budget and what stands beside it are more than the container may have: the kernel would
-/// kill the process.
+/// Warns where the budget and what stands beside it are more than the container may have: the
+/// kernel would kill the process.
 pub fn look_over(config: &Config, limit: Option<u64>) {
     if let Some(warning) = doubt(config, limit) {
         warn!("{warning}");
@@ -70,7 +71,8 @@ fn doubt(config: &Config, limit: Option<u64>) -> Option<String> {
             "raise the limit of the container".to_owned()
         };
         format!(
-            "cache.memory = {} with {} beside it is more than the container's limit of {}: the kernel may kill this process; {remedy}",
+            "cache.memory = {} with {} beside it is more than the container's limit of {}: the \
+                kernel may kill this process; {remedy}",
             show(config.cache.memory),
             show(base),
             show(limit),

@@ -4,8 +4,8 @@ use tracing::{info, warn};
 
 use crate::config::{Config, VerdictSource};
 
-/// Held back for what is counted nowhere else: files, name servers, clients that are refused, and what
-/// the background needs itself.
+/// Held back for what is counted nowhere else: files, name servers, clients that are refused, and
+/// what the background needs itself.
 const RESERVE: u64 = 48;
 
 /// Of a worker: its listener, and what its runtime waits with.
@@ -61,7 +61,9 @@ fn fit(config: &mut Config, limit: u64) {
         limit,
         clients,
         to_upstream,
-        "limits.connections = {wanted} and upstream.max_connections = {wanted_upstream} need more descriptors than there are: so many connections are taken instead; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        "limits.connections = {wanted} and upstream.max_connections = {wanted_upstream} need more \
+            descriptors than there are: so many connections are taken instead; raise the hard \
+            limit (ulimit -Hn, LimitNOFILE=)"
     );
     config.limits.connections = clients as usize;
     // Each of several gives up its part.
@@ -77,7 +79,8 @@ mod tests {
     use super::*;
 
     fn fitted(limit: u64) -> (usize, usize) {
-        let text = "[listen]\nworkers = 2\n[upstream]\nurl = \"http://a\"\nmax_connections = 500\n[limits]\nconnections = 10000\n[origin]\nconnections = 10\n";
+        let text = "[listen]\nworkers = 2\n[upstream]\nurl = \"http://a\"\nmax_connections = \
+            500\n[limits]\nconnections = 10000\n[origin]\nconnections = 10\n";
         let mut config = Config::parse("test", text, &|_| None).unwrap();
         fit(&mut config, limit);
         let upstream = config.upstream.unwrap();

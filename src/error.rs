@@ -95,8 +95,8 @@ pub enum FailureKind {
 enum Fault {
     /// The request itself, or a limit of this proxy's that it met.
     Request,
-    /// As with [`Fault::Request`], and the rest of the request cannot be found or is not wanted: the
-    /// connection ends (RFC 9112 §6.3, §9.6).
+    /// As with [`Fault::Request`], and the rest of the request cannot be found or is not wanted:
+    /// the connection ends (RFC 9112 §6.3, §9.6).
     RequestAndItsFraming,
     /// The origin, before a byte of the request was sent: it has surely changed nothing.
     OriginUnasked,
@@ -105,8 +105,8 @@ enum Fault {
 }
 
 impl FailureKind {
-    /// Its status, its registered error type (RFC 9209 §2.3) and whose fault it is: all that is to be
-    /// said of a kind, in one place.
+    /// Its status, its registered error type (RFC 9209 §2.3) and whose fault it is: all that is to
+    /// be said of a kind, in one place.
     fn profile(self) -> (StatusCode, &'static str, Fault) {
         use Fault::{OriginAsked, OriginUnasked, Request, RequestAndItsFraming};
         const INVALID: &str = "http_request_error";
@@ -225,8 +225,8 @@ impl Failure {
     }
 }
 
-/// A text in which no password stands any more that a URL in it had: neither before its host nor in its
-/// query.
+/// A text in which no password stands any more that a URL in it had: neither before its host nor in
+/// its query.
 pub fn without_passwords(text: &str) -> String {
     let mut shown = text.to_owned();
     let at = shown.rfind('@').filter(|_| !text.contains("://"));
@@ -261,8 +261,8 @@ pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 
-/// The response to a failed request, with the failure in its extensions: `extra` holds the operator's
-/// `[errors] headers`.
+/// The response to a failed request, with the failure in its extensions: `extra` holds the
+/// operator's `[errors] headers`.
 pub fn response(failure: &Failure, now: Timestamp, extra: &HeaderMap) -> Response<Bytes> {
     let status = failure.kind.status();
     let body = body(failure, now);

@@ -2,9 +2,9 @@
 //! of whatever it is given, and seeds in `tests/fuzz`. Inputs are seeds that were cut, joined,
 //! repeated and changed.
 //!
-//! `cargo test` tries some thousands of each; `FUZZ_INPUTS=10000000 cargo test --release --lib fuzz_`
-//! tries so many. The order is drawn by `FUZZ_SEED`, 1 where it is not given; a failure says which
-//! input it was.
+//! `cargo test` tries some thousands of each; `FUZZ_INPUTS=10000000 cargo test --release --lib
+//! fuzz_` tries so many. The order is drawn by `FUZZ_SEED`, 1 where it is not given; a failure says
+//! which input it was.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 

@@ -21,12 +21,12 @@
 //! ```
 //!
 //! The list of each machine's steps stands at the top of its folder. A request takes the *plan* in
-//! force when it is received (`proxy/plan`: everything that the configuration makes) and keeps it to
-//! its end; what outlives plans is the *state* (`proxy/state`). What caching *means* is decided in one
-//! place, [`policy`], by pure functions with `now` as a parameter; every decision carries a
+//! force when it is received (`proxy/plan`: everything that the configuration makes) and keeps it
+//! to its end; what outlives plans is the *state* (`proxy/state`). What caching *means* is decided
+//! in one place, [`policy`], by pure functions with `now` as a parameter; every decision carries a
 //! [`policy::Reason`], and the same codes stand in `Cache-Status`, in metrics and in what `explain`
-//! tells, which takes the same steps. [`guide`] has the words, the reasons, four how-tos and the rules for versions;
-//! [`operators`] what exactly is promised.
+//! tells, which takes the same steps. [`guide`] has the words, the reasons, four how-tos and the
+//! rules for versions; [`operators`] what exactly is promised.
 //!
 //! # The rooms
 //!
@@ -50,34 +50,35 @@
 //!
 //! # Who is let in
 //!
-//! Guard first, look-up second ([`guard`], `proxy/admission`). On a route with `share = "verified"` a
-//! caller whose key has a good verdict is answered as any other; one that nobody knows *verifies*:
-//! its own request goes to the origin, nothing stored answers it, and what comes of it is the
-//! verdict. What it fetched is its own until it is proved that it may be shared ([`guard::units`],
-//! `proxy/fetch/prove`): a control was taken, and another key's own answer agreed
-//! ([`guard::agreement`]). A revocation is an entry of the purge log, and so is the demotion of a route whose
-//! answers were found to differ by key.
+//! Guard first, look-up second ([`guard`], `proxy/admission`). On a route with `share = "verified"`
+//! a caller whose key has a good verdict is answered as any other; one that nobody knows
+//! *verifies*: its own request goes to the origin, nothing stored answers it, and what comes of it
+//! is the verdict. What it fetched is its own until it is proved that it may be shared
+//! ([`guard::units`], `proxy/fetch/prove`): a control was taken, and another key's own answer
+//! agreed ([`guard::agreement`]). A revocation is an entry of the purge log, and so is the demotion
+//! of a route whose answers were found to differ by key.
 //!
 //! # TLS
 //!
-//! [`tls`] speaks by aws-lc-rs. Measured against ring in one run (server's side in memory, ECDSA P-256, one
-//! core): 1.08 to 1.19 times the handshakes a second by X25519, with the hybrid X25519MLKEM768, which ring has
-//! not, as many as ring has without it; 1.3 times the bytes at 16 KiB a record. It makes a small program
-//! 2.4 MB larger and takes half a minute more to build on two cores; it needs a C compiler, as mimalloc and
-//! SQLite do, and no cmake, and builds for musl and for arm64 with their compilers. (ring is linked as well, for
-//! connections to Postgres.)
+//! [`tls`] speaks by aws-lc-rs. Measured against ring in one run (server's side in memory, ECDSA
+//! P-256, one core): 1.08 to 1.19 times the handshakes a second by X25519, with the hybrid
+//! X25519MLKEM768, which ring has not, as many as ring has without it; 1.3 times the bytes at 16
+//! KiB a record. It makes a small program 2.4 MB larger and takes half a minute more to build on
+//! two cores; it needs a C compiler, as mimalloc and SQLite do, and no cmake, and builds for musl
+//! and for arm64 with their compilers. (ring is linked as well, for connections to Postgres.)
 //!
-//! Certificates are part of the configuration: files are read, checked and exchanged with it, so that a wrong
-//! one leaves everything as it was. Where clients show certificates no session is resumed: who resumes shows none
-//! again.
+//! Certificates are part of the configuration: files are read, checked and exchanged with it, so
+//! that a wrong one leaves everything as it was. Where clients show certificates no session is
+//! resumed: who resumes shows none again.
 //!
 //! # The image
 //!
-//! One static binary in an empty image (`docker/Dockerfile`, `docker/static.toml`), by glibc: eight alternating runs of
-//! hits of 1 KiB gave medians of 116 thousand a second with musl beside 132 with a dynamic glibc (12 % less: its
-//! `memcpy`), and of 144 with a static glibc beside 143. Names are looked up in `/etc/hosts` and by DNS, search domains
-//! included, which `tests/image.rs` holds. Two builds of one commit gave the same bytes once C code no longer said
-//! when it was compiled (`SOURCE_DATE_EPOCH`).
+//! One static binary in an empty image (`docker/Dockerfile`, `docker/static.toml`), by glibc: eight
+//! alternating runs of hits of 1 KiB gave medians of 116 thousand a second with musl beside 132
+//! with a dynamic glibc (12 % less: its `memcpy`), and of 144 with a static glibc beside 143. Names
+//! are looked up in `/etc/hosts` and by DNS, search domains included, which `tests/image.rs` holds.
+//! Two builds of one commit gave the same bytes once C code no longer said when it was compiled
+//! (`SOURCE_DATE_EPOCH`).
 //!
 //! # A fleet
 //!

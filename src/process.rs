@@ -62,7 +62,8 @@ impl Sidecar {
         Self::start_with(config, Clock::System, None)
     }
 
-    /// As [`Sidecar::start`], with this clock, and with `origin` in the place of the configured one.
+    /// As [`Sidecar::start`], with this clock, and with `origin` in the place of the configured
+    /// one.
     pub fn start_with(
         config: Config,
         clock: Clock,
@@ -146,8 +147,8 @@ impl Sidecar {
         })
     }
 
-    /// Reads the configuration again and puts it in force; what comes of it stands in the log. `why` does
-    /// too.
+    /// Reads the configuration again and puts it in force; what comes of it stands in the log.
+    /// `why` does too.
     pub fn reload(&self, why: &str) {
         let _ = self.reloader.reload(why);
         self.proxy.reopen_access_log();
@@ -158,9 +159,9 @@ impl Sidecar {
         self.phases.ordered().await;
     }
 
-    /// Begins the end: readiness turns false, and each answer says that it is its connection's last.
-    /// Everything else goes on as before, for the time that is given back (`listen.drain_delay`, counted
-    /// from when it became unready).
+    /// Begins the end: readiness turns false, and each answer says that it is its connection's
+    /// last. Everything else goes on as before, for the time that is given back
+    /// (`listen.drain_delay`, counted from when it became unready).
     pub fn leave(&self) -> Duration {
         self.phases.order_end();
         self.phases
@@ -184,8 +185,8 @@ impl Sidecar {
     }
 }
 
-/// Where other instances reach the admin port: of a wildcard, the address by which this machine reaches
-/// Redis.
+/// Where other instances reach the admin port: of a wildcard, the address by which this machine
+/// reaches Redis.
 fn reached_by_others(config: &Config, admin: SocketAddr) -> Option<SocketAddr> {
     if !admin.ip().is_unspecified() {
         return Some(admin);
@@ -238,8 +239,8 @@ async fn opened_database(
 /// Between two looks at a file with a password.
 const PASSWORD_EVERY: Duration = Duration::from_secs(2);
 
-/// Gives the database the password that its file says, whenever that is another one. A file that cannot
-/// be read leaves the last one in force.
+/// Gives the database the password that its file says, whenever that is another one. A file that
+/// cannot be read leaves the last one in force.
 async fn follow_password(database: Database, file: PathBuf) {
     let mut known = String::new();
     loop {
@@ -366,17 +367,24 @@ fn journal(
         JournalPlace::Nowhere => return Ok(None),
         JournalPlace::At(path) => Journal::open(path).with_context(|| {
             format!(
-                "[cache.redis] journal: {} cannot be opened: name a file in a folder that this user may write, or \"off\"",
+                "[cache.redis] journal: {} cannot be opened: name a file in a folder that this \
+                    user may write, or \"off\"",
                 path.display()
             )
         })?,
         JournalPlace::Usual => {
             let state = std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
             let state = state.map(|folder| folder.join("iris-sidecar.journal"));
-            let beside = config.file.as_ref().map(|file| file.with_extension("journal"));
+            let beside = config
+                .file
+                .as_ref()
+                .map(|file| file.with_extension("journal"));
             let mut places = state.into_iter().chain(beside);
             let Some(opened) = places.find_map(|path| Journal::open(&path).ok()) else {
-                warn!("[cache.redis] journal: there is no file that can be written: purges that Redis does not take are lost when this instance ends (pending-volatile)");
+                warn!(
+                    "[cache.redis] journal: there is no file that can be written: purges that \
+                    Redis does not take are lost when this instance ends (pending-volatile)"
+                );
                 return Ok(None);
             };
             opened
@@ -390,7 +398,8 @@ fn journal(
     Ok(Some((journal, purges)))
 }
 
-/// Threads for what blocks: packing what goes to Redis, the journal, names. Each has memory of its own.
+/// Threads for what blocks: packing what goes to Redis, the journal, names. Each has memory of its
+/// own.
 const BLOCKING: usize = 4;
 
 /// The runtime of what must outlive the workers: admin, SQL, bookkeeping. One thread.

@@ -1,10 +1,11 @@
-//! Another configuration comes into force while everything runs: because its file has changed, by SIGHUP,
-//! or by `POST /reload`. It is checked whole first; a wrong one changes nothing.
+//! Another configuration comes into force while everything runs: because its file has changed, by
+//! SIGHUP, or by `POST /reload`. It is checked whole first; a wrong one changes nothing.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{error, info, warn};
 
 use crate::clock::Timestamp;
@@ -81,12 +82,12 @@ impl Reloader {
     }
 
     fn note_read(&self, files: Vec<PathBuf>, fingerprint: [u8; 32]) {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         *read = Read { fingerprint, files };
     }
 
     fn last_read(&self) -> ([u8; 32], Vec<PathBuf>) {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = self.read.lock();
         (read.fingerprint, read.files.clone())
     }
 
@@ -98,8 +99,8 @@ impl Reloader {
         self.lock().clone()
     }
 
-    /// Reads the file and puts it in force, if nothing is wrong with it; what has changed. `why` is for the
-    /// log.
+    /// Reads the file and puts it in force, if nothing is wrong with it; what has changed. `why` is
+    /// for the log.
     pub fn reload(&self, why: &str) -> Result<Changes, Refused> {
         let mut status = self.lock();
         let told = supervisor::reloading();
@@ -224,8 +225,8 @@ impl Reloader {
             .map_err(|message| Refused(vec![message]))
     }
 
-    /// Looks at the files every few seconds, and reads them when what stands in them is not what was read
-    /// last, by whoever.
+    /// Looks at the files every few seconds, and reads them when what stands in them is not what
+    /// was read last, by whoever.
     pub async fn watch(self: Arc<Self>) {
         loop {
             let every = self.proxy.plan().config.reload.every;
@@ -263,7 +264,7 @@ impl Reloader {
     }
 
     fn lock(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 }
 

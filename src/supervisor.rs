@@ -1,5 +1,5 @@
-//! Who has started this process, where that is systemd: it is told how it goes (sd_notify(3)), and wants to hear
-//! now and then that it does. Without it nothing is said to anybody.
+//! Who has started this process, where that is systemd: it is told how it goes (sd_notify(3)), and
+//! wants to hear now and then that it does. Without it nothing is said to anybody.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ pub fn ready(status: &str) {
     tell(&[Ready, Status(status)]);
 }
 
-/// It reads its configuration again until this is dropped: then it serves on, by what it has read or by what was in
-/// force before.
+/// It reads its configuration again until this is dropped: then it serves on, by what it has read
+/// or by what was in force before.
 pub struct Reload(());
 
 impl Drop for Reload {

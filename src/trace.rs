@@ -1,5 +1,5 @@
-//! What follows one request through several systems: its id, its place in a trace (W3C Trace Context), and
-//! what its steps note of it here.
+//! What follows one request through several systems: its id, its place in a trace (W3C Trace
+//! Context), and what its steps note of it here.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +42,9 @@ impl Observed {
     }
 }
 
-/// Gives a request that goes on an id where it has none, and, where `starts`, a trace: one that cannot be read
-/// is begun anew, without what was said of it (Trace Context §4.2). `observed` hears of them.
+/// Gives a request that goes on an id where it has none, and, where `starts`, a trace: one that
+/// cannot be read is begun anew, without what was said of it (Trace Context §4.2). `observed` hears
+/// of them.
 pub fn keep_or_start(headers: &mut HeaderMap, starts: bool, observed: Option<&Observed>) {
     let once = |slot: Option<&OnceLock<HeaderValue>>, make: &dyn Fn() -> HeaderValue| match slot {
         // The same request may be sent more than once.

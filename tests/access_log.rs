@@ -1,5 +1,5 @@
-//! The access log: a line for each request, off the workers, without what is secret; and the trace that a
-//! request is part of.
+//! The access log: a line for each request, off the workers, without what is secret; and the trace
+//! that a request is part of.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,6 @@
-//! `invalidation = "adaptive"`: who reads after an isolated write finds what was written; while a group
-//! is written faster than it can be fetched again, its responses are stale, and refreshed behind.
+//! `invalidation = "adaptive"`: who reads after an isolated write finds what was written; while a
+//! group is written faster than it can be fetched again, its responses are stale, and refreshed
+//! behind.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,18 +19,20 @@ const B: &str = "sk_live_bbbbbbbbbbbbbbbbbbbbbbbb";
 fn rules() -> String {
     let read = |path: &str, share: &str| {
         format!(
-            "[[route]]\npath = \"{path}\"\nshare = \"{share}\"\nforce_ttl = \"1h\"\nstale_while_revalidate = \"1h\"\ngroups = [\"all\"]\n"
+            "[[route]]\npath = \"{path}\"\nshare = \"{share}\"\nforce_ttl \
+                = \"1h\"\nstale_while_revalidate = \"1h\"\ngroups = [\"all\"]\n"
         )
     };
     format!(
-        "[auth]\n{UNPROVED}{}{}[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"all\"]\ninvalidation = \"adaptive\"\n",
+        "[auth]\n{UNPROVED}{}{}[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = \
+            [\"all\"]\ninvalidation = \"adaptive\"\n",
         read("/shared", "verified"),
         read("/own", "per-key"),
     )
 }
 
-/// Before an origin that tells how often it was written to, and to which a tenth of a second goes by
-/// with each other question.
+/// Before an origin that tells how often it was written to, and to which a tenth of a second goes
+/// by with each other question.
 async fn slow() -> Fixture {
     let writes = Arc::new(AtomicUsize::new(0));
     let clock = Arc::new(OnceLock::<Clock>::new());

@@ -1,5 +1,5 @@
-//! The alerts, each fired by its cause in a real Prometheus; and the dashboard, whose expressions all give
-//! data.
+//! The alerts, each fired by its cause in a real Prometheus; and the dashboard, whose expressions
+//! all give data.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -28,8 +28,8 @@ fn repository(path: &str) -> String {
     std::fs::read_to_string(root.join(path)).unwrap()
 }
 
-/// The rules with their spans of time in seconds: what is proved here is that causes fire them. promtool
-/// holds the rules as they are.
+/// The rules with their spans of time in seconds: what is proved here is that causes fire them.
+/// promtool holds the rules as they are.
 fn in_seconds(rules: &str) -> String {
     let lines = rules
         .lines()
@@ -60,7 +60,9 @@ impl Prometheus {
         std::fs::write(folder.path().join("rules.yaml"), rules).unwrap();
         let targets: Vec<String> = targets.iter().map(SocketAddr::to_string).collect();
         let config = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [\"rules.yaml\"]\nscrape_configs: [{{ job_name: iris-sidecar, static_configs: [{{ targets: {} }}] }}]\n",
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: \
+                [\"rules.yaml\"]\nscrape_configs: [{{ job_name: iris-sidecar, static_configs: [{{ \
+                targets: {} }}] }}]\n",
             json!(targets)
         );
         let file = folder.path().join("prometheus.yaml");
@@ -187,7 +189,10 @@ async fn slow_database(folder: &Path) -> Api {
     let api = Api::start(&url, "", &golden).await;
     for statement in [
         "ALTER TABLE discovered_patterns RENAME TO kept",
-        "CREATE VIEW discovered_patterns AS WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM r WHERE n < 400000) SELECT n AS id, 'alpha' AS project_id, '' AS name, '' AS category, n AS frequency, 0.5 AS confidence, '{}' AS metadata, n AS discovered_at FROM r",
+        "CREATE VIEW discovered_patterns AS WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + \
+            1 FROM r WHERE n < 400000) SELECT n AS id, 'alpha' AS project_id, '' AS name, '' AS \
+            category, n AS frequency, 0.5 AS confidence, '{}' AS metadata, n AS discovered_at \
+            FROM r",
     ] {
         golden::execute(&api.database, statement).await;
     }

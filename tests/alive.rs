@@ -10,7 +10,8 @@ use iris_sidecar::upstream::{Answer, Origin, OriginBody, empty};
 
 use crate::support::{Client, config};
 
-/// An origin in this process that keeps the thread of whoever asks for `/stuck`, until it is let go.
+/// An origin in this process that keeps the thread of whoever asks for `/stuck`, until it is let
+/// go.
 #[derive(Default)]
 struct Sticky {
     is_free: Mutex<bool>,

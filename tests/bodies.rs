@@ -4,7 +4,8 @@ use crate::support::{Client, Fixture, Gate, Reply, Step, all, route};
 
 const MIB: usize = 1 << 20;
 
-/// A body of so many MiB without a length: after its first byte nothing comes before the gate is open.
+/// A body of so many MiB without a length: after its first byte nothing comes before the gate is
+/// open.
 fn chunked(mib: usize, gate: &Gate) -> Reply {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n";
     let mut out = format!("{:x}\r\n", MIB - 1).into_bytes();

@@ -9,7 +9,9 @@ async fn bypass(fixture: &Fixture, order: &str) -> Received {
     Client::order(fixture.sidecar().admin_address, "/bypass", order).await
 }
 
-const TWO: &str = "[[route]]\npath = \"/a\"\nttl = \"1h\"\n[[route]]\npath = \"/b\"\nttl = \"1h\"\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\n[[route]]\npath = \"/g\"\nttl = \"1h\"\ngroups = [\"g\"]\n";
+const TWO: &str = "[[route]]\npath = \"/a\"\nttl = \"1h\"\n[[route]]\npath = \"/b\"\nttl \
+    = \"1h\"\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = \
+    [\"g\"]\n[[route]]\npath = \"/g\"\nttl = \"1h\"\ngroups = [\"g\"]\n";
 
 #[tokio::test]
 async fn while_it_is_off_nothing_is_looked_up_or_stored_and_afterwards_all_is_right() {
@@ -101,7 +103,8 @@ async fn keys_and_limits_go_on() {
     let keys = Keys::of(&["good"]);
     let known = keys.clone();
     let text = format!(
-        "[auth]\ncontrol = \"off\"\non_difference = \"off\"\n[[rate_limit]]\nby = \"address\"\nrequests = 5\nwindow = \"1m\"\n{}",
+        "[auth]\ncontrol = \"off\"\non_difference = \"off\"\n[[rate_limit]]\nby \
+            = \"address\"\nrequests = 5\nwindow = \"1m\"\n{}",
         route("ttl = \"1h\"\nshare = \"verified\"")
     );
     let fixture =

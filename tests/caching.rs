@@ -47,7 +47,8 @@ async fn a_route_gives_a_silent_origin_a_lifetime() {
 
 #[tokio::test]
 async fn force_ttl_overrules_and_max_ttl_caps_the_origin() {
-    let keys = "[[route]]\npath = \"/forced\"\nforce_ttl = \"30s\"\n[[route]]\npath = \"/capped\"\nmax_ttl = \"10s\"\n";
+    let keys = "[[route]]\npath = \"/forced\"\nforce_ttl = \"30s\"\n[[route]]\npath \
+        = \"/capped\"\nmax_ttl = \"10s\"\n";
     let fixture = Fixture::start(keys, |seen| match seen.target.as_str() {
         "/forced" => ok(
             "x",

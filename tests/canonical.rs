@@ -161,7 +161,8 @@ async fn what_is_keyed_is_what_is_sent() {
 async fn what_has_no_canonical_spelling_goes_by_as_it_came_and_is_400_where_keys_are_verified() {
     let keys = Keys::of(&["one"]);
     let text = format!(
-        "{GUARDED}[[route]]\npath = \"/open/{{*rest}}\"\nttl = \"60s\"\nquery = [\"q\"]\n[[route]]\npath = \"/signed/{{*rest}}\"\nttl = \"60s\"\nraw_target = true\n"
+        "{GUARDED}[[route]]\npath = \"/open/{{*rest}}\"\nttl = \"60s\"\nquery = \
+            [\"q\"]\n[[route]]\npath = \"/signed/{{*rest}}\"\nttl = \"60s\"\nraw_target = true\n"
     );
     let fixture = Fixture::start(&text, {
         let pages = pages(&keys);
@@ -266,7 +267,8 @@ async fn writes_and_what_they_name_speak_the_spelling_of_keys() {
 
 #[tokio::test]
 async fn a_location_that_names_the_upstream_becomes_the_path_that_it_means_here() {
-    let text = "[upstream]\nhost = \"rewrite\"\n[[route]]\npath = \"/{*rest}\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nttl = \"1h\"\n";
+    let text = "[upstream]\nhost = \"rewrite\"\n[[route]]\npath = \"/{*rest}\"\nmethods = \
+        [\"GET\", \"HEAD\", \"POST\"]\nttl = \"1h\"\n";
     let fixture = Fixture::start(text, |seen| {
         let own = seen.header("host").unwrap_or_default().to_owned();
         let location = match seen.target.as_str() {
@@ -408,7 +410,9 @@ async fn a_426_says_to_which_protocol() {
 #[tokio::test]
 async fn a_host_by_another_spelling_takes_the_same_route() {
     let keys = Keys::of(&["one", "two"]);
-    let rules = "[auth]\non_difference = \"off\"\ncontrol = \"off\"\n[[route]]\npath = \"/{*rest}\"\nshare = \"verified\"\nttl = \"60s\"\n[[route]]\npath = \"/me\"\nhost = \"h.example\"\nshare = \"per-key\"\nttl = \"60s\"\n";
+    let rules = "[auth]\non_difference = \"off\"\ncontrol = \"off\"\n[[route]]\npath \
+        = \"/{*rest}\"\nshare = \"verified\"\nttl = \"60s\"\n[[route]]\npath = \"/me\"\nhost \
+        = \"h.example\"\nshare = \"per-key\"\nttl = \"60s\"\n";
     let known = keys.clone();
     let fixture = Fixture::start(rules, move |seen| {
         let key = seen.header("authorization").unwrap_or_default().to_owned();

@@ -1,5 +1,5 @@
-//! What a request says of how it came here: what a stranger says never arrives, what a trusted proxy
-//! says is in the key.
+//! What a request says of how it came here: what a stranger says never arrives, what a trusted
+//! proxy says is in the key.
 
 use crate::support::{Fixture, ok, route};
 

@@ -39,7 +39,8 @@ fn check_prints_the_effective_routes_or_all_mistakes() {
     let folder = tempfile::tempdir().unwrap();
     let good = file(
         folder.path(),
-        "[upstream]\nurl = \"http://127.0.0.1:3000\"\n[[route]]\npath = \"/api/{*rest}\"\nttl = \"30s\"\nshare = \"per-key\"\n",
+        "[upstream]\nurl = \"http://127.0.0.1:3000\"\n[[route]]\npath = \"/api/{*rest}\"\nttl \
+            = \"30s\"\nshare = \"per-key\"\n",
     );
     let (status, out, error) = run(&["check", &good]);
     assert_eq!((status, error.as_str()), (Some(0), ""));
@@ -278,7 +279,8 @@ async fn it_serves_says_so_and_ends_well_on_sigterm_and_sigint() {
     let config = file(
         folder.path(),
         &format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
+            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
             origin.url()
         ),
     );
@@ -428,7 +430,8 @@ async fn a_key_that_is_revoked_by_hand_is_refused_where_the_sidecar_runs() {
         let default = include_str!("../config/default.toml");
         let default = default.replace("[auth]\n", &format!("[auth]\n{auth}"));
         format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"{admin}\"\n[origin]\ndatabase = \"{database}\"\n{default}"
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress \
+                = \"{admin}\"\n[origin]\ndatabase = \"{database}\"\n{default}"
         )
     };
     let config = file(folder.path(), &text(""));

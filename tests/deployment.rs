@@ -1,5 +1,5 @@
-//! What is deployed beside the image: compose files, Kubernetes manifests and what they mount, each held by its
-//! own checker; and a rollout, as they make it.
+//! What is deployed beside the image: compose files, Kubernetes manifests and what they mount, each
+//! held by its own checker; and a rollout, as they make it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -165,7 +165,8 @@ impl Pod {
         let port = crate::support::redis::free_port();
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://127.0.0.1:{port}\"\n{}",
+            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n[upstream]\nurl = \"http://127.0.0.1:{port}\"\n{}",
             route("bypass = true")
         );
         let sidecar = Running::start(&file(folder.path(), &text));
@@ -233,7 +234,8 @@ async fn a_rollout_as_the_manifest_makes_it_fails_no_request() {
         // One more pod, ready before one goes (maxSurge 1, maxUnavailable 0).
         let new = Pod::start().await;
         targets.lock().unwrap().push(new.sidecar.address);
-        // The old one is to go: its app waits (preStop: sleep), and the Service goes on sending for a moment.
+        // The old one is to go: its app waits (preStop: sleep), and the Service goes on sending for
+        // a moment.
         more(50).await;
         targets
             .lock()

@@ -1,4 +1,5 @@
-//! Few descriptors: what cannot be opened is nobody's fault but ours, and the operator can still ask.
+//! Few descriptors: what cannot be opened is nobody's fault but ours, and the operator can still
+//! ask.
 
 use crate::support::process::{FREE_PORTS, Running, file};
 use crate::support::{Client, Origin, ok, route};

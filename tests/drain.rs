@@ -101,12 +101,18 @@ async fn process(delay: &str) -> (Running, Origin, Gate, tempfile::TempDir) {
     let held = gate.clone();
     let origin = Origin::unrecorded(move |seen| {
         if seen.header("upgrade").is_some() {
-            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: \
+                websocket\r\n\r\n";
             vec![Step::Send(head.as_bytes().to_vec()), Step::Echo]
         } else if seen.target.starts_with("/events") {
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n3\r\na\n\n\r\n";
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: \
+                chunked\r\n\r\n3\r\na\n\n\r\n";
             let end = b"3\r\nb\n\n\r\n0\r\n\r\n".to_vec();
-            vec![Step::Send(head.into()), Step::Wait(held.clone()), Step::Send(end)]
+            vec![
+                Step::Send(head.into()),
+                Step::Wait(held.clone()),
+                Step::Send(end),
+            ]
         } else if seen.target.starts_with("/slow") {
             after(&held, ok("slow", &[]))
         } else {
@@ -116,7 +122,9 @@ async fn process(delay: &str) -> (Running, Origin, Gate, tempfile::TempDir) {
     .await;
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"{delay}\"\ndrain_timeout = \"20s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\nmax_connections = 2000\nqueue = 2000\n{}",
+        "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"{delay}\"\ndrain_timeout \
+            = \"20s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl \
+            = \"{}\"\nmax_connections = 2000\nqueue = 2000\n{}",
         origin.url(),
         route("ttl = \"1h\"")
     );

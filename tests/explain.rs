@@ -1,5 +1,5 @@
-//! `explain` takes the same steps as a request: for generated configurations, stores and requests its
-//! words are those of the response that follows.
+//! `explain` takes the same steps as a request: for generated configurations, stores and requests
+//! its words are those of the response that follows.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

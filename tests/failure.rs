@@ -30,7 +30,8 @@ fn expected(status: u16, code: &str, error: &str) -> (u16, String, String) {
 async fn each_failure_has_its_status_code_and_proxy_status() {
     let never = Gate::new();
     let held = never.clone();
-    let text = "[upstream]\nresponse_timeout = \"100ms\"\nheader_bytes = \"8KiB\"\n[errors]\nheaders = { \"Access-Control-Allow-Origin\" = \"*\" }\n";
+    let text = "[upstream]\nresponse_timeout = \"100ms\"\nheader_bytes \
+        = \"8KiB\"\n[errors]\nheaders = { \"Access-Control-Allow-Origin\" = \"*\" }\n";
     let mut fixture = Fixture::start(text, move |seen| match seen.target.as_str() {
         "/close" => vec![Step::Close],
         "/reset" => vec![Step::Reset],
@@ -359,7 +360,8 @@ async fn an_origin_that_comes_back_is_used_at_once() {
 
 #[tokio::test]
 async fn a_client_that_sends_slowly_is_not_the_upstreams_fault() {
-    let text = "[upstream]\nresponse_timeout = \"100ms\"\nbreaker_failures = 1\n[limits]\nbody_timeout = \"300ms\"\n";
+    let text = "[upstream]\nresponse_timeout = \"100ms\"\nbreaker_failures = \
+        1\n[limits]\nbody_timeout = \"300ms\"\n";
     let fixture = Fixture::start(text, |_| ok("x", &[])).await;
     let mut client = fixture.connect().await;
     client

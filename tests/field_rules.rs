@@ -1,4 +1,5 @@
-//! Fields by the operator's rules, on their way to the origin and to clients; and preflights of CORS.
+//! Fields by the operator's rules, on their way to the origin and to clients; and preflights of
+//! CORS.
 
 use iris_sidecar::config::Config;
 
@@ -23,7 +24,9 @@ fn echo(seen: &Seen) -> Vec<Step> {
 async fn the_origin_gets_what_the_rules_say_and_another_rule_is_another_key() {
     let rules = |tier: &str| {
         route(&format!(
-            "ttl = \"1h\"\nrequest_headers = {{ set = {{ x-tier = \"{tier}\" }}, add = {{ x-from = \"{{client}} by {{route}}\", x-id = \"{{request_id}}\" }}, remove = [\"x-debug\"] }}"
+            "ttl = \"1h\"\nrequest_headers = {{ set = {{ x-tier = \"{tier}\" }}, add = {{ x-from \
+                = \"{{client}} by {{route}}\", x-id = \"{{request_id}}\" }}, remove = \
+                [\"x-debug\"] }}"
         ))
     };
     let origin = Origin::start(echo).await;
@@ -52,7 +55,8 @@ async fn the_origin_gets_what_the_rules_say_and_another_rule_is_another_key() {
 async fn clients_get_what_the_rules_say_and_what_is_stored_stays_as_it_came() {
     let rules = |more: &str| route(&format!("ttl = \"1h\"\n{more}"));
     let ours = rules(
-        "response_headers = { set = { x-a = \"2\", x-via = \"{client}\" }, add = { link = \"</a>\" }, remove = [\"server\"] }",
+        "response_headers = { set = { x-a = \"2\", x-via = \"{client}\" }, add = { link \
+            = \"</a>\" }, remove = [\"server\"] }",
     );
     let origin = Origin::start(|seen| match seen.target.as_str() {
         "/down" => vec![Step::Close],
@@ -106,7 +110,8 @@ async fn clients_get_what_the_rules_say_and_what_is_stored_stays_as_it_came() {
 async fn pages_of_listed_origins_may_read_answers_and_ask_before() {
     let app = "https://app.example";
     let text = route(&format!(
-        "ttl = \"1h\"\nmethods = [\"GET\", \"HEAD\", \"PUT\"]\ncors = {{ origins = [\"{app}\"], expose = [\"etag\"], credentials = true }}"
+        "ttl = \"1h\"\nmethods = [\"GET\", \"HEAD\", \"PUT\"]\ncors = {{ origins = [\"{app}\"], \
+            expose = [\"etag\"], credentials = true }}"
     ));
     let fixture = Fixture::start(&text, |seen| {
         numbered(
@@ -261,7 +266,8 @@ async fn the_project_of_a_key_is_said_to_its_holder_alone() {
         "source = \"{}/verify\"\nproject_field = \"x-project\"",
         verifier.url()
     );
-    let rules = "response_headers = { set = { x-project = \"{project}\" }, add = { x-whose = \"of {project}\" } }";
+    let rules = "response_headers = { set = { x-project = \"{project}\" }, add = { x-whose = \"of \
+        {project}\" } }";
     let fleet = Fleet::start(&[&url, &url], &verified_by(&auth, rules), |seen| {
         numbered(seen, &[("x-project", "forged")])
     })

@@ -63,7 +63,8 @@ fn a_redis_that_is_not_there_is_told_in_the_words_of_the_system() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = free_port();
     let text = format!(
-        "{FREE_PORTS}[upstream]\nurl = \"http://127.0.0.1:1\"\n[cache.redis]\nurl = \"redis://:secret@127.0.0.1:{nobody}\"\n{}",
+        "{FREE_PORTS}[upstream]\nurl = \"http://127.0.0.1:1\"\n[cache.redis]\nurl \
+            = \"redis://:secret@127.0.0.1:{nobody}\"\n{}",
         route("ttl = \"1s\"")
     );
     let mut command = binary();

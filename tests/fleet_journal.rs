@@ -27,7 +27,8 @@ impl Pair {
         let redis = RedisServer::start(&[]).await;
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache.redis]\nurl = \"{}\"\ntimeout = \"1s\"\n{journal}\n{}\n{}",
+            "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache.redis]\nurl = \"{}\"\ntimeout \
+                = \"1s\"\n{journal}\n{}\n{}",
             origin.url(),
             redis.url(),
             route(KEPT),
@@ -133,7 +134,8 @@ async fn one_that_is_stopped_leaves_it_to_another_that_lives() {
             let new = async { while get(other, "/a").await.text() == old {} };
             timeout(PATIENCE, new).await.expect("it is told");
         }
-        // Where nobody else lives, it is there at the next start; else they tell it, and keep it until then.
+        // Where nobody else lives, it is there at the next start; else they tell it, and keep it
+        // until then.
         let is_kept = || pair.journals().iter().any(|length| *length > 0);
         if is_alone {
             assert!(is_kept());

@@ -1,5 +1,5 @@
-//! A lease that is lost, with its instance or by Redis, keeps the others waiting for about as long as a fetch
-//! takes.
+//! A lease that is lost, with its instance or by Redis, keeps the others waiting for about as long
+//! as a fetch takes.
 
 use std::time::Duration;
 

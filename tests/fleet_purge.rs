@@ -100,7 +100,8 @@ async fn a_write_through_one_instance_changes_what_the_others_serve() {
     let redis = RedisServer::start(&[]).await;
     let url = redis.url();
     let extra = format!(
-        "{}\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\ninvalidation = \"hard\"\n",
+        "{}\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = \
+            [\"g\"]\ninvalidation = \"hard\"\n",
         route(KEPT)
     );
     let fleet = Fleet::start(&[&url, &url], &extra, |seen| numbered(seen, &[])).await;
@@ -112,8 +113,8 @@ async fn a_write_through_one_instance_changes_what_the_others_serve() {
     fleet
         .metric_reaches(1, "cache_purges_elsewhere_total", 1.0)
         .await;
-    // What was fetched before the log had the purge is not vouched for elsewhere: then it is fetched
-    // once more there.
+    // What was fetched before the log had the purge is not vouched for elsewhere: then it is
+    // fetched once more there.
     let found = fleet.get(1, "/a").await;
     let expected = if found.cache() == "HIT" { "3" } else { "4" };
     assert_eq!(found.text(), expected);
@@ -499,7 +500,8 @@ async fn what_a_stopping_instance_purged_is_told_before_it_goes() {
     let redis = RedisServer::start(&[]).await;
     let url = redis.url();
     let extra = format!(
-        "{}\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\ninvalidation = \"hard\"\n",
+        "{}\n[[route]]\npath = \"/write\"\nmethods = [\"POST\"]\ninvalidates = \
+            [\"g\"]\ninvalidation = \"hard\"\n",
         route(KEPT)
     );
     let mut fleet = Fleet::start(&[&url, &url], &extra, |seen| numbered(seen, &[])).await;
@@ -545,7 +547,8 @@ async fn an_entry_that_no_instance_has_written_makes_nobody_deaf() {
         let fields = fields.replace("'LARGE'", "string.rep('x',140000)");
         // Both at once: a look between the two would find a log that is not whole.
         let script = format!(
-            "redis.call('XADD',KEYS[1],'{next}-0',{fields}) redis.call('HSET',KEYS[2],'position',{next})"
+            "redis.call('XADD',KEYS[1],'{next}-0',{fields}) \
+                redis.call('HSET',KEYS[2],'position',{next})"
         );
         redis
             .ask(&format!(

@@ -23,7 +23,8 @@ async fn a_longer_body_than_promised_ends_where_it_should_and_poisons_nobody() {
 #[tokio::test]
 async fn a_false_length_beside_chunks_neither_cuts_nor_fills_memory() {
     let fixture = Fixture::start(&route("ttl = \"60s\""), |_| {
-        let text = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: \
+            chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         vec![Step::Send(text.as_bytes().to_vec())]
     })
     .await;
@@ -47,10 +48,12 @@ async fn framing_that_cannot_be_believed_is_a_502() {
                 "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
             }
             "twice" => {
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, \
+                    chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
             }
             "lines" => {
-                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: \
+                    chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
             }
             "negative" => "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
             _ => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
@@ -180,15 +183,20 @@ async fn a_head_as_large_as_may_be_is_stored_and_given_again() {
 async fn trailers_do_not_say_who_asks_nor_how_it_came() {
     let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| {
         assert_eq!(seen.trailers.to_lowercase(), "x-sum: 1\r\n");
-        let text = "HTTP/1.1 200 OK\r\ntrailer: set-cookie, x-forwarded-for, x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nset-cookie: a=b\r\nx-forwarded-for: 1.2.3.4\r\nx-sum: 2\r\n\r\n";
+        let text = "HTTP/1.1 200 OK\r\ntrailer: set-cookie, x-forwarded-for, \
+            x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nset-cookie: \
+            a=b\r\nx-forwarded-for: 1.2.3.4\r\nx-sum: 2\r\n\r\n";
         vec![Step::Send(text.as_bytes().to_vec())]
     })
     .await;
     let mut client = fixture.connect().await;
-    let trailers = "authorization: Bearer x\r\nx-api-key: y\r\nX-Forwarded-For: 1.2.3.4\r\nx-real-ip: 1\r\nhost: b\r\nx-sum: 1\r\n";
+    let trailers = "authorization: Bearer x\r\nx-api-key: y\r\nX-Forwarded-For: \
+        1.2.3.4\r\nx-real-ip: 1\r\nhost: b\r\nx-sum: 1\r\n";
     client
         .send(format!(
-            "POST /a HTTP/1.1\r\nhost: a\r\nte: trailers\r\ntrailer: authorization, x-api-key, x-forwarded-for, x-real-ip, host, x-sum\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n"
+            "POST /a HTTP/1.1\r\nhost: a\r\nte: trailers\r\ntrailer: authorization, x-api-key, \
+                x-forwarded-for, x-real-ip, host, x-sum\r\ntransfer-encoding: \
+                chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n"
         ))
         .await;
     let answer = client.response().await;

@@ -1,5 +1,5 @@
-//! A disk that fills up, and has room again: what got 201 is there after a restart, and what did not
-//! is not.
+//! A disk that fills up, and has room again: what got 201 is there after a restart, and what did
+//! not is not.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -56,7 +56,8 @@ async fn what_was_acknowledged_is_there_after_a_disk_was_full() {
         client.response().await.status
     };
     let (mut written, mut refused) = (BTreeSet::new(), 0);
-    // A disk that is full at once, and one that is full after some pages of a write, whichever they are.
+    // A disk that is full at once, and one that is full after some pages of a write, whichever they
+    // are.
     let log = folder.path().join("iris.db-wal");
     for round in 0..14 {
         for (full, count) in [(false, 8), (true, 3), (false, 4)] {

@@ -1,5 +1,5 @@
-//! Whose answers are whose: keys whose own answers agreed, those that come later, and those that come
-//! when all of it has ended.
+//! Whose answers are whose: keys whose own answers agreed, those that come later, and those that
+//! come when all of it has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -344,7 +344,8 @@ async fn a_difference_that_one_instance_finds_ends_sharing_on_all() {
             if shared(0, ALPHA[0]).await && shared(1, ALPHA[0]).await && shared(1, BETA[0]).await {
                 return;
             }
-            // A key that was there before it could be compared has an answer of its own for a while.
+            // A key that was there before it could be compared has an answer of its own for a
+            // while.
             fleet.advance(61);
         }
     };

@@ -1,5 +1,5 @@
-//! gRPC through the sidecar, by a client and a server of tonic: all four kinds of calls, deadlines, calls that
-//! are given up, and failures in its own words.
+//! gRPC through the sidecar, by a client and a server of tonic: all four kinds of calls, deadlines,
+//! calls that are given up, and failures in its own words.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

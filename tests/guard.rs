@@ -332,7 +332,10 @@ async fn a_verdict_reaches_as_far_as_the_route_says() {
         let verifier = Origin::start(move |seen| known.check(seen, || ok("", &[]))).await;
         let auth = format!("[auth]\n{UNPROVED}source = \"{}/me\"\n", verifier.url());
         let routes = ["/a/{x}", "/b/{x}"].map(|path| {
-            format!("[[route]]\npath = \"{path}\"\nshare = \"verified\"\nforce_ttl = \"60s\"\nverdict_scope = \"{scope}\"\n")
+            format!(
+                "[[route]]\npath = \"{path}\"\nshare = \"verified\"\nforce_ttl \
+                = \"60s\"\nverdict_scope = \"{scope}\"\n"
+            )
         });
         let fixture = guarded(&(auth + &routes.concat()), &keys).await;
         for target in ["/a/1", "/a/2", "/b/1"] {

@@ -1,4 +1,5 @@
-//! Ways by which a key that is refused might stay good, or a good one be refused, that reviews found.
+//! Ways by which a key that is refused might stay good, or a good one be refused, that reviews
+//! found.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The image: its final stage, built from a static binary of this machine, and what runs in it, as nobody and
-//! with nothing that can be written.
+//! The image: its final stage, built from a static binary of this machine, and what runs in it, as
+//! nobody and with nothing that can be written.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,8 +94,9 @@ impl Image {
         }
     }
 
-    /// A process in it, as a runtime starts one: as the image's user, its root not to be written, with these
-    /// variables, these files in the place of others, and this folder as its configuration.
+    /// A process in it, as a runtime starts one: as the image's user, its root not to be written,
+    /// with these variables, these files in the place of others, and this folder as its
+    /// configuration.
     fn command(&self, variables: &[(&str, &str)], resolver: &Path, config: &Path) -> Command {
         let files = self.files.display();
         // What a runtime makes: the places of what it mounts.
@@ -198,7 +199,9 @@ async fn the_image_is_one_program_that_runs_as_nobody_and_writes_nothing() {
     std::fs::write(mounted.join("ca.pem"), &tls.root).unwrap();
     let write = |ttl: &str| {
         let text = format!(
-            "[upstream.other]\nurl = \"https://localhost:{}\"\nca_file = \"/etc/iris-sidecar/ca.pem\"\n[[route]]\npath = \"/other\"\nupstream = \"other\"\n[[route]]\npath = \"/{{*rest}}\"\nttl = \"{ttl}\"\n",
+            "[upstream.other]\nurl = \"https://localhost:{}\"\nca_file \
+                = \"/etc/iris-sidecar/ca.pem\"\n[[route]]\npath = \"/other\"\nupstream \
+                = \"other\"\n[[route]]\npath = \"/{{*rest}}\"\nttl = \"{ttl}\"\n",
             tls.port
         );
         std::fs::write(mounted.join("iris.toml"), text).unwrap();

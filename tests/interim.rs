@@ -3,7 +3,8 @@
 use crate::support::{Client, Fixture, Gate, Step, ok, route};
 
 const FRESH: (&str, &str) = ("cache-control", "max-age=60");
-const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\nconnection: x-hop\r\n\
+const HINTS: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\nconnection: \
+    x-hop\r\n\
     x-hop: 1\r\ncache-control: no-store\r\nx-early: 1\r\n\r\n";
 
 /// An origin that hints, and answers when the gate is open.

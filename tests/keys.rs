@@ -128,7 +128,10 @@ async fn what_selects_is_told_apart_as_it_is_sent() {
 
 #[tokio::test]
 async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
-    let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nunknown_query = \"drop\"\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nunknown_query = \"drop\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl = \"60s\"\n";
+    let text = "[[route]]\npath = \"/named\"\nquery = [\"page\"]\nunknown_query \
+        = \"drop\"\nsort_query = true\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery \
+        = \"none\"\nunknown_query = \"drop\"\nttl = \"60s\"\n[[route]]\npath = \"/all\"\nttl \
+        = \"60s\"\n";
     let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;
     assert_eq!(
         fixture.get("/named?utm=1&page=2").await.text(),
@@ -144,7 +147,8 @@ async fn the_query_rule_chooses_what_selects_and_what_is_forwarded() {
 
 #[tokio::test]
 async fn a_parameter_that_the_route_does_not_name_goes_by_and_is_not_lost() {
-    let text = "[[route]]\npath = \"/named\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nquery = [\"page\"]\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nttl = \"60s\"\n";
+    let text = "[[route]]\npath = \"/named\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nquery = \
+        [\"page\"]\nttl = \"60s\"\n[[route]]\npath = \"/none\"\nquery = \"none\"\nttl = \"60s\"\n";
     let fixture = Fixture::start(text, |seen| ok(&seen.target, &[])).await;
     for target in [
         "/named?page=2&projectId=beacon",

@@ -1,5 +1,5 @@
-//! Several places where clients come in: TCP, TLS, a socket of this machine; and proxies that say first
-//! whom they speak for.
+//! Several places where clients come in: TCP, TLS, a socket of this machine; and proxies that say
+//! first whom they speak for.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,8 @@ async fn several_places_serve_at_once_and_are_let_go_at_the_end() {
     // What a process that was killed has left.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let text = format!(
-        "[[listen]]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[[listen]]\naddress = \"127.0.0.1:0\"\n[listen.tls]\n{}[[listen]]\naddress = \"unix:{}\"\n{}",
+        "[[listen]]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[[listen]]\naddress \
+            = \"127.0.0.1:0\"\n[listen.tls]\n{}[[listen]]\naddress = \"unix:{}\"\n{}",
         certificate.keys(),
         socket.display(),
         route("ttl = \"1h\"")
@@ -137,20 +138,23 @@ async fn a_trusted_proxy_says_whom_it_speaks_for_and_a_stranger_does_not() {
     }
     // Of one that the proxy does not name nothing is believed.
     for header in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
-        let forged = b"GET /z HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.9.9.9\r\nauthorization: k\r\nconnection: close\r\n\r\n";
+        let forged = b"GET /z HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.9.9.9\r\nauthorization: \
+            k\r\nconnection: close\r\n\r\n";
         let stream = TcpStream::connect(address).await.unwrap();
         let answer = says(stream, &[header, &forged[..]].concat()).await;
         assert!(answer.ends_with("\r\n\r\n127.0.0.1"), "{answer}");
     }
     // A client behind the proxy is no proxy itself: nobody believes what it says of others.
-    let forged = b"PROXY TCP4 192.0.2.7 10.0.0.1 258 80\r\nGET /y HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 10.9.9.9\r\nconnection: close\r\n\r\n";
+    let forged = b"PROXY TCP4 192.0.2.7 10.0.0.1 258 80\r\nGET /y HTTP/1.1\r\nhost: \
+        h\r\nx-forwarded-for: 10.9.9.9\r\nconnection: close\r\n\r\n";
     let answer = says(TcpStream::connect(address).await.unwrap(), forged).await;
     assert!(answer.ends_with("192.0.2.7"), "{answer}");
     // One that says nothing is not served: whose request that is, nobody knows.
     let hostile: [&[u8]; 4] = [
         b"",
         b"PROXY TCP4 300.1.1.1 10.0.0.1 1 2\r\n",
-        b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31\r\n",
+        b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 \
+            24 25 26 27 28 29 30 31\r\n",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
     ];
     for header in hostile {

@@ -1,5 +1,5 @@
-//! TLS towards clients, seen by curl and openssl: versions, protocols, certificates by name, clients'
-//! certificates, and certificates that change under traffic.
+//! TLS towards clients, seen by curl and openssl: versions, protocols, certificates by name,
+//! clients' certificates, and certificates that change under traffic.
 
 use std::process::Output;
 use std::sync::Arc;
@@ -381,7 +381,8 @@ async fn a_certificate_that_was_not_shown_opens_nothing_that_is_stored() {
         said(&curl(&fixture, &root, &format!("{base}{path}"), &more).await)
     };
     let victims = format!(":{}: none", victim.base64());
-    // What is the victim's is nobody's who only says so; nor is what such a one asks for the victim's.
+    // What is the victim's is nobody's who only says so; nor is what such a one asks for the
+    // victim's.
     let (victim, other) = (shown(&victim), shown(&other));
     assert!(ask("/a", &victim, &[]).await.ends_with(&victims));
     let answer = ask("/a", &[], &[&forged, chain]).await;

@@ -528,7 +528,8 @@ async fn an_api_of_ones_own_is_measured_by_what_is_named() {
     // By a file, with weights.
     let requests = file(
         folder.path(),
-        "[[request]]\npath = \"/api/products\"\nweight = 3\n[[request]]\npath = \"/api/orders\"\nmethod = \"POST\"\n",
+        "[[request]]\npath = \"/api/products\"\nweight = 3\n[[request]]\npath \
+            = \"/api/orders\"\nmethod = \"POST\"\n",
     );
     let (status, out, error) = bench(&["--requests", &requests, "--json", json]).await;
     assert_eq!(status, Some(0), "{out}{error}");

@@ -1,5 +1,6 @@
-//! The behaviour of the sidecar, one file a behaviour: each test drives the real server over loopback,
-//! or the real binary. One crate, so that it is linked once and what no test uses is found.
+//! The behaviour of the sidecar, one file a behaviour: each test drives the real server over
+//! loopback, or the real binary. One crate, so that it is linked once and what no test uses is
+//! found.
 //!
 //! What measures this process itself stands apart: `allocations.rs` and `memory.rs`.
 

@@ -1,5 +1,6 @@
-//! The budget is a promise: resident memory stays within it, a base and so much a connection, whatever is
-//! asked for; what the kernel holds for a connection is bounded; and all of it comes back.
+//! The budget is a promise: resident memory stays within it, a base and so much a connection,
+//! whatever is asked for; what the kernel holds for a connection is bounded; and all of it comes
+//! back.
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
@@ -22,8 +23,8 @@ const AT_THE_START: u64 = 11 << 20;
 /// Of a connection that is idle, by its protocol.
 const AN_IDLE_CONNECTION: u64 = 8 << 10;
 const AN_IDLE_CONNECTION_OF_HTTP_2: u64 = 24 << 10;
-/// What the kernel holds of what is sent on one connection: `limits.send_buffer`, and as much for its own
-/// account.
+/// What the kernel holds of what is sent on one connection: `limits.send_buffer`, and as much for
+/// its own account.
 const A_SEND_BUFFER: u64 = 512 << 10;
 /// The fields below as they are stored, with `via` and `content-length`, and the key.
 const HEAD_AND_KEY: u64 = 300;
@@ -55,7 +56,9 @@ async fn two_hundred_thousand_small_objects_stay_within_the_budget() {
     const OBJECTS: usize = 200_000;
     const CLIENTS: usize = 16;
     // The head of a small object as nginx sends it.
-    let response = "HTTP/1.1 200 OK\r\nserver: nginx/1.22.1\r\ndate: Mon, 23 Nov 2026 12:00:00 GMT\r\ncontent-type: application/json\r\ncontent-length: 100\r\nlast-modified: Mon, 23 Nov 2026 12:00:00 GMT\r\netag: \"6921a2b0-64\"\r\n\r\n";
+    let response = "HTTP/1.1 200 OK\r\nserver: nginx/1.22.1\r\ndate: Mon, 23 Nov 2026 12:00:00 \
+        GMT\r\ncontent-type: application/json\r\ncontent-length: 100\r\nlast-modified: Mon, 23 \
+        Nov 2026 12:00:00 GMT\r\netag: \"6921a2b0-64\"\r\n\r\n";
     let response = format!("{response}{}", "x".repeat(100)).into_bytes();
     let origin = Origin::unrecorded(move |_| vec![Step::Send(response.clone())]).await;
     let folder = tempfile::tempdir().unwrap();
@@ -95,7 +98,8 @@ async fn two_hundred_thousand_small_objects_stay_within_the_budget() {
     let evicted = sample(admin, "cache_evictions_total").await;
     let each = (resident - before) / entries;
     println!(
-        "resident {} MiB ({} MiB before), stored {} MiB in {entries} entries, {evicted} evicted; an object takes {each} bytes, {} by our reckoning",
+        "resident {} MiB ({} MiB before), stored {} MiB in {entries} entries, {evicted} evicted; \
+            an object takes {each} bytes, {} by our reckoning",
         resident >> 20,
         before >> 20,
         stored >> 20,
@@ -238,7 +242,8 @@ async fn idle_connections_cost_little_and_give_it_back() {
     }
 }
 
-/// Bytes that the kernel holds of what was sent from this port and not acknowledged, or not sent yet.
+/// Bytes that the kernel holds of what was sent from this port and not acknowledged, or not sent
+/// yet.
 fn held_by_the_kernel(port: u16) -> (u64, u64) {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let ours = format!(":{port:04X}");

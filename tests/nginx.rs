@@ -20,12 +20,15 @@ fn free_port() -> u16 {
         .port()
 }
 
-/// nginx in the foreground as one process, with these servers; it listens where `port` says, or by the socket
-/// there.
+/// nginx in the foreground as one process, with these servers; it listens where `port` says, or by
+/// the socket there.
 async fn nginx_with(folder: &Path, servers: &str, at: &str) -> Killed {
     let here = folder.display();
     let text = format!(
-        "daemon off; master_process off; pid {here}/pid; error_log {here}/error;\nevents {{}}\nhttp {{ access_log off; default_type application/json;\n  client_body_temp_path {here}/1; proxy_temp_path {here}/2; fastcgi_temp_path {here}/3; uwsgi_temp_path {here}/4; scgi_temp_path {here}/5;\n  {servers} }}\n"
+        "daemon off; master_process off; pid {here}/pid; error_log {here}/error;\nevents \
+            {{}}\nhttp {{ access_log off; default_type application/json;\n  client_body_temp_path \
+            {here}/1; proxy_temp_path {here}/2; fastcgi_temp_path {here}/3; uwsgi_temp_path \
+            {here}/4; scgi_temp_path {here}/5;\n  {servers} }}\n"
     );
     std::fs::write(folder.join("nginx.conf"), text).unwrap();
     let mut command = Command::new("nginx");
@@ -63,7 +66,9 @@ async fn nginx(folder: &Path) -> (Killed, u16) {
         std::fs::write(folder.join("www").join(name), "x".repeat(size)).unwrap();
     }
     let server = format!(
-        "gzip on; gzip_types application/json; gzip_proxied any; gzip_http_version 1.1; gzip_min_length 10; gzip_vary on; server {{ listen 127.0.0.1:{port}; root {at}/www; expires 60s; }}"
+        "gzip on; gzip_types application/json; gzip_proxied any; gzip_http_version 1.1; \
+            gzip_min_length 10; gzip_vary on; server {{ listen 127.0.0.1:{port}; root {at}/www; \
+            expires 60s; }}"
     );
     let address = format!("127.0.0.1:{port}");
     (nginx_with(folder, &server, &address).await, port)
@@ -148,7 +153,10 @@ async fn it_is_spoken_to_in_http_2_with_tls_and_without() {
         Duration::from_secs(86400),
     );
     let servers = format!(
-        "server {{ listen 127.0.0.1:{plain} http2; {ECHO} }} server {{ listen 127.0.0.1:{secured} ssl http2; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {}; ssl_client_certificate {}; ssl_verify_client on; location / {{ return 200 \"$server_protocol $ssl_protocol $ssl_server_name $ssl_client_verify\"; }} }}",
+        "server {{ listen 127.0.0.1:{plain} http2; {ECHO} }} server {{ listen 127.0.0.1:{secured} \
+            ssl http2; ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {}; ssl_certificate_key {}; \
+            ssl_client_certificate {}; ssl_verify_client on; location / {{ return \
+            200 \"$server_protocol $ssl_protocol $ssl_server_name $ssl_client_verify\"; }} }}",
         server.path(),
         server.key(),
         clients.path()
@@ -184,7 +192,8 @@ async fn a_certificate_that_signs_itself_is_trusted_to_the_letter_and_files_are_
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let make = |name: &str| {
-        // As openssl makes them: marked as an authority's, which no server may show by the usual rules.
+        // As openssl makes them: marked as an authority's, which no server may show by the usual
+        // rules.
         let (certificate, key) = (
             folder.path().join(format!("{name}.crt")),
             folder.path().join(format!("{name}.key")),
@@ -219,7 +228,8 @@ async fn a_certificate_that_signs_itself_is_trusted_to_the_letter_and_files_are_
     };
     let (own, other) = (make("own"), make("other"));
     let server = format!(
-        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; {ECHO} }}",
+        "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; \
+            {ECHO} }}",
         own.0.display(),
         own.1.display()
     );
@@ -227,7 +237,8 @@ async fn a_certificate_that_signs_itself_is_trusted_to_the_letter_and_files_are_
     let trusted = folder.path().join("trusted.pem");
     std::fs::copy(&other.0, &trusted).unwrap();
     let text = format!(
-        "{FREE_PORTS}[upstream]\nurl = \"https://localhost:{port}\"\nca_file = \"{}\"\nbreaker_failures = 1000\n[reload]\nevery = \"0s\"\n",
+        "{FREE_PORTS}[upstream]\nurl = \"https://localhost:{port}\"\nca_file \
+            = \"{}\"\nbreaker_failures = 1000\n[reload]\nevery = \"0s\"\n",
         trusted.display()
     );
     let path = file(folder.path(), &text);

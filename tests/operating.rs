@@ -25,7 +25,8 @@ impl Operated {
         .await;
         let folder = tempfile::tempdir().unwrap();
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n{admin}\n[upstream]\nurl = \"{}\"\n{extra}",
+            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n{admin}\n[upstream]\nurl = \"{}\"\n{extra}",
             origin.url()
         );
         let config = file(folder.path(), &text);

@@ -1,4 +1,5 @@
-//! The databases of the built-in origin: down, slow, broken, behind TLS, empty, another's, incomplete.
+//! The databases of the built-in origin: down, slow, broken, behind TLS, empty, another's,
+//! incomplete.
 
 use crate::support::api::{Api, default_routes, over_both};
 use crate::support::certificate::Certificate;
@@ -86,13 +87,20 @@ async fn an_existing_iris_database_gets_what_is_missing_and_keeps_the_rest() {
     let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
     for statement in [
-        "CREATE TABLE iris_telemetry (id uuid PRIMARY KEY, project_id text, expert_id text, confidence numeric, latency_ms int, outcome text, event_type text DEFAULT 'telemetry', severity text, message text, metadata jsonb, created_at timestamptz, of_theirs text)",
-        "INSERT INTO iris_telemetry (id, project_id, of_theirs) VALUES ('00000000-0000-4000-8000-000000000001', 'p', 'kept')",
+        "CREATE TABLE iris_telemetry (id uuid PRIMARY KEY, project_id text, expert_id text, \
+            confidence numeric, latency_ms int, outcome text, event_type text DEFAULT \
+            'telemetry', severity text, message text, metadata jsonb, created_at timestamptz, \
+            of_theirs text)",
+        "INSERT INTO iris_telemetry (id, project_id, of_theirs) VALUES \
+            ('00000000-0000-4000-8000-000000000001', 'p', 'kept')",
         // Of other names, and one that was broken off.
-        "CREATE TABLE model_run_log (id uuid PRIMARY KEY, project text, expert_id text, confidence float8, latency_ms int, tokens_in int, tokens_out int, cost_usd numeric, outcome text, timestamp timestamptz)",
+        "CREATE TABLE model_run_log (id uuid PRIMARY KEY, project text, expert_id text, \
+            confidence float8, latency_ms int, tokens_in int, tokens_out int, cost_usd numeric, \
+            outcome text, timestamp timestamptz)",
         "CREATE INDEX theirs ON model_run_log (expert_id)",
         "CREATE INDEX model_run_log_timestamp_idx ON model_run_log (timestamp DESC)",
-        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'model_run_log_timestamp_idx'::regclass",
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = \
+            'model_run_log_timestamp_idx'::regclass",
         "CREATE FUNCTION increment_usage_count(key_id uuid) RETURNS void LANGUAGE sql AS 'SELECT'",
     ] {
         sqlx::query(statement)
@@ -108,7 +116,13 @@ async fn an_existing_iris_database_gets_what_is_missing_and_keeps_the_rest() {
         .await
         .unwrap();
     assert_eq!(kept.0, "kept");
-    let (functions,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM pg_proc WHERE proname IN ('get_token_stats', 'get_performance_stats', 'increment_usage_count')").fetch_one(&mut connection).await.unwrap();
+    let (functions,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM pg_proc WHERE proname IN \
+        ('get_token_stats', 'get_performance_stats', 'increment_usage_count')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
     assert_eq!(functions, 3);
     let (indexes,): (i64,) =
         sqlx::query_as("SELECT COUNT(*) FROM pg_indexes WHERE tablename = 'iris_telemetry'")
@@ -116,10 +130,13 @@ async fn an_existing_iris_database_gets_what_is_missing_and_keeps_the_rest() {
             .await
             .unwrap();
     assert_eq!(indexes, 4);
-    let names: Vec<(String, bool)> = sqlx::query_as("SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'model_run_log'::regclass ORDER BY 1")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap();
+    let names: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT indexrelid::regclass::text, \
+        indisvalid FROM pg_index WHERE indrelid = 'model_run_log'::regclass ORDER BY 1",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
     let whole = [
         "model_run_log_covering_idx",
         "model_run_log_pkey",
@@ -127,7 +144,13 @@ async fn an_existing_iris_database_gets_what_is_missing_and_keeps_the_rest() {
         "theirs",
     ];
     assert_eq!(names, whole.map(|name| (name.to_owned(), true)));
-    execute(&database, "INSERT INTO model_run_log (id, project, expert_id, confidence, latency_ms, tokens_in, tokens_out, cost_usd, outcome) VALUES ('00000000-0000-4000-8000-000000000002', 'p', 'e', 0.5, 10, 3, 4, 0.25, 'success')").await;
+    execute(
+        &database,
+        "INSERT INTO model_run_log (id, project, expert_id, confidence, \
+        latency_ms, tokens_in, tokens_out, cost_usd, outcome) VALUES \
+        ('00000000-0000-4000-8000-000000000002', 'p', 'e', 0.5, 10, 3, 4, 0.25, 'success')",
+    )
+    .await;
     let (tokens, cost): (i64, f64) =
         sqlx::query_as("SELECT total_tokens_in, total_cost_usd::float8 FROM get_token_stats('p')")
             .fetch_one(&mut connection)
@@ -173,7 +196,9 @@ async fn replicas_answer_reads_and_the_primary_takes_writes() {
     let other = golden::open(&replica.url()).await;
     let routes = format!("replicas = [\"{}\"]\n", replica.url());
     let api = Api::start(&primary.url(), &routes, &golden).await;
-    let copied = "INSERT INTO iris_api_keys (id, project_id, project_name, api_key_hash, api_key_prefix) VALUES ('00000000-0000-4000-8000-000000000001', 'alpha', 'A Replica', '@', 'x')";
+    let copied = "INSERT INTO iris_api_keys (id, project_id, project_name, api_key_hash, \
+        api_key_prefix) VALUES ('00000000-0000-4000-8000-000000000001', 'alpha', 'A Replica', \
+        '@', 'x')";
     let hash = {
         use sha2::{Digest, Sha256};
         let digest = Sha256::digest(&api.key);
@@ -208,8 +233,10 @@ async fn sqlite_cancels_a_query_over_its_deadline_and_keeps_its_connection() {
     .await;
     execute(
         &api.database,
-        "CREATE VIEW discovered_patterns AS WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM r) \
-         SELECT n AS id, 'alpha' AS project_id, '' AS name, '' AS category, n AS frequency, 0.5 AS confidence, '{}' AS metadata, n AS discovered_at FROM r",
+        "CREATE VIEW discovered_patterns AS WITH RECURSIVE r(n) AS (SELECT 0 UNION ALL SELECT n + \
+            1 FROM r) \
+         SELECT n AS id, 'alpha' AS project_id, '' AS name, '' AS category, n AS frequency, 0.5 \
+            AS confidence, '{}' AS metadata, n AS discovered_at FROM r",
     )
     .await;
     let late = api.get("/api/iris/patterns").await;
@@ -230,7 +257,8 @@ async fn a_query_that_fails_is_an_error_that_names_the_table_and_is_counted() {
         execute(&api.database, "DROP TABLE discovered_patterns").await;
         let failed = api.get("/api/iris/patterns").await;
         assert_eq!(failed.status, 500, "{}", failed.text());
-        let told = json!({"error": "Failed to fetch patterns", "message": "a query on discovered_patterns failed"});
+        let told = json!({"error": "Failed to fetch patterns", "message": "a query on \
+            discovered_patterns failed"});
         assert_eq!(failed.json(), told);
         let metrics = api.metrics().await;
         let counted = "db_errors_total{table=\"discovered_patterns\",operation=\"select\"";
@@ -254,10 +282,13 @@ async fn postgres_is_spoken_to_over_tls_and_only_with_a_certificate_that_is_trus
     assert_eq!(api.get("/api/iris/patterns").await.status, 200);
     let options: sqlx::postgres::PgConnectOptions = server.url().parse().unwrap();
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    let (encrypted,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE ssl AND application_name = 'iris-sidecar'")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let (encrypted,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM pg_stat_ssl JOIN \
+        pg_stat_activity USING (pid) WHERE ssl AND application_name = 'iris-sidecar'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
     assert!(encrypted > 0);
     // The platform does not know it.
     let url = format!("{}?sslmode=verify-full", server.url());

@@ -243,8 +243,8 @@ async fn a_client_that_has_said_all_still_reads_its_answer() {
     assert!(answer.ends_with('x'), "{answer}");
 }
 
-/// Ways in which a body is awaited before anybody gets it: for its entity tag, for what stands in for it, for
-/// what it says.
+/// Ways in which a body is awaited before anybody gets it: for its entity tag, for what stands in
+/// for it, for what it says.
 const AWAITED: [(&str, &str); 3] = [
     ("", ""),
     ("etag_up_to = \"0B\"\n", ""),
@@ -323,7 +323,10 @@ async fn an_offer_of_another_http_and_an_empty_body_are_ordinary_requests() {
     assert_eq!(fixture.get("/a").await.cache(), "HIT");
     // HTTP/1.0 has no Upgrade (RFC 9110 §7.8).
     client
-        .send("GET /a HTTP/1.0\r\nhost: api.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .send(
+            "GET /a HTTP/1.0\r\nhost: api.example\r\nconnection: upgrade\r\nupgrade: \
+            websocket\r\n\r\n",
+        )
         .await;
     assert_eq!(client.response().await.cache(), "HIT");
 }

@@ -44,10 +44,12 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
         .await;
 
     // Since the page was opened fewer are counted, and still some.
-    let requests = "parseFloat(document.querySelector('#routes td:nth-child(2)').textContent.replace(' k', '000'))";
+    let requests = "parseFloat(document.querySelector('#routes \
+        td:nth-child(2)').textContent.replace(' k', '000'))";
     let counted_since = |when: &str| {
         format!(
-            "document.getElementById('span').value = '{when}'; document.getElementById('span').dispatchEvent(new Event('change')); {requests}"
+            "document.getElementById('span').value = '{when}'; \
+                document.getElementById('span').dispatchEvent(new Event('change')); {requests}"
         )
     };
     page.until(&format!("{} > 0", counted_since("opened")))
@@ -56,13 +58,16 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
     let start = page.value(&counted_since("start")).await.as_f64().unwrap();
     assert!(opened < start, "{opened} of {start}");
 
-    let explain = "document.getElementById('explain-url').value = 'http://api.example/1'; document.querySelector('#explain button').click(); true";
+    let explain = "document.getElementById('explain-url').value = 'http://api.example/1'; \
+        document.querySelector('#explain button').click(); true";
     page.value(explain).await;
     page.until(
         "document.getElementById('explained').textContent.includes('would be a HIT (fresh)')",
     )
     .await;
-    let purge = "document.getElementById('purge-what').value = 'group'; document.getElementById('purge-value').value = 'g'; document.querySelector('#purge button').click(); true";
+    let purge = "document.getElementById('purge-what').value = 'group'; \
+        document.getElementById('purge-value').value = 'g'; document.querySelector('#purge \
+        button').click(); true";
     page.value(purge).await;
     page.until("document.getElementById('purged').textContent === 'would purge 20 stored here'")
         .await;
@@ -70,10 +75,13 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
         .await;
 
     // Nothing was asked of anybody else.
-    let others = "performance.getEntriesByType('resource').filter(one => !one.name.startsWith(location.origin)).length";
+    let others = "performance.getEntriesByType('resource').filter(one => \
+        !one.name.startsWith(location.origin)).length";
     assert_eq!(page.value(others).await, 0);
     // Everything that does something can be reached by the keyboard, and has a name.
-    let nameless = "[...document.querySelectorAll('input, select, textarea, button')].filter(one => one.tabIndex < 0 || !(one.labels?.length || one.getAttribute('aria-label') || one.textContent.trim())).length";
+    let nameless = "[...document.querySelectorAll('input, select, textarea, button')].filter(one \
+        => one.tabIndex < 0 || !(one.labels?.length || one.getAttribute('aria-label') || \
+        one.textContent.trim())).length";
     assert_eq!(page.value(nameless).await, 0);
     let folder = std::env::var_os("PAGE_SCREENSHOTS").map(std::path::PathBuf::from);
     for (width, is_dark) in [(400, false), (400, true), (1200, false), (1200, true)] {
@@ -83,8 +91,11 @@ async fn numbers_move_explain_answers_and_a_dry_purge_counts() {
         page.until("document.documentElement.scrollWidth === document.documentElement.clientWidth")
             .await;
         // Nothing of the table has to be pushed sideways to be seen.
-        page.until("document.querySelector('.scroll').scrollWidth <= document.querySelector('.scroll').clientWidth")
-            .await;
+        page.until(
+            "document.querySelector('.scroll').scrollWidth <= \
+            document.querySelector('.scroll').clientWidth",
+        )
+        .await;
         if let Some(folder) = &folder {
             let name = format!("{width}-{}.png", if is_dark { "dark" } else { "light" });
             page.screenshot(width, is_dark, &folder.join(name)).await;
@@ -110,7 +121,11 @@ async fn a_port_with_a_token_shows_nothing_before_it_is_given() {
     let mut page = Browser::open(&format!("http://{admin}/")).await;
     page.until("document.getElementById('login')?.hidden === false")
         .await;
-    page.value("document.getElementById('token').value = 's3cret'; document.querySelector('#login button').click(); true").await;
+    page.value(
+        "document.getElementById('token').value = 's3cret'; document.querySelector('#login \
+        button').click(); true",
+    )
+    .await;
     page.until("document.getElementById('state').textContent === 'ready'")
         .await;
     page.until("document.getElementById('login').hidden").await;

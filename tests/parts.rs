@@ -106,13 +106,18 @@ async fn a_part_without_a_strong_validator_is_never_put_together_with_another() 
 async fn a_response_that_broke_off_is_completed_by_its_rest() {
     let fixture = Fixture::start(&route(""), |seen| match seen.number {
         1 => {
-            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nx-a: 1\r\nrepr-digest: sha-256=:AAAA:\r\ncontent-length: 20\r\n\r\n0123456";
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nx-a: \
+                1\r\nrepr-digest: sha-256=:AAAA:\r\ncontent-length: 20\r\n\r\n0123456";
             vec![Step::Send(head.into()), Step::Close]
         }
         _ => {
             // Of the bytes of this part (RFC 9530 §2).
             let digest = ("content-digest", "sha-256=:BBBB:");
-            ranged(seen, BODY, &[FRESH, TAG, ("x-b", "2"), digest, ("content-md5", "BBBB")])
+            ranged(
+                seen,
+                BODY,
+                &[FRESH, TAG, ("x-b", "2"), digest, ("content-md5", "BBBB")],
+            )
         }
     })
     .await;
@@ -250,7 +255,8 @@ async fn a_part_that_changes_while_it_is_extended_gives_no_wrong_bytes() {
 
 /// An origin whose first answer breaks off after 7 of 20 bytes.
 fn broken() -> crate::support::Reply {
-    let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
+    let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: \
+        20\r\n\r\n0123456";
     vec![Step::Send(head.into()), Step::Close]
 }
 

@@ -1,5 +1,5 @@
-//! Plans: another configuration is put in force while requests run. What was stored under one rule is
-//! never served under another, and nothing of what must outlive a plan is lost.
+//! Plans: another configuration is put in force while requests run. What was stored under one rule
+//! is never served under another, and nothing of what must outlive a plan is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -58,7 +58,8 @@ async fn an_origins_own_error_goes_to_its_asker_as_it_came() {
 async fn a_revoked_key_is_refused_wherever_keys_are_told_apart() {
     let rule = |path: &str, share: &str| {
         format!(
-            "[[route]]\npath = \"{path}\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nshare = \"{share}\"\nttl = \"1h\"\n"
+            "[[route]]\npath = \"{path}\"\nmethods = [\"GET\", \"HEAD\", \"POST\"]\nshare \
+                = \"{share}\"\nttl = \"1h\"\n"
         )
     };
     let text = [
@@ -120,7 +121,9 @@ async fn a_revoked_key_is_refused_wherever_keys_are_told_apart() {
 
 #[tokio::test]
 async fn a_connection_that_authenticates_its_user_is_nobody_elses() {
-    let rules = "[listen]\nworkers = 1\n[[route]]\npath = \"/own\"\nshare = \"per-key\"\nttl = \"1h\"\n[[route]]\npath = \"/all\"\nshare = \"verified\"\nttl = \"1h\"\n[[route]]\npath = \"/{*rest}\"\nttl = \"1h\"\n";
+    let rules = "[listen]\nworkers = 1\n[[route]]\npath = \"/own\"\nshare = \"per-key\"\nttl \
+        = \"1h\"\n[[route]]\npath = \"/all\"\nshare = \"verified\"\nttl = \"1h\"\n[[route]]\npath \
+        = \"/{*rest}\"\nttl = \"1h\"\n";
     let fixture = Fixture::start(rules, |seen| {
         let text = format!("{} of {}", seen.on_connection, seen.number);
         let challenge = match seen.header("x-wants").unwrap_or_default() {

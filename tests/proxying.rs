@@ -20,7 +20,10 @@ async fn bodies_of_requests_stream_both_by_length_and_in_chunks_with_trailers() 
         .await;
     assert_eq!(client.response().await.text(), "200000 ");
     client
-        .send("POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-sum: 7\r\n\r\n")
+        .send(
+            "POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ntrailer: \
+            x-sum\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nx-sum: 7\r\n\r\n",
+        )
         .await;
     assert_eq!(client.response().await.text(), "5 x-sum: 7");
 }
@@ -28,7 +31,8 @@ async fn bodies_of_requests_stream_both_by_length_and_in_chunks_with_trailers() 
 #[tokio::test]
 async fn trailers_of_a_response_reach_a_client_that_takes_them() {
     let fixture = Fixture::start(&route("ttl = \"60s\""), |_| {
-        let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 9\r\n\r\n";
+        let text = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: \
+            x-sum\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 9\r\n\r\n";
         vec![Step::Send(text.as_bytes().to_vec())]
     })
     .await;
@@ -151,8 +155,12 @@ async fn the_body_is_asked_for_only_when_the_request_goes_to_the_origin() {
 #[tokio::test]
 async fn a_switch_of_protocols_is_tunnelled() {
     let fixture = Fixture::start("", |seen| {
-        assert_eq!((seen.header("upgrade"), seen.header("connection")), (Some("websocket"), Some("upgrade")));
-        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n";
+        assert_eq!(
+            (seen.header("upgrade"), seen.header("connection")),
+            (Some("websocket"), Some("upgrade"))
+        );
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: \
+            websocket\r\nsec-websocket-accept: x\r\n\r\n";
         vec![Step::Send(head.as_bytes().to_vec()), Step::Echo]
     })
     .await;
@@ -213,7 +221,8 @@ async fn server_sent_events_pass_one_by_one_as_they_come() {
     let gates = [Gate::new(), Gate::new()];
     let (one, two) = (gates[0].clone(), gates[1].clone());
     let fixture = Fixture::start(&route("ttl = \"60s\"\nforce_ttl = \"60s\""), move |_| {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: \
+            chunked\r\n\r\n";
         let event = |text: &str| Step::Send(format!("{:x}\r\n{text}\r\n", text.len()).into_bytes());
         vec![
             Step::Send(head.as_bytes().to_vec()),
@@ -295,7 +304,8 @@ async fn ambiguous_framing_is_never_forwarded_as_it_came() {
 #[tokio::test]
 async fn length_and_chunks_together_are_framed_anew_and_the_connection_closed() {
     let fixture = Fixture::start("", |seen| ok(&seen.body, &[])).await;
-    let both = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let both = "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: \
+        chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let mut client = fixture.connect().await;
     client.send(both).await;
     let received = client.response().await;
@@ -417,7 +427,12 @@ async fn a_large_body_streams_through_without_being_held() {
 async fn a_get_of_unknown_length_keeps_its_body() {
     let fixture = Fixture::start(&route("ttl = \"60s\""), |seen| ok(&seen.body, &[])).await;
     let mut client = fixture.connect().await;
-    client.send("GET /search HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+    client
+        .send(
+            "GET /search HTTP/1.1\r\nhost: a\r\ntransfer-encoding: \
+        chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        .await;
     assert_eq!(client.response().await.text(), "abc");
 }
 

@@ -63,7 +63,8 @@ async fn a_hard_purge_is_gone_at_once_by_url_prefix_group_and_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purged_url_is_named_as_its_route_keys_it() {
     let config = "[[route]]\npath = \"/n\"\nquery = \"none\"\nunknown_query = \"drop\"\n\
-        [[route]]\npath = \"/s\"\nquery = [\"a\", \"b\"]\nunknown_query = \"drop\"\nsort_query = true\n";
+        [[route]]\npath = \"/s\"\nquery = [\"a\", \"b\"]\nunknown_query = \"drop\"\nsort_query = \
+        true\n";
     let fixture = Fixture::start(config, |seen| numbered(seen, &[FRESH])).await;
     fixture.get("/n?utm=1").await;
     fixture.get("/s?b=2&utm=1&a=1").await;
@@ -354,7 +355,8 @@ async fn a_page_of_another_site_cannot_purge() {
 #[tokio::test]
 async fn explain_says_who_asked_for_what_made_it_stale_or_took_it() {
     let read = route("ttl = \"1h\"\nstale_while_revalidate = \"1h\"\ngroups = [\"articles\"]");
-    let write = "[[route]]\npath = \"/publish\"\nmethods = [\"POST\"]\ninvalidates = [\"articles\"]\ninvalidation = \"soft\"\n";
+    let write = "[[route]]\npath = \"/publish\"\nmethods = [\"POST\"]\ninvalidates = \
+        [\"articles\"]\ninvalidation = \"soft\"\n";
     let fixture = Fixture::start(&format!("{read}{write}"), |seen| {
         match seen
             .target

@@ -121,7 +121,8 @@ async fn a_range_miss_fetches_the_whole_and_streams_its_part() {
     let held = gate.clone();
     let fixture = Fixture::start(&route(""), move |_| {
         let head =
-            b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: 20\r\n\r\n0123456";
+            b"HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ncontent-length: \
+                20\r\n\r\n0123456";
         vec![
             Step::Send(head.to_vec()),
             Step::Wait(held.clone()),
@@ -144,7 +145,8 @@ async fn a_range_miss_fetches_the_whole_and_streams_its_part() {
 #[tokio::test(flavor = "multi_thread")]
 async fn several_ranges_or_an_unknown_length_wait_for_the_whole() {
     let fixture = Fixture::start(&route(""), |_| {
-        let chunked = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n\
+        let chunked = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: \
+            chunked\r\n\r\n\
             5\r\n01234\r\nf\r\n56789abcdefghij\r\n0\r\n\r\n";
         vec![Step::Send(chunked.into())]
     })
@@ -191,7 +193,8 @@ async fn a_chunked_body_that_turns_out_too_large_passes_too() {
         Some(_) => reply(206, "0123", &[("content-range", "bytes 0-3/4000")]),
         None => {
             let chunk = format!("800\r\n{}\r\n", "x".repeat(2048));
-            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: \
+                chunked\r\n\r\n";
             vec![Step::Send(format!("{head}{chunk}{chunk}0\r\n\r\n").into())]
         }
     })
@@ -253,11 +256,18 @@ async fn what_is_too_large_after_all_does_not_hold_its_connection() {
         route("")
     );
     let fixture = Fixture::start(&config, |seen| match range_of(seen) {
-        Some(_) => reply(206, "0123", &[FRESH, ("content-range", "bytes 0-3/4000000")]),
+        Some(_) => reply(
+            206,
+            "0123",
+            &[FRESH, ("content-range", "bytes 0-3/4000000")],
+        ),
         None => {
-            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: chunked\r\n\r\n";
+            let head = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\ntransfer-encoding: \
+                chunked\r\n\r\n";
             let chunk = format!("40000\r\n{}\r\n", "x".repeat(0x40000));
-            vec![Step::Send(format!("{head}{}0\r\n\r\n", chunk.repeat(16)).into())]
+            vec![Step::Send(
+                format!("{head}{}0\r\n\r\n", chunk.repeat(16)).into(),
+            )]
         }
     })
     .await;

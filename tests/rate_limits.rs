@@ -280,6 +280,7 @@ async fn a_window_that_redis_has_lost_goes_on_with_what_is_known_of_it() {
             through += let_through(&fleet, at, 50, 2).await;
         }
     }
-    // What each has seen last; one that was being given back when the window was lost may be taken twice.
+    // What each has seen last; one that was being given back when the window was lost may be taken
+    // twice.
     assert!((100..=102).contains(&through), "{through}");
 }

@@ -1,5 +1,5 @@
-//! The README's commands, word for word and in order, in a network of their own, as somebody would type them who
-//! has nothing else on the machine.
+//! The README's commands, word for word and in order, in a network of their own, as somebody would
+//! type them who has nothing else on the machine.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,8 +16,8 @@ fn blocks(language: &str) -> Vec<String> {
         .collect()
 }
 
-/// What stands in the place of programs that are not to do here what they do: nothing is compiled, and what serves
-/// does so behind the next command.
+/// What stands in the place of programs that are not to do here what they do: nothing is compiled,
+/// and what serves does so behind the next command.
 const SIDECAR: &str = r#"#!/usr/bin/env bash
 set -eu
 if [ $# = 0 ] || [ "$1" = serve ]; then

@@ -1,5 +1,5 @@
-//! Another configuration comes into force while everything runs: nothing is lost, nothing is served by a
-//! rule that is gone, and a wrong file changes nothing.
+//! Another configuration comes into force while everything runs: nothing is lost, nothing is served
+//! by a rule that is gone, and a wrong file changes nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -275,7 +275,8 @@ async fn fifty_swaps_of_a_config_map_under_load_fail_no_request_and_cost_no_memo
     };
     let text = |number: u64| {
         format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[admin]\naddress = \"127.0.0.1:0\"\n[reload]\nevery = \"20ms\"\n[upstream]\nurl = \"{}\"\n{}",
+            "[listen]\naddress = \"127.0.0.1:0\"\nworkers = 2\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n[reload]\nevery = \"20ms\"\n[upstream]\nurl = \"{}\"\n{}",
             origin.url(),
             route(&format!(
                 "ttl = \"{}s\"\nstale_while_revalidate = \"1s\"",
@@ -349,7 +350,9 @@ async fn a_secret_that_comes_later_mends_a_file_and_one_change_is_read_once() {
     let token = folder.path().join("token");
     let text = |admin: &str| {
         format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n{admin}\npublic = [\"metrics\", \"health\"]\n[reload]\nevery = \"50ms\"\n[upstream]\nurl = \"{}\"\n",
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n{admin}\npublic = [\"metrics\", \"health\"]\n[reload]\nevery \
+                = \"50ms\"\n[upstream]\nurl = \"{}\"\n",
             origin.url()
         )
     };
@@ -398,7 +401,8 @@ async fn a_signal_reads_the_file_again_and_check_tells_what_would_change() {
     let folder = tempfile::tempdir().unwrap();
     let text = |ttl: &str| {
         format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[reload]\nevery = \"0s\"\n[upstream]\nurl = \"{}\"\n{}",
+            "[listen]\naddress = \"127.0.0.1:0\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n[reload]\nevery = \"0s\"\n[upstream]\nurl = \"{}\"\n{}",
             origin.url(),
             route(&format!("ttl = \"{ttl}\""))
         )

@@ -184,7 +184,8 @@ async fn only_if_cached_counts_for_what_goes_by_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_are_neither_stored_nor_do_they_bring_fields_of_one_hop() {
     let fixture = Fixture::start(&route(""), |_| {
-        let text = "HTTP/1.1 200 OK\r\ncache-control: max-age=60\r\netag: \"v1\"\r\ntransfer-encoding: chunked\r\n\r\n\
+        let text = "HTTP/1.1 200 OK\r\ncache-control: \
+            max-age=60\r\netag: \"v1\"\r\ntransfer-encoding: chunked\r\n\r\n\
             4\r\nbody\r\n0\r\nx-sum: 1\r\nkeep-alive: 5\r\n\r\n";
         vec![Step::Send(text.into())]
     })

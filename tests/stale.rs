@@ -90,7 +90,8 @@ async fn stale_stands_in_for_an_origin_that_fails_in_any_way() {
                     "close" => vec![Step::Close],
                     "reset" => vec![Step::Reset],
                     "garbage" => vec![Step::Send(b"not http at all\r\n\r\n".to_vec()), Step::Close],
-                    // A small body of known length is awaited whole, so that its loss can be covered.
+                    // A small body of known length is awaited whole, so that its loss can be
+                    // covered.
                     _ => vec![
                         Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".to_vec()),
                         Step::Close,
@@ -195,7 +196,8 @@ async fn a_stream_of_events_is_never_held_back_to_be_looked_into() {
     let held = gate.clone();
     let keys = "error_when = { pointer = \"/a\", equals = 0 }";
     let fixture = Fixture::start(&route(keys), move |_| {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: \
+            chunked\r\n\r\n";
         let begun = Step::Send(format!("{head}9\r\ndata: 1\n\n\r\n").into_bytes());
         vec![begun, Step::Wait(held.clone())]
     })
@@ -227,7 +229,8 @@ async fn what_was_stored_without_a_cookie_does_not_stand_in_for_a_request_with_o
 
 #[tokio::test]
 async fn a_success_whose_body_means_failure_is_not_stored_and_stale_stands_in() {
-    let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"\nerror_when = { pointer = \"/metrics/total\", equals = 0 }";
+    let keys = "ttl = \"10s\"\nstale_if_error = \"1h\"\nerror_when = { pointer \
+        = \"/metrics/total\", equals = 0 }";
     let fixture = Fixture::start(&route(keys), |seen| {
         match (seen.target.as_str(), seen.number) {
             ("/a", 1) => ok(r#"{"metrics":{"total":8}}"#, JSON),

@@ -62,7 +62,8 @@ fn every_licence_is_one_that_is_allowed() {
         let licence = package["license"]
             .as_str()
             .unwrap_or_else(|| panic!("{name} names none"));
-        // "MIT OR Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", and the older "MIT/Apache-2.0".
+        // "MIT OR Apache-2.0", "(MIT OR Apache-2.0) AND Unicode-3.0", and the older
+        // "MIT/Apache-2.0".
         let licence = licence.replace('/', " OR ").replace(['(', ')'], " ");
         let is_allowed = licence.split(" AND ").all(|each| {
             let mut choices = each.split(" OR ").map(str::trim);

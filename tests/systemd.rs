@@ -135,7 +135,8 @@ async fn a_passed_socket_outlives_a_restart_and_no_connection_is_refused() {
     // Its own address is another's: it is not bound, nor tried.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = format!(
-        "[listen]\naddress = \"{}\"\nworkers = 2\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n{}",
+        "[listen]\naddress = \"{}\"\nworkers = 2\ndrain_delay = \"0s\"\n[admin]\naddress \
+            = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n{}",
         taken.local_addr().unwrap(),
         origin.url(),
         route("ttl = \"1h\"")
@@ -188,7 +189,8 @@ async fn who_comes_while_a_passed_socket_changes_hands_waits_for_no_slow_request
     .await;
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "[listen]\nworkers = 2\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
+        "[listen]\nworkers = 2\ndrain_delay = \"0s\"\n[admin]\naddress \
+            = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n",
         origin.url()
     );
     let path = file(folder.path(), &text);

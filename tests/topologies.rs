@@ -61,7 +61,8 @@ async fn tls_with_a_root_of_its_own_and_no_other() {
 
 #[tokio::test]
 async fn a_user_that_may_do_what_the_readme_says_and_nothing_else() {
-    let rights = "user iris on >secret ~iris:* &iris:* +@read +@write +@scripting +@pubsub +@connection +info +time";
+    let rights = "user iris on >secret ~iris:* &iris:* +@read +@write +@scripting +@pubsub \
+        +@connection +info +time";
     let server = RedisServer::start(&[]).await;
     let folder = format!("ACL SETUSER {}", rights.trim_start_matches("user "));
     assert_eq!(server.ask(&folder).await.unwrap().trim(), "+OK");

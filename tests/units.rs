@@ -46,8 +46,8 @@ async fn what_one_key_has_fetched_is_its_own_until_a_second_keys_own_answer_agre
     assert_eq!(fixture.get_as(BETA[0], "/v/same").await.cache(), "MISS");
     assert_eq!(fixture.get_as(BETA[0], "/v/same").await.cache(), "HIT");
     assert_eq!(fixture.get_as(STRANGER, "/v/same").await.status, 401);
-    // What a key may see can hang on a value: each URL is proved for itself; of all with the same names
-    // in the query one control is taken.
+    // What a key may see can hang on a value: each URL is proved for itself; of all with the same
+    // names in the query one control is taken.
     let before = traps.strange.load(Ordering::SeqCst);
     for target in ["/v/same?a=1&b=1", "/v/same?b=2&a=3", "/v/same?a=4&a=5&b=6"] {
         assert!(!is_shared(&fixture.explained(target).await), "{target}");
@@ -109,7 +109,8 @@ async fn names_under_a_parameter_route_that_answer_by_key_are_kept_apart_and_sai
 async fn what_anybody_is_answered_proves_nothing() {
     let traps = Arc::new(Traps::default());
     let rules = format!(
-        "[[route]]\npath = \"/{{*rest}}\"\n{ROUTE}forward_headers = [\"accept\"]\nlanguages = [\"de\"]\n"
+        "[[route]]\npath = \"/{{*rest}}\"\n{ROUTE}forward_headers = [\"accept\"]\nlanguages = \
+            [\"de\"]\n"
     );
     let fixture = Fixture::in_front_of(traps.start().await, &rules);
     let page = [("accept", "text/html")];

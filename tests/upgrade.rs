@@ -1,5 +1,5 @@
-//! A rolling change of the release over one Redis, both ways: the older side is a binary of an earlier commit,
-//! which `tests/run` builds.
+//! A rolling change of the release over one Redis, both ways: the older side is a binary of an
+//! earlier commit, which `tests/run` builds.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -39,7 +39,8 @@ impl Instance {
             Release::Older => "",
         };
         let text = format!(
-            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+            "[listen]\naddress = \"127.0.0.1:0\"\ndrain_delay = \"0s\"\n[admin]\naddress \
+                = \"127.0.0.1:0\"\n\
              [upstream]\nurl = \"{}\"\n[cache.redis]\nurl = \"{redis}\"\ntimeout = \"1s\"\n\
              [[route]]\npath = \"/ruled\"\nttl = \"1h\"\n{fields}\
              [[route]]\npath = \"/keyed\"\nttl = \"1h\"\nshare = \"per-key\"\n\

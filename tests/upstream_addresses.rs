@@ -1,5 +1,5 @@
-//! An upstream whose name stands for other addresses as time goes by: found under steady traffic, raced where
-//! one is silent, passed over where one is ill.
+//! An upstream whose name stands for other addresses as time goes by: found under steady traffic,
+//! raced where one is silent, passed over where one is ill.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,7 +61,8 @@ fn sidecar(names: &NameServer, port: u16, more: &str) -> (Running, tempfile::Tem
     let resolver = folder.path().join("resolv.conf");
     std::fs::write(&resolver, names.resolver()).unwrap();
     let text = format!(
-        "{FREE_PORTS}[upstream]\nurl = \"http://api.test:{port}\"\nresolve_every = \"200ms\"\n{more}"
+        "{FREE_PORTS}[upstream]\nurl = \"http://api.test:{port}\"\nresolve_every \
+            = \"200ms\"\n{more}"
     );
     let path = file(folder.path(), &text);
     (Running::start_with_resolver(&resolver, &path), folder)

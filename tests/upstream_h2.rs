@@ -1,4 +1,5 @@
-//! An upstream of HTTP/2 that misbehaves: it ends connections, refuses streams, grants no window, hangs up.
+//! An upstream of HTTP/2 that misbehaves: it ends connections, refuses streams, grants no window,
+//! hangs up.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -272,7 +273,8 @@ async fn one_that_speaks_no_http_2_is_said_to_be_so() {
 async fn what_is_sent_once_more_is_the_same_request() {
     let seen = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&seen);
-    // Each connection says that it ends when it is asked for the second time, while the first is under way.
+    // Each connection says that it ends when it is asked for the second time, while the first is
+    // under way.
     let address = upstream(move |mut connection, _| {
         let seen = Arc::clone(&counted);
         async move {

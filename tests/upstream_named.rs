@@ -1,4 +1,5 @@
-//! Several upstreams: a route names the one that its requests go to; each has its own pool, breaker and keys.
+//! Several upstreams: a route names the one that its requests go to; each has its own pool, breaker
+//! and keys.
 
 use iris_sidecar::config::Config;
 

@@ -221,7 +221,8 @@ async fn a_head_may_be_fetched_as_a_get_and_warms_the_cache() {
 #[tokio::test]
 async fn the_statuses_of_a_lifetime_and_of_stale_are_the_operators() {
     let config = route(
-        "ttl = \"10s\"\nstale_if_error = \"1h\"\nttl_statuses = [200, 404]\nerror_statuses = [404, 500]",
+        "ttl = \"10s\"\nstale_if_error = \"1h\"\nttl_statuses = [200, 404]\nerror_statuses = \
+            [404, 500]",
     );
     let fixture = Fixture::start(&config, |seen| match seen.number {
         1 => reply(404, "first", &[]),

@@ -2,7 +2,8 @@
 
 use crate::support::{Fixture, ok, reply, route};
 
-const ALL: &str = "ttl = \"60s\"\nobey = [\"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"]";
+const ALL: &str = "ttl = \"60s\"\nobey = \
+    [\"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"]";
 
 async fn start(keys: &str) -> Fixture {
     Fixture::start(&route(keys), |seen| match seen.header("if-none-match") {

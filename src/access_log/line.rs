@@ -1,4 +1,5 @@
-//! One line of the log: JSON, or the Common format with the quoted fields that most tools expect after it.
+//! One line of the log: JSON, or the Common format with the quoted fields that most tools expect
+//! after it.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
@@ -81,8 +82,8 @@ fn json_line(out: &mut String, config: &AccessLog, entry: &Entry) {
     let _ = write!(out, "{}", Value::Object(line));
 }
 
-/// `client - - [time] "request" status bytes "referer" "user agent"`, as Apache's and nginx's combined
-/// format has it.
+/// `client - - [time] "request" status bytes "referer" "user agent"`, as Apache's and nginx's
+/// combined format has it.
 fn common(out: &mut String, config: &AccessLog, entry: &Entry) {
     let (answered, asked) = (&entry.answered, &entry.answered.asked);
     let query = masked_query(config, &asked.uri);

@@ -1,8 +1,8 @@
-//! The access log: a line for each request, written by a thread of its own. A worker hands over what it
-//! knows and goes on; where the thread cannot keep up, lines are dropped and counted.
+//! The access log: a line for each request, written by a thread of its own. A worker hands over
+//! what it knows and goes on; where the thread cannot keep up, lines are dropped and counted.
 //!
-//! What a request's steps have to say of it is gathered in [`Observed`] and [`Told`]: whoever exports
-//! traces (OTLP) finds all that a span needs there.
+//! What a request's steps have to say of it is gathered in [`Observed`] and [`Told`]: whoever
+//! exports traces (OTLP) finds all that a span needs there.
 
 mod line;
 mod writer;

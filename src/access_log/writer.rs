@@ -122,7 +122,8 @@ fn open_file(path: &PathBuf) -> Result<File, String> {
     let opened = OpenOptions::new().create(true).append(true).open(path);
     opened.map_err(|error| {
         format!(
-            "[access_log] to: {} cannot be written: {error}; name a file in a folder that this user may write, or \"stdout\"",
+            "[access_log] to: {} cannot be written: {error}; name a file in a folder that this \
+                user may write, or \"stdout\"",
             path.display()
         )
     })

@@ -83,7 +83,8 @@ pub async fn drain(admin: &Admin, body: &[u8]) -> Result<Value, Refused> {
     Ok(told)
 }
 
-/// How long a whole fleet bypasses where the order does not say it: one that nobody takes back ends.
+/// How long a whole fleet bypasses where the order does not say it: one that nobody takes back
+/// ends.
 const FLEETS: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Default, Deserialize)]

@@ -1,5 +1,5 @@
-//! The endpoints of the admin port, written once: which method and path, who may ask, what it is for,
-//! and who answers. Routing, 404, 405 with `Allow` and the README's list all come from here.
+//! The endpoints of the admin port, written once: which method and path, who may ask, what it is
+//! for, and who answers. Routing, 404, 405 with `Allow` and the README's list all come from here.
 
 use std::fmt;
 use std::pin::Pin;
@@ -113,7 +113,8 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         path: "/readyz",
         usage: "",
         access: Access::Unless(Public::Health),
-        meaning: "200, or 503 while draining; the breakers, the purge log, the configuration and what is bypassed",
+        meaning: "200, or 503 while draining; the breakers, the purge log, the configuration and \
+            what is bypassed",
         handler: Handler::Read(|admin, asked| admin.readiness(asked)),
     },
     Endpoint {
@@ -134,7 +135,8 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         path: "/seen",
         usage: "?most=10",
         access: Access::Operators,
-        meaning: "what was asked for most among what is looked up (a sample; nothing with a secret in its query)",
+        meaning: "what was asked for most among what is looked up (a sample; nothing with a \
+            secret in its query)",
         handler: Handler::Read(|admin, asked| admin.seen(asked)),
     },
     Endpoint {
@@ -159,7 +161,8 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         path: "/bypass",
         usage: "",
         access: Access::Operators,
-        meaning: "nothing is looked up or stored from now on; `{\"for\": \"30m\"}`, `{\"fleet\": true}`, `{\"route\": \"/path\"}`, `{\"off\": true}` ends it",
+        meaning: "nothing is looked up or stored from now on; `{\"for\": \"30m\"}`, `{\"fleet\": \
+            true}`, `{\"route\": \"/path\"}`, `{\"off\": true}` ends it",
         handler: Handler::Order(|admin, body| Box::pin(control::bypass(admin, body))),
     },
     Endpoint {
@@ -173,7 +176,8 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         path: "/drain",
         usage: "",
         access: Access::Operators,
-        meaning: "takes this instance out, and ends it as SIGTERM does; `{\"end\": false}` leaves it running, `{\"back\": true}` puts it back",
+        meaning: "takes this instance out, and ends it as SIGTERM does; `{\"end\": false}` leaves \
+            it running, `{\"back\": true}` puts it back",
         handler: Handler::Order(|admin, body| Box::pin(control::drain(admin, body))),
     },
     Endpoint {
@@ -183,7 +187,8 @@ pub const ENDPOINTS: [Endpoint; 17] = [
         meaning: "for the fleet itself: purges of an instance that ended before Redis took them",
         handler: Handler::Order(|admin, body| {
             Box::pin(async {
-                // It may be itself that it tells: the address of another machine's loopback leads here.
+                // It may be itself that it tells: the address of another machine's loopback leads
+                // here.
                 if admin.phases.now() != Phase::Serving {
                     return Err("this instance ends: it takes nothing over"
                         .to_owned()

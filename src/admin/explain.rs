@@ -13,7 +13,8 @@ use url::form_urlencoded;
 
 use crate::proxy::{Peer, PeerTls, Proxy};
 
-const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it method=GET and header=name:value as often as needed";
+const EXPECTED: &str = "expected /explain?url=/path%3Fquery, and beside it method=GET and \
+    header=name:value as often as needed";
 
 /// What the request that the query describes would meet, from a client at this address. An error
 /// says what is wrong with the query.

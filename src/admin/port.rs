@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use crate::config::Public;
 use crate::error::is_out_of_descriptors;
-use crate::http::fields::{single, without_port};
+use crate::http::fields::{single, without_brackets, without_port};
 
 use super::endpoints::{self, Access, Endpoint, Handler, Order};
 use super::purge;
@@ -106,7 +106,8 @@ impl Admin {
             Handler::Looked(look) => look(self, &asked).await,
             // A form of another site's page cannot say that it is JSON.
             Handler::Order(_) if !is_json(&parts.headers, body.is_end_stream()) => {
-                let body = json!({"error": "the body of a POST is JSON here: say so by Content-Type: application/json"});
+                let body = json!({"error": "the body of a POST is JSON here: say so by \
+                    Content-Type: application/json"});
                 json_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body)
             }
             Handler::Order(order) => self.order((path, order), body).await,
@@ -155,7 +156,8 @@ impl Admin {
             return None;
         }
         let body = json!({"error": format!(
-            "this port is not known as {}: ask it by address, as localhost, or list the name in admin.hosts",
+            "this port is not known as {}: ask it by address, as localhost, or list the name in \
+                admin.hosts",
             String::from_utf8_lossy(name)
         )});
         Some(json_response(StatusCode::MISDIRECTED_REQUEST, &body))
@@ -172,7 +174,8 @@ impl Admin {
             return Some(response);
         }
         if is_of_another_site(headers) {
-            let body = json!({"error": "a page of another site may not use this port (Origin, Sec-Fetch-Site)"});
+            let body = json!({"error": "a page of another site may not use this port (Origin, \
+                Sec-Fetch-Site)"});
             return Some(json_response(StatusCode::FORBIDDEN, &body));
         }
         None
@@ -245,7 +248,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 /// Whether a host is an address, or `localhost`: no name server can make that another's.
 fn is_of_this_machine(host: &[u8]) -> bool {
     let text = std::str::from_utf8(host).unwrap_or_default();
-    let address = text.trim_start_matches('[').trim_end_matches(']');
+    let address = without_brackets(text);
     text.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }
 

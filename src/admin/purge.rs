@@ -29,8 +29,8 @@ struct Order {
     dry_run: bool,
 }
 
-/// Carries out an order: who knows of it ([`Known::told`](crate::proxy::Known::told)), and how many responses in this instance's
-/// memory it named. An error says what is wrong with the order.
+/// Carries out an order: who knows of it ([`Known::told`](crate::proxy::Known::told)), and how many
+/// responses in this instance's memory it named. An error says what is wrong with the order.
 pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let order = Order::parse(body)?;
     let purges = order.purges(proxy)?;
@@ -58,8 +58,8 @@ pub async fn purge(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     Ok(told)
 }
 
-/// Takes over what another instance could not tell: how many purges those were, and who knows of them now. An
-/// error says what is wrong with it.
+/// Takes over what another instance could not tell: how many purges those were, and who knows of
+/// them now. An error says what is wrong with it.
 pub async fn told(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     let taken = proxy.take_over(body)?;
     let known = proxy.known_to_all(proxy.purge_position()).await;
@@ -145,7 +145,8 @@ fn place(text: &str) -> Result<(Option<String>, String), String> {
     }
     let expected = || {
         format!(
-            "{text:?}: expected a path such as \"/api\", or a URL such as \"https://api.example.org/api\""
+            "{text:?}: expected a path such as \"/api\", or a URL such \
+                as \"https://api.example.org/api\""
         )
     };
     let url = Url::parse(text).map_err(|_| expected())?;
@@ -166,7 +167,8 @@ fn canonical_prefixes(prefix: &str) -> Result<Vec<String>, String> {
     let spelled = canonical::prefixes(prefix);
     if spelled.is_empty() {
         return Err(format!(
-            "\"prefix\": {prefix:?} is the beginning of no URI: after a \"%\" two hexadecimal digits are wanted"
+            "\"prefix\": {prefix:?} is the beginning of no URI: after a \"%\" two hexadecimal \
+                digits are wanted"
         ));
     }
     Ok(spelled)

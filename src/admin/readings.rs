@@ -1,10 +1,11 @@
 //! What is read on the admin port: metrics, health, explanations.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -47,10 +48,10 @@ struct Known {
 }
 
 impl Token {
-    /// Whether this is the token that `secret` means. A file that cannot be read, or is empty, leaves the
-    /// old one.
+    /// Whether this is the token that `secret` means. A file that cannot be read, or is empty,
+    /// leaves the old one.
     pub(super) fn is(&self, given: &[u8], secret: &Secret) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if known.secret.as_ref() != Some(secret) {
             *known = Known {
                 secret: Some(secret.clone()),

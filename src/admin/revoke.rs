@@ -45,7 +45,7 @@ pub async fn revoke(proxy: &Arc<Proxy>, body: &[u8]) -> Result<Value, String> {
     };
     let position = proxy.purge(purge, mode);
     let known = proxy.known_to_all(position).await;
-    let digest: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex::encode(key);
     info!(
         key = &digest[..6],
         restore = order.restore,

@@ -1,5 +1,5 @@
-//! `iris-sidecar bench`: each endpoint of a target measured, alone, beside another one, or against an earlier
-//! report.
+//! `iris-sidecar bench`: each endpoint of a target measured, alone, beside another one, or against
+//! an earlier report.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use fastrand::Rng;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 
@@ -20,7 +21,6 @@ use crate::load::figure::Comparison;
 use crate::load::plan::{Endpoint, benchmark_endpoints};
 use crate::load::record::Cause;
 use crate::load::report::Report;
-use crate::load::template::Random;
 use crate::load::verdict::{Targets, judge_limit};
 use crate::load::written;
 
@@ -31,14 +31,15 @@ use super::place::{self, Place};
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_HELP)]
 pub struct BenchArguments {
-    /// What is asked: /path?query, or a method before it ("DELETE /carts/{{n}}"); without any, the five endpoints
-    /// of the Iris API
+    /// What is asked: /path?query, or a method before it ("DELETE /carts/{{n}}"); without any, the
+    /// five endpoints of the Iris API
     #[arg(value_name = "PATH", value_parser = Endpoint::asked)]
     paths: Vec<Endpoint>,
     /// What is asked, from a file in TOML: path, method, headers, body and weight of each "request"
     #[arg(long, value_name = "FILE", conflicts_with_all = ["paths", "discover"])]
     requests: Option<PathBuf>,
-    /// Ask for what the sidecar has been asked for most, as its admin port says: so many [default: 10]
+    /// Ask for what the sidecar has been asked for most, as its admin port says: so many [default:
+    /// 10]
     #[arg(long, value_name = "COUNT", num_args = 0..=1, default_missing_value = "10", conflicts_with = "paths")]
     discover: Option<u16>,
     /// Who is measured
@@ -78,9 +79,11 @@ pub struct BenchArguments {
 const BENCH_HELP: &str = "\
 Environment: BENCHMARK_API_KEY is an API key; IRIS_ADMIN_TOKEN is the token of the admin port.
 
-Example: iris-sidecar bench --url http://127.0.0.1:8080 /products '/search?q={{n}}' --html report.html
+Example: iris-sidecar bench --url http://127.0.0.1:8080 /products '/search?q={{n}}' --html \
+    report.html
 
-Exit status: 0 all targets met, 1 a target missed or a regression, 2 bad arguments, or nothing to measure.";
+Exit status: 0 all targets met, 1 a target missed or a regression, 2 bad arguments, or nothing to \
+    measure.";
 
 /// Nothing is wanted.
 const NONE: Targets = Targets {
@@ -148,7 +151,8 @@ impl BenchArguments {
 /// What a sidecar was asked for most, as its admin port says.
 fn discovered(common: &Common, most: u16) -> anyhow::Result<Vec<Endpoint>> {
     let admin = common.admin.as_deref().context(
-        "--discover asks the sidecar's admin port: name it by --admin http://127.0.0.1:9180, or --config FILE",
+        "--discover asks the sidecar's admin port: name it by --admin http://127.0.0.1:9180, or \
+            --config FILE",
     )?;
     let place = Place::at(admin, common.token())?;
     let told = place.told(Method::GET, &format!("/seen?most={most}"), &Value::Null)?;
@@ -156,7 +160,8 @@ fn discovered(common: &Common, most: u16) -> anyhow::Result<Vec<Endpoint>> {
     let endpoints: Vec<Endpoint> = seen.filter_map(endpoint_of).collect();
     if endpoints.is_empty() {
         bail!(
-            "the sidecar at {admin} has not been asked for anything yet that it looks up: ask it first, or name paths"
+            "the sidecar at {admin} has not been asked for anything yet that it looks up: ask it \
+                first, or name paths"
         );
     }
     Ok(endpoints)
@@ -174,7 +179,7 @@ fn endpoint_of(seen: &Value) -> Option<Endpoint> {
 
 /// That the target is no Iris API, where nobody has said what to ask.
 async fn expect_iris(target: &Target, endpoints: &[Endpoint]) -> anyhow::Result<()> {
-    let (mut connection, mut random) = (None, Random::new(0));
+    let (mut connection, mut random) = (None, Rng::with_seed(0));
     for endpoint in endpoints.iter().filter(|one| one.method == Method::GET) {
         let sample = bench::ask(target, &mut connection, endpoint, 0, &mut random).await;
         let answered = sample.outcome.map_err(|cause| unreachable(target, cause))?;
@@ -183,7 +188,8 @@ async fn expect_iris(target: &Target, endpoints: &[Endpoint]) -> anyhow::Result<
         }
     }
     bail!(
-        "{}: 404 for everything that the Iris API has ({} …): say what to ask: paths, such as  bench /products '/search?q=a', --requests FILE, or --discover",
+        "{}: 404 for everything that the Iris API has ({} …): say what to ask: paths, such as  \
+            bench /products '/search?q=a', --requests FILE, or --discover",
         target.shown(),
         endpoints.first().map_or("", |endpoint| &endpoint.path)
     )
@@ -310,8 +316,8 @@ fn read(file: &Path) -> anyhow::Result<Report> {
         .with_context(|| format!("{shown} is no report of iris-sidecar bench --json"))
 }
 
-/// Tells how far a benchmark is: over and over on one line of a terminal, elsewhere at the beginning of each
-/// endpoint and every ten seconds.
+/// Tells how far a benchmark is: over and over on one line of a terminal, elsewhere at the
+/// beginning of each endpoint and every ten seconds.
 struct Meter<'a> {
     endpoints: &'a [Endpoint],
     counts: Counts,

@@ -19,7 +19,8 @@ use super::place::{Place, Reached};
 pub enum Order {
     /// Is it working: readiness, configuration, what is bypassed, hit rate
     #[command(
-        after_help = "Example: iris-sidecar status --admin http://127.0.0.1:9180\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar status --admin http://127.0.0.1:9180\n\nExit status: \
+            0 done, 1 refused or no sidecar answers, 2 bad arguments."
     )]
     Status {
         #[command(flatten)]
@@ -27,7 +28,8 @@ pub enum Order {
     },
     /// Why a request would be answered as it would, and what to change
     #[command(
-        after_help = "Example: iris-sidecar explain GET '/products?page=2' -H 'Authorization: @key.txt'\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar explain GET '/products?page=2' -H 'Authorization: \
+            @key.txt'\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
     )]
     Explain {
         /// The method, e.g. GET
@@ -42,7 +44,8 @@ pub enum Order {
     },
     /// Make stored responses unusable, or stale
     #[command(
-        after_help = "Example: iris-sidecar purge --prefix /products --soft\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar purge --prefix /products --soft\n\nExit status: 0 \
+            done, 1 refused or no sidecar answers, 2 bad arguments."
     )]
     Purge {
         #[command(flatten)]
@@ -58,7 +61,8 @@ pub enum Order {
     },
     /// Refuse a key from now on, everywhere; the key is read from standard input
     #[command(
-        after_help = "Example: iris-sidecar revoke < key.txt\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar revoke < key.txt\n\nExit status: 0 done, 1 refused or \
+            no sidecar answers, 2 bad arguments."
     )]
     Revoke {
         /// The digest of the key, in the place of the key itself
@@ -72,7 +76,8 @@ pub enum Order {
     },
     /// Turn the cache off now: nothing is looked up or stored
     #[command(
-        after_help = "Example: iris-sidecar bypass --for 30m --fleet\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar bypass --for 30m --fleet\n\nExit status: 0 done, 1 \
+            refused or no sidecar answers, 2 bad arguments."
     )]
     Bypass {
         /// For so long, e.g. 30m; without it until --off
@@ -92,7 +97,8 @@ pub enum Order {
     },
     /// Read the configuration again and put it in force, unless it has mistakes
     #[command(
-        after_help = "Example: iris-sidecar reload --config iris.toml\n\nExit status: 0 in force, 1 refused (its mistakes are printed) or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar reload --config iris.toml\n\nExit status: 0 in force, \
+            1 refused (its mistakes are printed) or no sidecar answers, 2 bad arguments."
     )]
     Reload {
         #[command(flatten)]
@@ -100,7 +106,8 @@ pub enum Order {
     },
     /// Take this instance out, and end it as SIGTERM does
     #[command(
-        after_help = "Example: iris-sidecar drain --stay, and back: iris-sidecar drain --back\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
+        after_help = "Example: iris-sidecar drain --stay, and back: iris-sidecar drain \
+            --back\n\nExit status: 0 done, 1 refused or no sidecar answers, 2 bad arguments."
     )]
     Drain {
         /// Leave it running: unready, and telling clients to go elsewhere
@@ -114,7 +121,8 @@ pub enum Order {
     },
     /// Exit status 0 where it lives, 1 where it does not: for images without a shell
     #[command(
-        after_help = "Example: iris-sidecar health --ready\n\nExit status: 0 it lives (or is ready), 1 it does not, 2 bad arguments."
+        after_help = "Example: iris-sidecar health --ready\n\nExit status: 0 it lives (or is \
+            ready), 1 it does not, 2 bad arguments."
     )]
     Health {
         /// Whether it is ready to be sent clients

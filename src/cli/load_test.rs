@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use anyhow::Context;
 use clap::Args;
+use fastrand::Rng;
 
 use crate::clock::Clock;
 use crate::error::rfc3339;
@@ -12,7 +13,6 @@ use crate::load::figure::{percent, shown};
 use crate::load::plan::Scenario;
 use crate::load::report::Report;
 use crate::load::run::{Progress, question, run};
-use crate::load::template::Random;
 use crate::load::verdict::Targets;
 use crate::load::written;
 
@@ -35,7 +35,8 @@ pub struct LoadArguments {
 }
 
 const LOAD_HELP: &str = "\
-A scenario: model = \"closed\" (users) or \"open\" (a rate), think = [\"500ms\", \"2s\"], [[stage]] with lasts and
+A scenario: model = \"closed\" (users) or \"open\" (a rate), think = [\"500ms\", \"2s\"], \
+    [[stage]] with lasts and
 users or rate, [[request]] with path, method, headers, body and weight; {{n}}, {{uuid}}, {{now}} and
 {{random 1 9}} differ from request to request.
 
@@ -78,7 +79,7 @@ pub fn load_test(arguments: &LoadArguments) -> anyhow::Result<Measured> {
             .endpoints
             .first()
             .context("the scenario asks for nothing")?;
-        let asked = question(first, 0, &mut Random::new(0));
+        let asked = question(first, 0, &mut Rng::with_seed(0));
         target
             .ask(&mut connection, asked)
             .await
@@ -110,7 +111,8 @@ fn show(progress: &Progress, is_terminal: bool) {
     }
     let latencies = &progress.last.latencies;
     let line = format!(
-        "{seconds:>4} of {} s  stage {}/{}  users {:>4.0}  {:>6} req/s  p95 {:>7} ms  {} requests, {} errors ({})",
+        "{seconds:>4} of {} s  stage {}/{}  users {:>4.0}  {:>6} req/s  p95 {:>7} ms  {} \
+            requests, {} errors ({})",
         progress.of.as_secs(),
         progress.stage,
         progress.stages,

@@ -19,8 +19,8 @@ use super::ending::environment;
 /// What both commands take.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// API keys, one a line, sent as Authorization: Bearer in turn; "-" is standard input. A variable of the
-    /// environment holds one (an argument would stand in ps)
+    /// API keys, one a line, sent as Authorization: Bearer in turn; "-" is standard input. A
+    /// variable of the environment holds one (an argument would stand in ps)
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Speak HTTP/2: by ALPN over https, by prior knowledge over http

@@ -45,7 +45,8 @@ const LONG_VERSION: &str = concat!(
     env!("IRIS_COMMIT"),
     ")\ntarget:   ",
     env!("IRIS_TARGET"),
-    "\nclients:  HTTP/1.1, HTTP/2, TLS 1.2 and 1.3 (rustls, aws-lc-rs, X25519MLKEM768), PROXY protocol",
+    "\nclients:  HTTP/1.1, HTTP/2, TLS 1.2 and 1.3 (rustls, aws-lc-rs, X25519MLKEM768), PROXY \
+        protocol",
     "\nupstream: HTTP/1.1, HTTP/2, gRPC, TLS, Unix sockets",
     "\nshared:   Redis (alone, Sentinel, cluster)",
     "\norigin:   SQLite, Postgres",
@@ -60,7 +61,9 @@ const LONG_VERSION: &str = concat!(
 #[command(name = "iris-sidecar", version = VERSION, long_version = LONG_VERSION)]
 #[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 #[command(
-    after_help = "Example: iris-sidecar                        (the demo API, and what to try)\n         iris-sidecar --config iris.toml\n\nExit status: 0 done, 1 failed while running or targets missed, 2 bad arguments or configuration, or nothing to measure."
+    after_help = "Example: iris-sidecar                        (the demo API, and what to \
+        try)\n         iris-sidecar --config iris.toml\n\nExit status: 0 done, 1 failed while \
+        running or targets missed, 2 bad arguments or configuration, or nothing to measure."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -73,12 +76,15 @@ struct Arguments {
 enum Command {
     /// Serve until SIGTERM or SIGINT
     #[command(
-        after_help = "Example: iris-sidecar serve --config iris.toml\n\nExit status: 0 ended by a signal, 1 failed while running, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar serve --config iris.toml\n\nExit status: 0 ended by a \
+            signal, 1 failed while running, 2 a mistake in arguments or configuration."
     )]
     Serve(ServeArguments),
     /// The built-in origin's database: tables, demo data, API keys
     #[command(
-        after_help = "Example: iris-sidecar origin create-key --project my-project --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed or has no such key, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin create-key --project my-project --database \
+            sqlite:iris.db\n\nExit status: 0 done, 1 the database failed or has no such key, 2 a \
+            mistake in arguments or configuration."
     )]
     Origin(OriginArguments),
     /// Measure a target: each endpoint, sequentially and concurrently, against targets
@@ -86,9 +92,9 @@ enum Command {
     /// Put a target under load: smoke, load, stress, spike, or a scenario of your own
     LoadTest(Box<load_test::LoadArguments>),
     /// Check a configuration and print its routes as they take effect
-    #[command(
-        after_help = "Example: iris-sidecar check iris.toml --against http://127.0.0.1:9180\n\nExit status: 0 valid (warnings included), 1 the sidecar of --against does not answer, 2 mistakes."
-    )]
+    #[command(after_help = "Example: iris-sidecar check iris.toml --against \
+            http://127.0.0.1:9180\n\nExit status: 0 valid (warnings included), 1 the sidecar of \
+            --against does not answer, 2 mistakes.")]
     Check {
         /// The configuration to check
         file: PathBuf,
@@ -98,7 +104,8 @@ enum Command {
     },
     /// Print this message, or the help of a command
     #[command(
-        after_help = "Example: iris-sidecar help origin create-key\n\nExit status: 0 done, 2 no such command."
+        after_help = "Example: iris-sidecar help origin create-key\n\nExit status: 0 done, 2 no \
+            such command."
     )]
     Help {
         /// The command, such as: origin create-key
@@ -106,9 +113,8 @@ enum Command {
         words: Vec<String>,
     },
     /// Print what a shell needs to complete commands: bash, zsh, fish, elvish or powershell
-    #[command(
-        after_help = "Example: iris-sidecar completions bash > /etc/bash_completion.d/iris-sidecar\n\nExit status: 0 done, 2 no such shell."
-    )]
+    #[command(after_help = "Example: iris-sidecar completions bash > \
+            /etc/bash_completion.d/iris-sidecar\n\nExit status: 0 done, 2 no such shell.")]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -131,8 +137,8 @@ struct OriginArguments {
 
 #[derive(Debug, Args)]
 struct ServeArguments {
-    /// The configuration; see config/reference.toml for every key, and the README for variables of the
-    /// environment that say the most used ones
+    /// The configuration; see config/reference.toml for every key, and the README for variables of
+    /// the environment that say the most used ones
     #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG", value_parser = place::path())]
     config: Option<PathBuf>,
     /// How log lines look on stderr, "human" or "json"; RUST_LOG sets what is logged
@@ -157,8 +163,8 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
 
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
 ///
-/// `give_back` gives what the calling thread has freed back to the system: the threads of a sidecar call it
-/// by and by.
+/// `give_back` gives what the calling thread has freed back to the system: the threads of a sidecar
+/// call it by and by.
 pub fn main(give_back: fn()) -> ExitCode {
     give_back::by(give_back);
     let arguments = Arguments::parse();
@@ -265,7 +271,8 @@ fn carry_out(arguments: OriginArguments) -> Ending {
     }
     settings.may_create = arguments.task.may_create();
     if settings.url == "sqlite::memory:" {
-        let message = "a database in memory is gone with this command: name one by --database or --config, e.g. --database sqlite:iris.db";
+        let message = "a database in memory is gone with this command: name one by --database or \
+            --config, e.g. --database sqlite:iris.db";
         return Ending::Unreadable(anyhow::anyhow!(message));
     }
     match origin::run(&config, settings, arguments.task) {
@@ -292,8 +299,8 @@ impl FormatTime for Seconds {
     }
 }
 
-/// Logs to stderr what `RUST_LOG` says ("debug", or "info,iris_sidecar::guard=debug"), by default what an operator
-/// wants to know.
+/// Logs to stderr what `RUST_LOG` says ("debug", or "info,iris_sidecar::guard=debug"), by default
+/// what an operator wants to know.
 fn start_logging(format: LogFormat) {
     let wanted = environment("RUST_LOG").filter(|text| !text.is_empty());
     let read = wanted.as_deref().map(str::parse::<Targets>);
@@ -319,7 +326,8 @@ fn start_logging(format: LogFormat) {
         .with(lines.with_filter(targets))
         .init();
     if let Some(error) = wrong {
-        warn!(%error, "RUST_LOG is not understood: expected levels such as \"info,iris_sidecar::guard=debug\"; info is logged");
+        warn!(%error, "RUST_LOG is not understood: expected levels such \
+            as \"info,iris_sidecar::guard=debug\"; info is logged");
     }
 }
 
@@ -434,8 +442,8 @@ impl Signals {
     }
 }
 
-/// Runs until it is time to close: a signal or the admin port has ordered the end, and those who send
-/// clients have had time to see that.
+/// Runs until it is time to close: a signal or the admin port has ordered the end, and those who
+/// send clients have had time to see that.
 async fn until_closed(sidecar: &Sidecar, signals: Signals) {
     let Signals {
         mut hang_up,
@@ -455,7 +463,8 @@ async fn until_closed(sidecar: &Sidecar, signals: Signals) {
     let shown = units::show_duration(Duration::from_millis(
         delay.as_micros().div_ceil(1000) as u64
     ));
-    info!(why, delay = %shown, "unready, and going on for the delay (listen.drain_delay); a second signal skips it");
+    info!(why, delay = %shown, "unready, and going on for the delay (listen.drain_delay); a \
+        second signal skips it");
     // Where the admin port has ordered it (a preStop hook, say), the first signal is no second one.
     let mut signals = usize::from(why != "POST /drain");
     let mut delay = std::pin::pin!(tokio::time::sleep(delay));

@@ -24,17 +24,21 @@ use super::running;
 pub enum Task {
     /// Make what is missing: tables, indexes, functions; nothing that is there is touched
     #[command(
-        after_help = "Example: iris-sidecar origin migrate --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin migrate --database sqlite:iris.db\n\nExit \
+            status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
     )]
     Migrate,
     /// Fill an empty database with demo data, and print the demo key
     #[command(
-        after_help = "Example: iris-sidecar origin seed --database sqlite:iris.db\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin seed --database sqlite:iris.db\n\nExit status: \
+            0 done, 1 the database failed, 2 a mistake in arguments or configuration."
     )]
     Seed,
     /// Make an API key and print it: this is the only time that it is seen
     #[command(
-        after_help = "Example: iris-sidecar origin create-key --project my-project > key.txt\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin create-key --project my-project > \
+            key.txt\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or \
+            configuration."
     )]
     CreateKey {
         /// The project whose key it is
@@ -47,10 +51,13 @@ pub enum Task {
         #[arg(long)]
         label: Option<String>,
     },
-    /// Revoke a key: the one on standard input, or the one with this id or these characters that are shown of it;
-    /// also at the sidecar that runs with the configuration, where its admin port answers
+    /// Revoke a key: the one on standard input, or the one with this id or these characters that
+    /// are shown of it; also at the sidecar that runs with the configuration, where its admin port
+    /// answers
     #[command(
-        after_help = "Example: iris-sidecar origin revoke-key < key.txt\n\nExit status: 0 revoked, 1 the database failed or has no such key, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin revoke-key < key.txt\n\nExit status: 0 \
+            revoked, 1 the database failed or has no such key, 2 a mistake in arguments or \
+            configuration."
     )]
     RevokeKey {
         /// Its id, or the characters that list-keys shows of it
@@ -58,12 +65,15 @@ pub enum Task {
     },
     /// List the keys, by what may be shown of them
     #[command(
-        after_help = "Example: iris-sidecar origin list-keys --config iris.toml\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin list-keys --config iris.toml\n\nExit status: 0 \
+            done, 1 the database failed, 2 a mistake in arguments or configuration."
     )]
     ListKeys,
     /// Read the database and print, as SQL, what would make it faster
     #[command(
-        after_help = "Example: iris-sidecar origin analyze --config iris.toml > indexes.sql\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments or configuration."
+        after_help = "Example: iris-sidecar origin analyze --config iris.toml > \
+            indexes.sql\n\nExit status: 0 done, 1 the database failed, 2 a mistake in arguments \
+            or configuration."
     )]
     Analyze,
 }
@@ -87,13 +97,16 @@ async fn revoked_where_it_runs(config: &Config, key: &str, digest: &str, now: Ti
     let lasts = config.auth.good_ttl + config.auth.grace;
     let until = rfc3339(now.plus(lasts));
     let bound = format!(
-        "an instance that has verified the key accepts it on routes with share = \"verified\" until {until} at the latest (auth.good_ttl, and auth.grace while its source fails), and on routes with share = \"per-key\" answers it from what is stored for it"
+        "an instance that has verified the key accepts it on routes with share = \"verified\" \
+            until {until} at the latest (auth.good_ttl, and auth.grace while its source fails), \
+            and on routes with share = \"per-key\" answers it from what is stored for it"
     );
     let by_hand =
         format!("revoke it there:  curl --json '{{\"key\": \"sk_live_…\"}}' http://{admin}/revoke");
     let Some(order) = order else {
         return format!(
-            "auth.secret keys the digests, so that a sidecar must be told the key itself: {bound}; {by_hand}"
+            "auth.secret keys the digests, so that a sidecar must be told the key itself: \
+                {bound}; {by_hand}"
         );
     };
     match running::ask(config, Method::POST, "/revoke", order.to_string()).await {
@@ -102,7 +115,8 @@ async fn revoked_where_it_runs(config: &Config, key: &str, digest: &str, now: Ti
             let state = told["state"].as_str().unwrap_or("done").to_owned();
             match told["alive"].as_u64() {
                 _ if state != "done" => format!(
-                    "the sidecar at {admin} refuses it from now on; the rest of its fleet was not heard of ({state}): {bound}"
+                    "the sidecar at {admin} refuses it from now on; the rest of its fleet was not \
+                        heard of ({state}): {bound}"
                 ),
                 Some(alive) if alive > 1 => {
                     format!("the sidecar at {admin} and its fleet of {alive} refuse it from now on")
@@ -162,7 +176,8 @@ async fn carry_out(config: &Config, database: &Database, task: Task) -> anyhow::
             let is_revoked = database.revoke_key(&key, now).await?;
             let Some(digest) = digest.filter(|_| is_revoked) else {
                 bail!(
-                    "no active key is this one, or more than one begins so: name it by its id (iris-sidecar origin list-keys)"
+                    "no active key is this one, or more than one begins so: name it by its id \
+                        (iris-sidecar origin list-keys)"
                 );
             };
             println!("revoked in the database");

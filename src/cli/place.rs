@@ -130,7 +130,8 @@ impl Place {
         };
         runtime.block_on(asking).with_context(|| {
             format!(
-                "no sidecar answers on {} (its admin port): name it by --admin URL, or by --config FILE",
+                "no sidecar answers on {} (its admin port): name it by --admin URL, or by \
+                    --config FILE",
                 self.address
             )
         })
@@ -152,7 +153,8 @@ impl Place {
         })?;
         if status == StatusCode::UNAUTHORIZED {
             bail!(
-                "the admin port wants its token: set IRIS_ADMIN_TOKEN, or name the configuration by --config FILE"
+                "the admin port wants its token: set IRIS_ADMIN_TOKEN, or name the configuration \
+                    by --config FILE"
             );
         }
         // Readiness is told by a status too.

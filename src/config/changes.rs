@@ -1,5 +1,5 @@
-//! What differs between two configurations, in the operator's words, and what of it can take effect without
-//! a restart.
+//! What differs between two configurations, in the operator's words, and what of it can take effect
+//! without a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -184,8 +184,8 @@ fn in_words(setting: Option<&Setting>) -> String {
     }
 }
 
-/// Keys of `[upstream]` that may change while it runs; all others say where it is, or what its pool was made
-/// by.
+/// Keys of `[upstream]` that may change while it runs; all others say where it is, or what its pool
+/// was made by.
 const UPSTREAM: [&str; 13] = [
     "ca_file",
     "cert_file",
@@ -205,8 +205,8 @@ const UPSTREAM: [&str; 13] = [
 /// Keys of `[listen]` that are of one place.
 const OF_A_PLACE: [&str; 3] = ["address", "proxy_protocol", "tls"];
 
-/// Whether a key is fixed at the start: addresses and threads, what memory and pools were made by, and who
-/// keys are by.
+/// Whether a key is fixed at the start: addresses and threads, what memory and pools were made by,
+/// and who keys are by.
 pub fn needs_restart(place: &str, key: &str) -> bool {
     // One of several tables has its number after its name.
     match place.split(' ').next().unwrap_or_default() {
@@ -221,7 +221,8 @@ pub fn needs_restart(place: &str, key: &str) -> bool {
     }
 }
 
-/// Whether a key is of one place of `[listen]`: all of those stay as they are where addresses change.
+/// Whether a key is of one place of `[listen]`: all of those stay as they are where addresses
+/// change.
 fn is_of_a_place(place: &str, key: &str) -> bool {
     place == "listen.tls"
         || (place.split(' ').next() == Some("listen") && OF_A_PLACE.contains(&key))
@@ -236,8 +237,8 @@ impl Config {
         self.settings = others.chain(kept).cloned().collect();
     }
 
-    /// This configuration, as far as it can take the place of `running` without a restart: what is fixed at
-    /// the start stays as it is there.
+    /// This configuration, as far as it can take the place of `running` without a restart: what is
+    /// fixed at the start stays as it is there.
     #[must_use]
     pub fn in_place_of(mut self, running: &Self) -> Self {
         let stays_at = self.listen.is_at_the_places_of(&running.listen);
@@ -300,7 +301,8 @@ mod tests {
     #[test]
     fn each_key_says_its_value_and_where_it_came_from() {
         let config = of(
-            "[admin]\ntoken = \"s3cret\"\n[cache.redis]\nurl = \"redis://:pw@h\"\n[[route]]\npath = \"/a\"\nttl = \"${TTL}\"\n",
+            "[admin]\ntoken = \"s3cret\"\n[cache.redis]\nurl = \"redis://:pw@h\"\n[[route]]\npath \
+                = \"/a\"\nttl = \"${TTL}\"\n",
         );
         let find = |place: &str, key: &str| {
             let is_it = |one: &&Setting| one.place == place && one.key == key;
@@ -349,8 +351,10 @@ mod tests {
 
     #[test]
     fn what_is_fixed_at_the_start_is_told_and_stays() {
-        let old = "[listen]\naddress = \"127.0.0.1:1\"\n[upstream]\nurl = \"http://a\"\n[cache]\nmemory = \"64MiB\"\n";
-        let new = "[listen]\naddress = \"127.0.0.1:2\"\ndrain_timeout = \"1s\"\n[upstream]\nurl = \"http://b\"\n[cache]\nmemory = \"128MiB\"\n";
+        let old = "[listen]\naddress = \"127.0.0.1:1\"\n[upstream]\nurl \
+            = \"http://a\"\n[cache]\nmemory = \"64MiB\"\n";
+        let new = "[listen]\naddress = \"127.0.0.1:2\"\ndrain_timeout = \"1s\"\n[upstream]\nurl \
+            = \"http://b\"\n[cache]\nmemory = \"128MiB\"\n";
         let changes = between(old, new);
         assert_eq!(changes.effective, ["listen: drain_timeout 30s → 1s"]);
         assert_eq!(

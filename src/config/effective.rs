@@ -1,4 +1,5 @@
-//! All keys of a configuration as they take effect: those of the file, and the defaults of the others.
+//! All keys of a configuration as they take effect: those of the file, and the defaults of the
+//! others.
 
 use serde_json::Value;
 use toml::Spanned;
@@ -32,7 +33,8 @@ const SECTIONS: [&str; 13] = [
 /// Those that mean something by being there.
 const OPTIONAL: [&str; 3] = ["listen.tls", "upstream", "cache.redis"];
 
-/// All keys of a file that was read into `config`, with the defaults of those that it does not have.
+/// All keys of a file that was read into `config`, with the defaults of those that it does not
+/// have.
 pub fn settings(source: &Source<'_>, table: &DeTable<'_>, config: &Config) -> Vec<Setting> {
     let mut all = Collected {
         source,

@@ -9,7 +9,8 @@ use super::source::Source;
 use super::variables::{Kind, TTL, VARIABLES, Variable};
 
 /// Of [`TTL`].
-const IS_FOR: &str = "it is for the API of IRIS_UPSTREAM_URL without a file, whose routes have a ttl each: expected it unset, or ttl = \"${IRIS_TTL}\" in the file";
+const IS_FOR: &str = "it is for the API of IRIS_UPSTREAM_URL without a file, whose routes have a \
+    ttl each: expected it unset, or ttl = \"${IRIS_TTL}\" in the file";
 
 /// What a file says, with what the environment says beside it; syntax errors are noted.
 pub fn tables_of<'a>(source: &Source<'a>) -> Spanned<DeTable<'a>> {
@@ -32,7 +33,8 @@ fn put_into<'a>(table: &mut DeTable<'a>, source: &Source<'a>) {
             if variable.kind != Kind::Default {
                 let (path, name) = (variable.path(), variable.name);
                 let message = format!(
-                    "{path} is said by the environment variable {name}, and the file has several tables of that name: expected it in the file alone"
+                    "{path} is said by the environment variable {name}, and the file has several \
+                        tables of that name: expected it in the file alone"
                 );
                 source.mistake(span, message);
             }
@@ -63,7 +65,8 @@ fn says_by_file(source: &Source<'_>, inner: &DeTable<'_>, variable: &Variable, s
     text.is_some_and(|text| text.lines().next().unwrap_or_default() == said.trim())
 }
 
-/// The table of these names, which is made where it is missing; `None` where something else stands there.
+/// The table of these names, which is made where it is missing; `None` where something else stands
+/// there.
 fn table_at<'t, 'a>(
     mut table: &'t mut DeTable<'a>,
     names: &[&'static str],
@@ -173,7 +176,8 @@ mod tests {
                 "[cache]\nmemory = \"1GiB\"\n",
                 "IRIS_CACHE_MEMORY",
                 "2GiB",
-                "iris.toml:2:10: cache.memory: the environment variable IRIS_CACHE_MEMORY says it too",
+                "iris.toml:2:10: cache.memory: the environment variable IRIS_CACHE_MEMORY says it \
+                    too",
             ),
             (
                 "",

@@ -1,5 +1,5 @@
-//! What the operator does with the fields of requests on their way to the origin, and of responses on their
-//! way to clients.
+//! What the operator does with the fields of requests on their way to the origin, and of responses
+//! on their way to clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-/// Fields that are removed, then those that replace others of their name, then those that are added.
+/// Fields that are removed, then those that replace others of their name, then those that are
+/// added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldRules {
     pub remove: Vec<HeaderName>,
@@ -160,8 +161,8 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Whether a page of this origin may read answers: said in the answer, whoever asked, for a shared
-    /// cache before us tells answers apart by it.
+    /// Whether a page of this origin may read answers: said in the answer, whoever asked, for a
+    /// shared cache before us tells answers apart by it.
     pub fn apply(&self, headers: &mut HeaderMap, origin: Option<&HeaderValue>) {
         for name in [
             ACCESS_CONTROL_ALLOW_ORIGIN,

@@ -74,8 +74,8 @@ pub fn admin_of_environment(environment: Environment<'_>) -> Admin {
     admin_alone("", "", environment)
 }
 
-/// Of what stands in files now; one that cannot be read is told from one that can. Content counts, and not
-/// when or how it came there: a renamed file, or another target of a link.
+/// Of what stands in files now; one that cannot be read is told from one that can. Content counts,
+/// and not when or how it came there: a renamed file, or another target of a link.
 pub fn fingerprint<'a>(files: impl IntoIterator<Item = &'a Path>) -> [u8; 32] {
     let mut digest = Sha256::new();
     files

@@ -41,8 +41,8 @@ impl Config {
         config(file, text, environment)
     }
 
-    /// What runs where no file is named: the built-in origin, or where the environment says where the API is,
-    /// that.
+    /// What runs where no file is named: the built-in origin, or where the environment says where
+    /// the API is, that.
     pub fn built_in(environment: Environment<'_>) -> Result<Self, Vec<Mistake>> {
         let said = |name: &str| environment(name).filter(|said| !said.is_empty());
         if said(UPSTREAM_URL).is_none() {
@@ -85,7 +85,7 @@ pub fn config_and_files(
     config.settings = settings(&source, table.get_ref(), &config).into();
     let files = source.files();
     config.named_files.clone_from(&files);
-    config.digest = hex(&Sha256::digest(text)[..6]);
+    config.digest = hex::encode(&Sha256::digest(text)[..6]);
     drop(table);
     let mistakes = source.into_mistakes();
     let read = if mistakes.is_empty() {
@@ -94,10 +94,6 @@ pub fn config_and_files(
         Err(mistakes)
     };
     (read, files)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The dotted names of all keys that a configuration may hold.
@@ -162,7 +158,8 @@ fn root(mut root: Section<'_, '_>) -> Config {
             .any(|upstream| upstream.authority() == public.to_string())
         {
             let message = format!(
-                "[upstream] url is {public}, where [listen] listens: every request would come back to us; expected the address of the API"
+                "[upstream] url is {public}, where [listen] listens: every request would come \
+                    back to us; expected the address of the API"
             );
             root.source().mistake(0..0, message);
         }
@@ -220,7 +217,12 @@ fn admin(mut section: Section<'_, '_>) -> Admin {
     if is_open && !is_meant && is_missing {
         section.source().mistake(
             section.span(),
-            format!("[admin] listens on {}, where others can purge and revoke, without a token: expected token = \"...\", an address of this machine alone such as \"127.0.0.1:9180\", or insecure = true", admin.address),
+            format!(
+                "[admin] listens on {}, where others can purge and revoke, without a token: \
+                expected token = \"...\", an address of this machine alone such \
+                as \"127.0.0.1:9180\", or insecure = true",
+                admin.address
+            ),
         );
     }
     section.finish();
@@ -272,7 +274,8 @@ fn origin(mut section: Section<'_, '_>) -> Origin {
     } = &mut origin;
     breaker(&mut section, breaker_failures, breaker_open);
     if !origin.replicas.is_empty() && !is_postgres(&origin.database) {
-        let message = "origin.replicas are of Postgres: expected origin.database = \"postgres://…\" with them";
+        let message = "origin.replicas are of Postgres: expected origin.database \
+            = \"postgres://…\" with them";
         section.source().mistake(section.span(), message);
     }
     section.finish();

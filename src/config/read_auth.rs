@@ -17,7 +17,8 @@ pub fn auth(mut section: Section<'_, '_>) -> Auth {
     let project_field = section.parsed("project_field", expected, field_name);
     if let Some(at) = project_field {
         if !matches!(auth.source, VerdictSource::Url(_)) {
-            let message = "auth.project_field: only a service names the project of a key by a field: expected a URL as auth.source (the \"table\" knows projects by itself)";
+            let message = "auth.project_field: only a service names the project of a key by a \
+                field: expected a URL as auth.source (the \"table\" knows projects by itself)";
             section.source().mistake(at.span, message);
         }
         auth.project_field = Some(at.value);
@@ -72,7 +73,8 @@ pub fn auth(mut section: Section<'_, '_>) -> Auth {
 }
 
 fn source(section: &mut Section<'_, '_>) -> Option<VerdictSource> {
-    let expected = "\"origin\", \"table\" or the URL of a service that verifies keys, such as \"http://127.0.0.1:9000/verify\"";
+    let expected = "\"origin\", \"table\" or the URL of a service that verifies keys, such \
+        as \"http://127.0.0.1:9000/verify\"";
     let parse = |text: &str| match text {
         "origin" => Some(VerdictSource::Origin),
         "table" => Some(VerdictSource::Table),

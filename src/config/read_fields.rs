@@ -11,8 +11,8 @@ use super::field_rules::{Cors, FieldRules, PLACES, Template};
 use super::read_value::field_name;
 use super::section::Section;
 
-/// Reads one of the tables; `is_ours` says which names are not the operator's there, `no_project` why there is
-/// no project to speak of.
+/// Reads one of the tables; `is_ours` says which names are not the operator's there, `no_project`
+/// why there is no project to speak of.
 fn rules(
     mut section: Section<'_, '_>,
     is_ours: impl Fn(&HeaderName) -> bool,
@@ -45,7 +45,8 @@ fn rules(
                 None => {
                     let places = PLACES.join(", ");
                     let message = format!(
-                        "{path}.{field_name} = {:?}: expected a field value, with no places but {places}",
+                        "{path}.{field_name} = {:?}: expected a field value, with no places but \
+                            {places}",
                         value.value
                     );
                     source.mistake(value.span, message);
@@ -59,8 +60,8 @@ fn rules(
     FieldRules { remove, set, add }
 }
 
-/// What is done with requests on their way to the origin. Conditions and ranges are the cache's, and where
-/// keys count, so are they.
+/// What is done with requests on their way to the origin. Conditions and ranges are the cache's,
+/// and where keys count, so are they.
 pub fn of_requests(
     section: &mut Section<'_, '_>,
     share: Share,
@@ -70,7 +71,8 @@ pub fn of_requests(
         let is_condition = name.as_str().starts_with("if-") || *name == RANGE || *name == HOST;
         is_condition || (share != Share::Standard && credentials.contains(name))
     };
-    let why = "an answer is for all whose key is good, whatever their project: expected {project} in response_headers alone";
+    let why = "an answer is for all whose key is good, whatever their project: expected {project} \
+        in response_headers alone";
     rules(section.table("request_headers"), is_ours, Some(why))
 }
 
@@ -83,7 +85,8 @@ pub fn of_responses(
     let no_project = match (share, names_projects) {
         (Share::Verified, true) => None,
         (Share::Verified, false) => Some(
-            "nobody says which project a key is of: expected auth.source = \"table\", or a URL with auth.project_field",
+            "nobody says which project a key is of: expected auth.source = \"table\", or a URL \
+                with auth.project_field",
         ),
         _ => Some("keys are verified where share = \"verified\" alone: expected {project} there"),
     };

@@ -20,7 +20,8 @@ pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
         for key in OF_ALL.into_iter().filter(|key| !section.is_missing(key)) {
             if said.contains(&key) {
                 let message = format!(
-                    "listen.{key} is of the whole process, and is said in another [[listen]] already: expected it once"
+                    "listen.{key} is of the whole process, and is said in another [[listen]] \
+                        already: expected it once"
                 );
                 section.source().mistake(section.span(), message);
             }
@@ -46,7 +47,8 @@ pub fn listen(sections: Vec<Section<'_, '_>>) -> Listen {
     }
     listen.places = places;
     if let (Some(span), true) = (proxied, listen.trusted_proxies.is_empty()) {
-        let message = "listen.proxy_protocol has no effect without listen.trusted_proxies: of nobody else is it read";
+        let message = "listen.proxy_protocol has no effect without listen.trusted_proxies: of \
+            nobody else is it read";
         if let Some(source) = source {
             source.mistake(span, message);
         }
@@ -118,7 +120,8 @@ fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
     };
     let auth = section.parsed("client_auth", "\"required\" or \"optional\"", auth);
     if let (Some(At { span, .. }), None) = (&auth, &client_ca) {
-        let message = "listen.tls.client_auth has no effect without client_ca, the roots that clients' certificates are by";
+        let message = "listen.tls.client_auth has no effect without client_ca, the roots that \
+            clients' certificates are by";
         section.source().mistake(span.clone(), message);
     }
     let version = |text: &str| match text {
@@ -131,7 +134,8 @@ fn server_tls(mut section: Section<'_, '_>) -> Option<ServerTls> {
     section.finish();
     if identities.is_empty() {
         if !is_given {
-            let message = "[listen.tls] has no certificate: expected cert_file = \"...\" and key_file = \"...\"";
+            let message = "[listen.tls] has no certificate: expected cert_file = \"...\" and \
+                key_file = \"...\"";
             source.mistake(span, message);
         }
         return None;
@@ -231,7 +235,8 @@ mod tests {
                 "or \"unix:/path\"",
             ),
             (
-                "[[listen]]\naddress = \"unix:/a\"\n[[listen]]\nproxy_protocol = false\n".to_owned(),
+                "[[listen]]\naddress = \"unix:/a\"\n[[listen]]\nproxy_protocol = false\n"
+                    .to_owned(),
                 3,
                 "has no address",
             ),
@@ -256,7 +261,9 @@ mod tests {
                 "expected \"1.2\" or \"1.3\"",
             ),
             (
-                "[[listen]]\naddress = \"unix:/b\"\nworkers = 1\n[[listen]]\naddress = \"unix:/a\"\nworkers = 2\n".to_owned(),
+                "[[listen]]\naddress = \"unix:/b\"\nworkers = 1\n[[listen]]\naddress \
+                    = \"unix:/a\"\nworkers = 2\n"
+                    .to_owned(),
                 4,
                 "listen.workers is of the whole process",
             ),

@@ -16,7 +16,8 @@ pub const SCHEMES: [&str; 6] = [
     "rediss-sentinel",
 ];
 
-const EXPECTED: &str = "a URL such as \"redis://127.0.0.1:6379\", \"rediss://user:password@host:6379/1\", \"redis-cluster://a:7001?node=b:7002\" or \"redis-sentinel://s:26379?sentinelServiceName=main\"";
+const EXPECTED: &str = "a URL such \
+    as \"redis://127.0.0.1:6379\", \"rediss://user:password@host:6379/1\", \"redis-cluster://a:7001?node=b:7002\" or \"redis-sentinel://s:26379?sentinelServiceName=main\"";
 
 pub fn redis(mut section: Section<'_, '_>, max_object: u64) -> Option<Redis> {
     let present = section.is_present();

@@ -83,11 +83,24 @@ pub fn routes(
         match routes.add(route) {
             Ok(()) => {}
             Err(RouteError::Pattern(why)) => {
-                source.mistake(span, format!("route.path = {shown:?}: {why}; expected one {{name}} a segment, and {{*rest}} only at the end"));
+                source.mistake(
+                    span,
+                    format!(
+                        "route.path = {shown:?}: {why}; expected one \
+                    {{name}} a segment, and {{*rest}} only at the end"
+                    ),
+                );
             }
             Err(RouteError::SameAs { earlier, method }) => {
                 let line = routes.list().get(earlier).map_or(0, |route| route.line);
-                source.mistake(span, format!("route.path = {shown:?}: matches the same {method} requests as the route at line {line}; expected routes that differ in path, host or methods"));
+                source.mistake(
+                    span,
+                    format!(
+                        "route.path = {shown:?}: matches the same {method} \
+                    requests as the route at line {line}; expected routes that differ in path, \
+                    host or methods"
+                    ),
+                );
             }
         }
     }
@@ -295,7 +308,8 @@ fn share(section: &mut Section<'_, '_>) -> Share {
 /// Where the key stands on this route alone; `Authorization` carries a credential anywhere
 /// (RFC 9111 §3.5).
 fn credential_fields(section: &mut Section<'_, '_>) -> Option<Arc<[HeaderName]>> {
-    let expected = "the name of an end-to-end header field, such as \"x-api-key\"; cookies are named by cache.credential_cookies";
+    let expected = "the name of an end-to-end header field, such as \"x-api-key\"; cookies are \
+        named by cache.credential_cookies";
     let mut fields = section.list("credential_fields", expected, |text| {
         let is_other = |name: &HeaderName| *name == HOST || *name == COOKIE;
         field_name(text).filter(|name| !is_other(name) && !is_hop_by_hop(name))
@@ -321,7 +335,8 @@ fn raw_target(section: &mut Section<'_, '_>, share: Share) -> bool {
     if is_raw && share == Share::Verified {
         section.source().mistake(
             section.span(),
-            "raw_target = true: a target that is sent as it came proves no key; leave it out, or set another share than \"verified\"",
+            "raw_target = true: a target that is sent as it came proves no key; leave it out, or \
+                set another share than \"verified\"",
         );
     }
     is_raw
@@ -335,7 +350,9 @@ fn verdict_scope(section: &mut Section<'_, '_>, shared: &Shared) -> Scope {
     if value != Scope::Url && shared.learns_from_origin {
         section.source().mistake(
             span,
-            "verdict_scope: the origin's answer to one URL says nothing of a key on others; leave it out, or set auth.source to the URL of something that only good keys get, or to \"table\"",
+            "verdict_scope: the origin's answer to one URL says nothing of a key on others; leave \
+                it out, or set auth.source to the URL of something that only good keys get, or \
+                to \"table\"",
         );
     }
     value
@@ -375,7 +392,8 @@ fn invalidates(section: &mut Section<'_, '_>, methods: &[Method]) -> Vec<(Box<st
         };
         if methods.iter().all(is_safe) {
             let message = format!(
-                "route.{key} is for writes, and no method of this route is one: expected methods = [\"POST\", …]"
+                "route.{key} is for writes, and no method of this route is one: expected methods \
+                    = [\"POST\", …]"
             );
             section.source().mistake(section.span(), message);
         }
@@ -416,7 +434,8 @@ const OBEYED: [&str; 6] = [
 ];
 
 fn obey(section: &mut Section<'_, '_>) -> Obey {
-    let expected = "one of \"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"";
+    let expected = "one \
+        of \"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"";
     let words = section.list("obey", expected, |text| {
         OBEYED.into_iter().find(|word| *word == text)
     });

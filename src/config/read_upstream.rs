@@ -7,6 +7,7 @@ use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use url::Url;
 
+use crate::http::fields::without_brackets;
 use crate::tls::{ClientTls, Identity};
 
 use super::read_value::{breaker, certificate_files, count, file, header_bytes, set, word};
@@ -30,7 +31,13 @@ pub fn upstreams(mut section: Section<'_, '_>) -> (Option<Upstream>, Vec<(Arc<st
             continue;
         };
         if upstream.host_rule == HostRule::Keep {
-            section.source().mistake(span, format!("upstream.{key} has no effect with host = \"keep\": remove it, or set host = \"rewrite\""));
+            section.source().mistake(
+                span,
+                format!(
+                    "upstream.{key} has no effect with host \
+                = \"keep\": remove it, or set host = \"rewrite\""
+                ),
+            );
         }
         *slot = Some(value);
     }
@@ -48,7 +55,8 @@ pub fn upstreams(mut section: Section<'_, '_>) -> (Option<Upstream>, Vec<(Arc<st
         let is_taken = name.value == DEFAULT;
         if !name.value.bytes().all(is_name) || name.value.is_empty() || is_taken {
             let message = format!(
-                "[upstream.{}]: expected a name of letters, digits, \"-\" and \"_\", other than {DEFAULT:?}",
+                "[upstream.{}]: expected a name of letters, digits, \"-\" and \"_\", other than \
+                    {DEFAULT:?}",
                 name.value
             );
             section.source().mistake(name.span, message);
@@ -70,7 +78,8 @@ pub fn upstreams(mut section: Section<'_, '_>) -> (Option<Upstream>, Vec<(Arc<st
 
 /// Where one is, and how it is connected to.
 fn one(section: &mut Section<'_, '_>, is_wanted: bool) -> Upstream {
-    let expected = "a URL without path such as \"http://127.0.0.1:3000\", \"https://api.example.org\" or \"unix:/run/app.sock\"";
+    let expected = "a URL without path such \
+        as \"http://127.0.0.1:3000\", \"https://api.example.org\" or \"unix:/run/app.sock\"";
     let place = section.parsed("url", expected, upstream_url);
     if is_wanted && place.is_none() && section.is_missing("url") {
         let message = format!("[{}] has no url: expected url = {expected}", section.name());
@@ -218,9 +227,6 @@ fn upstream_url(text: &str) -> Option<Upstream> {
     let host = url
         .host_str()
         .filter(|_| bare && anonymous && url.port() != Some(0))?;
-    let host = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .to_owned();
+    let host = without_brackets(host).to_owned();
     Some(Upstream::at(scheme, host, url.port_or_known_default()?))
 }

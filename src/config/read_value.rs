@@ -82,8 +82,8 @@ pub fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     T::deserialize(deserializer).ok()
 }
 
-/// Reads a header field name, but not of one that frames a message or is of one hop: those are not the
-/// operator's to set or to read.
+/// Reads a header field name, but not of one that frames a message or is of one hop: those are not
+/// the operator's to set or to read.
 pub fn field_name(text: &str) -> Option<HeaderName> {
     let name = HeaderName::from_bytes(text.as_bytes()).ok()?;
     let frames = [header::CONTENT_LENGTH, header::TRAILER].contains(&name);

@@ -22,8 +22,8 @@ pub struct Route {
     pub options: Options,
     pub query: QueryRule,
     pub sort_query: bool,
-    /// Parameters that `query` does not name are not forwarded; else a request that has one is never
-    /// looked up or stored.
+    /// Parameters that `query` does not name are not forwarded; else a request that has one is
+    /// never looked up or stored.
     pub drops_unknown_query: bool,
     /// Its requests are sent as they came, and never stored: signed targets, say.
     pub raw_target: bool,
@@ -194,8 +194,8 @@ impl Routes {
             .filter_map(move |by_method| self.list.get(find_path(by_method, method, path)?))
     }
 
-    /// All routes whose method and path pattern a request fits, of whatever host: one of them wins. Slow: for
-    /// people who ask.
+    /// All routes whose method and path pattern a request fits, of whatever host: one of them wins.
+    /// Slow: for people who ask.
     pub fn fitting(&self, method: &Method, path: &str) -> impl Iterator<Item = &Arc<Route>> {
         self.list.iter().filter(move |route| {
             let mut alone = Router::new();

@@ -20,8 +20,8 @@ impl fmt::Debug for Secret {
 }
 
 impl Section<'_, '_> {
-    /// Puts the first line of the file that `password_file` names, where it is given, into these URLs of
-    /// servers; the path of that file.
+    /// Puts the first line of the file that `password_file` names, where it is given, into these
+    /// URLs of servers; the path of that file.
     pub fn put_password<'u>(
         &mut self,
         urls: impl Iterator<Item = &'u mut String>,
@@ -52,7 +52,8 @@ impl Section<'_, '_> {
                 None => {
                     let key = self.path("password_file");
                     let message = format!(
-                        "{key}: expected the URL of a server beside it, without a password of its own"
+                        "{key}: expected the URL of a server beside it, without a password of its \
+                            own"
                     );
                     self.source().mistake(span.clone(), message);
                 }
@@ -61,7 +62,8 @@ impl Section<'_, '_> {
         Some(path)
     }
 
-    /// A secret, given in the file itself or as the first line of a file of its own, and where that is.
+    /// A secret, given in the file itself or as the first line of a file of its own, and where that
+    /// is.
     pub fn secret(
         &mut self,
         key: &'static str,

@@ -1,4 +1,5 @@
-//! One table of a configuration: its keys are taken by name and type, and what is left over is unknown.
+//! One table of a configuration: its keys are taken by name and type, and what is left over is
+//! unknown.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -143,7 +144,8 @@ impl<'s, 'a> Section<'s, 'a> {
         found
     }
 
-    /// All tables in this one that have no name which was asked for: those names are the operator's.
+    /// All tables in this one that have no name which was asked for: those names are the
+    /// operator's.
     pub fn named_tables(&mut self) -> Vec<(At<String>, Section<'s, 'a>)> {
         let mut found = Vec::new();
         for (key, value) in self.table.into_iter().flatten() {

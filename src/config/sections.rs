@@ -1,5 +1,5 @@
-//! What the sections of a configuration say, checked: addresses parse, limits are in range. Defaults
-//! stand here, beside the meaning of each key.
+//! What the sections of a configuration say, checked: addresses parse, limits are in range.
+//! Defaults stand here, beside the meaning of each key.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -214,7 +214,8 @@ pub struct Redis {
 /// Where purges are kept that Redis does not take, until it does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum JournalPlace {
-    /// In the state folder that systemd gives, or beside the configuration, where that can be written.
+    /// In the state folder that systemd gives, or beside the configuration, where that can be
+    /// written.
     #[default]
     Usual,
     At(PathBuf),
@@ -259,8 +260,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Between two pieces of a body, from the client or towards it.
     pub body_timeout: Duration,
-    /// While others wait for the slowest reader of a shared body that is too large to keep: for each
-    /// MiB of its reading.
+    /// While others wait for the slowest reader of a shared body that is too large to keep: for
+    /// each MiB of its reading.
     pub mib_timeout: Duration,
     /// A tunnel through which nothing goes.
     pub tunnel_timeout: Duration,

@@ -133,8 +133,8 @@ impl<'a> Source<'a> {
         self.files.borrow().clone()
     }
 
-    /// All mistakes in the order of the text. Where the syntax is broken that alone is told up to the next
-    /// table: what stands between may be in another one than was meant, or is none.
+    /// All mistakes in the order of the text. Where the syntax is broken that alone is told up to
+    /// the next table: what stands between may be in another one than was meant, or is none.
     pub fn into_mistakes(self) -> Vec<Mistake> {
         let mut mistakes = self.mistakes.into_inner();
         let others = mistakes.split_off(self.of_syntax.get());
@@ -191,8 +191,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Puts environment variables in the place of `${NAME}`, and of `${NAME:-text}` where that is set and not
-    /// empty, in the value of `key`.
+    /// Puts environment variables in the place of `${NAME}`, and of `${NAME:-text}` where that is
+    /// set and not empty, in the value of `key`.
     pub(super) fn expand(&self, key: &str, text: &str, span: &Range<usize>) -> Option<String> {
         if self.variable_at(span.start).is_some() {
             // What a variable says is meant to the letter.
@@ -226,7 +226,8 @@ impl<'a> Source<'a> {
                 None if otherwise.is_some() => out.push_str(otherwise.unwrap_or_default()),
                 None => {
                     let wrong = format!(
-                        "the environment variable {name:?} is not set; set it, or write the value here"
+                        "the environment variable {name:?} is not set; set it, or write the value \
+                            here"
                     );
                     return (Err(wrong), names);
                 }
@@ -267,7 +268,8 @@ impl<'a> Source<'a> {
         if !is_same {
             let (path, name) = (variable.path(), variable.name);
             let message = format!(
-                "{path}: the environment variable {name} says it too, and something else: expected one of them"
+                "{path}: the environment variable {name} says it too, and something else: \
+                    expected one of them"
             );
             self.mistake(given.span(), message);
         }

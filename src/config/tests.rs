@@ -204,7 +204,8 @@ host = "a.example.org"
 #[test]
 fn routes_that_match_the_same_requests_are_a_mistake() {
     let found = mistakes(
-        "[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/{y}\"\nmethods = [\"HEAD\", \"POST\"]\n",
+        "[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/{y}\"\nmethods = \
+            [\"HEAD\", \"POST\"]\n",
     );
     assert_eq!(found.len(), 1);
     let expected = "matches the same HEAD requests as the route at line 1";
@@ -327,7 +328,8 @@ fn what_could_never_work_is_a_mistake_and_one_mistake_is_told_once() {
 
 proptest::proptest! {
     #[test]
-    fn no_text_makes_the_reader_panic(text in "(\\[{0,2}[a-z]{1,8}\\]{0,2}|[a-z]{1,8} = (\"[ -~]{0,12}\"|[0-9]{1,4}|\\[|\\{)|[ -~]{0,10}|\n){0,12}") {
+    fn no_text_makes_the_reader_panic(text in "(\\[{0,2}[a-z]{1,8}\\]{0,2}|[a-z]{1,8} = (\"[ \
+        -~]{0,12}\"|[0-9]{1,4}|\\[|\\{)|[ -~]{0,10}|\n){0,12}") {
         let _ = Config::parse("any.toml", &text, NO_ENVIRONMENT);
     }
 }
@@ -484,7 +486,9 @@ fn a_secret_may_stand_in_a_file_of_its_own() {
     let config = parse(&format!("[admin]\ntoken_file = \"{token}\"\n")).unwrap();
     assert_eq!(config.admin.token.unwrap().text, "s3cret");
     let config = parse(&format!(
-        "[auth]\nsecret_file = \"{token}\"\n[origin]\ndatabase = \"postgres://me@host/db\"\npassword_file = \"{token}\"\n[cache.redis]\nurl = \"redis://host\"\npassword_file = \"{token}\"\n"
+        "[auth]\nsecret_file = \"{token}\"\n[origin]\ndatabase \
+            = \"postgres://me@host/db\"\npassword_file = \"{token}\"\n[cache.redis]\nurl \
+            = \"redis://host\"\npassword_file = \"{token}\"\n"
     ))
     .unwrap();
     assert_eq!(config.auth.secret.as_deref(), Some("s3cret"));

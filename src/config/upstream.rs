@@ -27,7 +27,8 @@ pub struct Upstream {
     pub scheme: Scheme,
     /// Host name or address, without port.
     pub host: String,
-    /// A socket of this machine, by its path, in the place of host and port; `@name` is an abstract one.
+    /// A socket of this machine, by its path, in the place of host and port; `@name` is an abstract
+    /// one.
     pub socket: Option<String>,
     pub protocol: Protocol,
     pub port: u16,

@@ -28,7 +28,8 @@ const HAS_STATEMENTS: Statement = Statement {
     table: "statistics",
     operation: "select",
     sqlite: "SELECT json_array(0)",
-    postgres: "SELECT json_build_array(COUNT(*))::text FROM pg_extension WHERE extname = 'pg_stat_statements'",
+    postgres: "SELECT json_build_array(COUNT(*))::text FROM pg_extension WHERE extname = \
+        'pg_stat_statements'",
 };
 
 /// The statements that took most of the time.
@@ -51,12 +52,18 @@ impl Database {
         }
         let scans: Vec<(String, i64, i64)> = self.rows(&SCANS, vec![]).await?;
         for (table, scans, rows) in scans {
-            lines.push(format!("-- {table} was read from end to end {scans} times, {rows} rows each: EXPLAIN what asks for it"));
+            lines.push(format!(
+                "-- {table} was read from end to end {scans} times, {rows} rows \
+                each: EXPLAIN what asks for it"
+            ));
             lines.push(format!("ANALYZE {table};"));
         }
         let unused: Vec<(String, String, String)> = self.rows(&UNUSED, vec![]).await?;
         for (table, index, size) in unused {
-            lines.push(format!("-- of {table}, {size}, and not used since the statistics began: if that is long ago"));
+            lines.push(format!(
+                "-- of {table}, {size}, and not used since the statistics began: \
+                if that is long ago"
+            ));
             lines.push(format!("-- DROP INDEX CONCURRENTLY {index};"));
         }
         let (has_statements,): (i64,) = self.one(&HAS_STATEMENTS, vec![]).await?;

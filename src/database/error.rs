@@ -45,8 +45,8 @@ impl DatabaseError {
             {
                 Self::TimedOut { table }
             }
-            // Class 08: connections; 28: it does not let us in; 57P: it is being stopped or started; 53:
-            // it has no room.
+            // Class 08: connections; 28: it does not let us in; 57P: it is being stopped or
+            // started; 53: it has no room.
             Database(ref told)
                 if told.code().is_some_and(|code| {
                     ["08", "28", "57P", "53"]

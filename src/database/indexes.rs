@@ -34,7 +34,8 @@ pub struct Missing {
     pub statements: Vec<String>,
 }
 
-/// An index that is there: table, name, whether it is whole, whether it is of some rows only, columns.
+/// An index that is there: table, name, whether it is whole, whether it is of some rows only,
+/// columns.
 type Known = (String, String, bool, bool, String);
 
 /// One line of the list taken apart.

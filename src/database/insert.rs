@@ -26,7 +26,8 @@ impl Insert {
         let all = [*columns, *documents].concat().join(", ");
         if !is_embedded {
             return format!(
-                "INSERT INTO {table} ({all}) SELECT {all} FROM jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)"
+                "INSERT INTO {table} ({all}) SELECT {all} FROM \
+                    jsonb_populate_recordset(NULL::{table}, $1::text::jsonb)"
             );
         }
         let columns = columns.iter().map(|name| format!("value ->> '{name}'"));

@@ -38,7 +38,8 @@ const CREATE: Statement = Statement {
         VALUES ($1::uuid, $2, $3, $4, $5, $6, $7::timestamptz)",
 };
 
-/// By its id, by itself (its hash) or by the characters that are shown of it, where these are one's.
+/// By its id, by itself (its hash) or by the characters that are shown of it, where these are
+/// one's.
 const REVOKE: Statement = Statement {
     table: TABLE,
     operation: "update",
@@ -79,8 +80,10 @@ const LIST: Statement = Statement {
 const USED: Statement = Statement {
     table: TABLE,
     operation: "update",
-    sqlite: "UPDATE iris_api_keys SET usage_count = usage_count + $2, last_used_at = $3 WHERE id = $1",
-    postgres: "UPDATE iris_api_keys SET usage_count = usage_count + $2, last_used_at = $3::timestamptz WHERE id = $1::uuid",
+    sqlite: "UPDATE iris_api_keys SET usage_count = usage_count + $2, last_used_at = $3 WHERE id \
+        = $1",
+    postgres: "UPDATE iris_api_keys SET usage_count = usage_count + $2, last_used_at = \
+        $3::timestamptz WHERE id = $1::uuid",
 };
 
 /// Whose key it is.
@@ -112,8 +115,7 @@ pub fn is_well_formed(key: &str) -> bool {
 }
 
 fn hash(key: &str) -> String {
-    let digest = Sha256::digest(key);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(key))
 }
 
 impl Database {
@@ -167,8 +169,8 @@ impl Database {
         Ok(self.write(&REVOKE, vec![parameters]).await? > 0)
     }
 
-    /// The SHA-256 of an active key, as hexadecimal digits, by its id, by itself, or by what is shown of
-    /// it; `None` where there is not exactly one.
+    /// The SHA-256 of an active key, as hexadecimal digits, by its id, by itself, or by what is
+    /// shown of it; `None` where there is not exactly one.
     pub async fn digest_of_key(&self, key: &str) -> Result<Option<String>, DatabaseError> {
         let parameters = vec![key.into(), Param::Text(hash(key))];
         let found = self.rows::<(String,)>(&DIGEST, parameters).await?;

@@ -1,8 +1,8 @@
 //! The database of the built-in origin: SQLite, embedded, in a file or in memory, or Postgres.
 //!
 //! All queries run on one runtime, the background's: a worker only waits for their answers. A
-//! statement stands in both dialects, and each row of a query is one JSON array, so that whoever asks
-//! need not know which database answers.
+//! statement stands in both dialects, and each row of a query is one JSON array, so that whoever
+//! asks need not know which database answers.
 
 mod advice;
 mod error;
@@ -66,9 +66,9 @@ impl Database {
         self.pools.set_password(password);
     }
 
-    /// Opens it. An embedded one is made where there is none, and migrated, where it may be; a Postgres that is not
-    /// there yet is no error, and is left as it is. Must run on the runtime that is to run the
-    /// queries.
+    /// Opens it. An embedded one is made where there is none, and migrated, where it may be; a
+    /// Postgres that is not there yet is no error, and is left as it is. Must run on the runtime
+    /// that is to run the queries.
     pub async fn open(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, DatabaseError> {
         let (pools, may_create) = (Pools::open(&settings).await?, settings.may_create);
         let database = Self {

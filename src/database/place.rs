@@ -1,4 +1,5 @@
-//! Where a database is, judged before it is opened: what is wrong is said in the words of whoever knows.
+//! Where a database is, judged before it is opened: what is wrong is said in the words of whoever
+//! knows.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -39,7 +40,8 @@ pub fn not_opened(url: &str, why: String) -> DatabaseError {
     DatabaseError::NotOpened { url, why }
 }
 
-/// Whether SQLite can use a file; the error says why not. One that is not there is made, or is an error.
+/// Whether SQLite can use a file; the error says why not. One that is not there is made, or is an
+/// error.
 pub fn judge_file(path: &Path, may_create: bool) -> Result<(), String> {
     if path.is_dir() {
         return Err("it is a folder: name a file in it".to_owned());

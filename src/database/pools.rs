@@ -25,7 +25,8 @@ use super::{DatabaseError, Param, Settings, Statement};
 /// How long a connection is waited for: a database that is down must not hold requests up.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
-/// How long a connection may take before it is looked whether the server takes any, and between two looks.
+/// How long a connection may take before it is looked whether the server takes any, and between two
+/// looks.
 const LOOK_AFTER: Duration = Duration::from_millis(30);
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
@@ -229,8 +230,9 @@ impl Pools {
 
     /// Runs the steps in one transaction; how many rows they changed.
     ///
-    /// A connection that saw any error is closed: what state it is left in, and whether a transaction of
-    /// it is still open in which the next one would be a savepoint, is nobody's to guess.
+    /// A connection that saw any error is closed: what state it is left in, and whether a
+    /// transaction of it is still open in which the next one would be a savepoint, is nobody's to
+    /// guess.
     pub async fn write(&self, steps: Vec<Step>) -> Result<u64, Error> {
         match self {
             Self::Sqlite {
@@ -296,8 +298,8 @@ impl Pools {
     }
 }
 
-/// A connection of a pool. The pool itself would try for as long as it waits where the server refuses all:
-/// whoever asks is told at once.
+/// A connection of a pool. The pool itself would try for as long as it waits where the server
+/// refuses all: whoever asks is told at once.
 async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
     let options = pool.connect_options();
     let found = tokio::select! {

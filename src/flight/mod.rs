@@ -14,19 +14,20 @@ mod tests;
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Failure, FailureKind};
 use crate::store::Charge;
 
-use state::{AHEAD, Flight, lock};
+use state::{AHEAD, Flight};
 
 pub use reader::{Reader, Waiter, Whole};
 pub use state::Outcome;
@@ -117,7 +118,7 @@ impl Flights {
 
     fn shard(&self, key: &[u8]) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
         let at = self.hasher.hash_one(key) as usize % SHARDS;
-        lock(&self.shards[at])
+        self.shards[at].lock()
     }
 }
 
@@ -147,7 +148,7 @@ impl Ticket {
 
     /// Tells the waiters what the head showed. Only the first word counts.
     pub fn publish(&self, outcome: Outcome) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         if state.outcome.is_none() {
             state.outcome = Some(outcome);
             state.note_word();
@@ -158,7 +159,7 @@ impl Ticket {
     /// Waits until nobody waits for the head.
     pub async fn unawaited(&self) {
         poll_fn(|context| {
-            let mut state = lock(&self.flight.state);
+            let mut state = self.flight.state.lock();
             if state.waiters == 0 {
                 return Poll::Ready(());
             }
@@ -171,7 +172,7 @@ impl Ticket {
     /// Lets nobody join any more, where nobody waits for the head; whether that is so.
     pub fn unlist_unawaited(&self) -> bool {
         let mut shard = self.flights.shard(&self.key);
-        let is_unawaited = lock(&self.flight.state).waiters == 0;
+        let is_unawaited = self.flight.state.lock().waiters == 0;
         if is_unawaited {
             self.unlist_in(&mut shard);
         }
@@ -186,7 +187,7 @@ impl Ticket {
     /// Hands a piece of the body to the readers. The pieces are kept from byte 0 until
     /// [`Ticket::pass_through`].
     pub fn push(&self, piece: Bytes) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.note_word();
         state.buffered += piece.len();
         state.pieces.push_back(piece);
@@ -195,13 +196,13 @@ impl Ticket {
 
     /// The pieces so far.
     pub fn pieces(&self) -> Vec<Bytes> {
-        lock(&self.flight.state).pieces.iter().cloned().collect()
+        self.flight.state.lock().pieces.iter().cloned().collect()
     }
 
     /// From now on the body is only passed through: nobody joins, and what every reader has had is
     /// not kept.
     pub fn pass_through(&self) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.is_passing = true;
         state.wake_waiting();
         drop(state);
@@ -209,13 +210,13 @@ impl Ticket {
     }
 
     /// Waits until the slowest reader of a body that passes through has caught up; `false` when
-    /// nobody reads it any more. A reader for whom others have waited `mib_timeout` for a MiB is cut.
-    /// Gives back, through `charge`, what all have had.
+    /// nobody reads it any more. A reader for whom others have waited `mib_timeout` for a MiB is
+    /// cut. Gives back, through `charge`, what all have had.
     pub async fn room(&self, charge: &mut Charge, mib_timeout: Duration) -> bool {
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         poll_fn(|context| {
             loop {
-                let mut state = lock(&self.flight.state);
+                let mut state = self.flight.state.lock();
                 state.count_waiting();
                 state.cut_slow(mib_timeout);
                 charge.shrink(state.drop_read() as u64);
@@ -242,18 +243,18 @@ impl Ticket {
 
     /// Whether anybody reads the body, or waits for its head.
     pub fn has_readers(&self) -> bool {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.waiters > 0 || state.has_readers()
     }
 
     /// Leaves the charge for the pieces with them.
     pub fn keep_charge(&self, charge: Charge) {
-        lock(&self.flight.state).charge = Some(charge);
+        self.flight.state.lock().charge = Some(charge);
     }
 
     /// Ends the body: with its trailers, if any, or with what broke it off.
     pub fn finish(self, end: Result<Option<HeaderMap>, Failure>) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.end = Some(end);
         state.wake_waiting();
     }
@@ -275,7 +276,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.unlist();
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         if state.outcome.is_none() {
             state.outcome = Some(Outcome::Abandoned);
         }

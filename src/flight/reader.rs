@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::error::{Failure, FailureKind};
 
-use super::state::{Flight, Outcome, Place, lock};
+use super::state::{Flight, Outcome, Place};
 
 /// A request that waits for another request's fetch.
 pub struct Waiter {
@@ -21,14 +21,14 @@ pub struct Waiter {
 
 impl Waiter {
     pub(super) fn new(flight: Arc<Flight>) -> Self {
-        lock(&flight.state).waiters += 1;
+        flight.state.lock().waiters += 1;
         Self { flight }
     }
 
     /// Waits for the head.
     pub async fn outcome(&self) -> Outcome {
         poll_fn(|context| {
-            let mut state = lock(&self.flight.state);
+            let mut state = self.flight.state.lock();
             if let Some(outcome) = &state.outcome {
                 return Poll::Ready(outcome.clone());
             }
@@ -49,7 +49,7 @@ impl Waiter {
         let mut timer = std::pin::pin!(sleep_until(Instant::now()));
         let comes = poll_fn(|context| {
             loop {
-                let mut state = lock(&self.flight.state);
+                let mut state = self.flight.state.lock();
                 if state.is_passing {
                     return Poll::Ready(false);
                 }
@@ -72,7 +72,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.waiters -= 1;
         if let Some(producer) = state.producer.take() {
             producer.wake();
@@ -96,8 +96,8 @@ pub enum Whole {
 pub struct Reader {
     flight: Arc<Flight>,
     slot: usize,
-    /// How long it waits for the next piece; `None` for the request whose fetch it is: the upstream's
-    /// own deadline is its.
+    /// How long it waits for the next piece; `None` for the request whose fetch it is: the
+    /// upstream's own deadline is its.
     patience: Option<Duration>,
     /// Made when it waits.
     timer: Option<Pin<Box<Sleep>>>,
@@ -105,7 +105,7 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(flight: Arc<Flight>, patience: Option<Duration>) -> Self {
-        let mut state = lock(&flight.state);
+        let mut state = flight.state.lock();
         let first = state.dropped;
         state.readers.push(Some(Place::at(first)));
         let slot = state.readers.len() - 1;
@@ -122,7 +122,7 @@ impl Reader {
     /// read from byte 0 afterwards.
     pub async fn whole(&self, patience: Duration) -> Whole {
         let ended = poll_fn(|context| {
-            let mut state = lock(&self.flight.state);
+            let mut state = self.flight.state.lock();
             if state.is_passing {
                 return Poll::Ready(Whole::TooLarge);
             }
@@ -149,7 +149,7 @@ impl Reader {
             patience,
             timer,
         } = self;
-        let (mut state, slot) = (lock(&flight.state), *slot);
+        let (mut state, slot) = (flight.state.lock(), *slot);
         state.count_waiting();
         let Some(mut place) = state.readers[slot] else {
             return Poll::Ready(None);
@@ -186,7 +186,8 @@ impl Reader {
             }
             state.readers[slot] = None;
             let message = format!(
-                "nothing came for {patience:?} of a body that another request fetches (cache.wait_timeout)"
+                "nothing came for {patience:?} of a body that another request fetches \
+                    (cache.wait_timeout)"
             );
             return Poll::Ready(Some(Err(Failure::new(FailureKind::BodyTimeout, message))));
         };
@@ -200,7 +201,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut state = lock(&self.flight.state);
+        let mut state = self.flight.state.lock();
         state.readers[self.slot] = None;
         if let Some(producer) = state.producer.take() {
             producer.wake();

@@ -1,12 +1,13 @@
 //! What all sides of one flight share.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::error::Failure;
@@ -32,11 +33,6 @@ pub enum Outcome {
     Failed(Failure),
     /// The leader gave up for reasons of its own: somebody else leads.
     Abandoned,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code under these locks can leave its data half-changed by a panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One fetch and those who wait for it.
@@ -208,6 +204,6 @@ impl Flight {
     }
 
     pub fn is_open(&self) -> bool {
-        !lock(&self.state).is_passing
+        !self.state.lock().is_passing
     }
 }

@@ -112,7 +112,7 @@ async fn the_slowest_reader_holds_back_what_passes_through_and_loses_nothing() {
     }
     let (is_wanted, ticket) = producing.await.unwrap();
     assert!(is_wanted);
-    assert!(lock(&ticket.flight.state).buffered <= AHEAD);
+    assert!(ticket.flight.state.lock().buffered <= AHEAD);
     read_all(&mut slow, 4).await;
 }
 

@@ -31,7 +31,7 @@ pub fn of(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
 fn read(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?;
     let bare = std::str::from_utf8(fields::without_port(hop)).ok()?;
-    let inner = bare.trim_start_matches('[').trim_end_matches(']');
+    let inner = fields::without_brackets(bare);
     let address: IpAddr = text.parse().or_else(|_| inner.parse()).ok()?;
     Some(address.to_canonical())
 }

@@ -1,10 +1,11 @@
 //! Questions about keys that are under way: each is asked once, however many wait for its answer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::outage::Met;
@@ -64,7 +65,7 @@ impl Asking {
 }
 
 fn lock(open: &Open) -> MutexGuard<'_, HashMap<[u8; 32], Answering>> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
+    open.lock()
 }
 
 /// Closes a question, whichever way it ends.

@@ -26,11 +26,7 @@ impl PartialEq for KeyId {
 impl fmt::Debug for KeyId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Enough to find it again, too little to be compared with a list of digests.
-        write!(
-            formatter,
-            "key {:02x}{:02x}{:02x}…",
-            self.0[0], self.0[1], self.0[2]
-        )
+        write!(formatter, "key {}…", hex::encode(&self.0[..3]))
     }
 }
 
@@ -40,8 +36,8 @@ impl fmt::Debug for KeyId {
 pub struct Credential {
     pub key: KeyId,
     pub carrier: u8,
-    /// Of the name of the field or cookie, and of who is asked about keys there: the number above is
-    /// that of one configuration.
+    /// Of the name of the field or cookie, and of who is asked about keys there: the number above
+    /// is that of one configuration.
     pub place: [u8; 8],
 }
 
@@ -65,7 +61,8 @@ pub struct Credentials {
 const BEARER: &[u8] = b"Bearer ";
 
 impl Credentials {
-    /// `source` says who is asked about the keys: what one has said of a key says nothing of another.
+    /// `source` says who is asked about the keys: what one has said of a key says nothing of
+    /// another.
     pub fn new(
         fields: &[HeaderName],
         cookies: &[Box<str>],
@@ -153,8 +150,9 @@ impl Credentials {
         Ok(Some((key, carrier)))
     }
 
-    /// The digests of all that an origin may take for a key in a request: each credential as it stands,
-    /// and its last word, whatever scheme is named before it in whatever case (RFC 9110 §11.4).
+    /// The digests of all that an origin may take for a key in a request: each credential as it
+    /// stands, and its last word, whatever scheme is named before it in whatever case (RFC 9110
+    /// §11.4).
     pub fn digests(&self, headers: &HeaderMap) -> impl Iterator<Item = KeyId> {
         let words = self.all(headers).flat_map(|(key, _)| {
             let mut words = key.split(|byte| byte.is_ascii_whitespace() || *byte == b',');

@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-/// A group of keys, and of what they have fetched. Whoever finds agreement begins a new one: nothing
-/// that belongs to one is another one's, however much later.
+/// A group of keys, and of what they have fetched. Whoever finds agreement begins a new one:
+/// nothing that belongs to one is another one's, however much later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group(u64);
 
@@ -23,7 +23,8 @@ impl Group {
         self.0
     }
 
-    /// Under this digest the purge log knows that its keys' answers differ: as of a key that is revoked.
+    /// Under this digest the purge log knows that its keys' answers differ: as of a key that is
+    /// revoked.
     pub fn digest(self) -> [u8; 32] {
         let mut digest = [b'g'; 32];
         digest[..8].copy_from_slice(&self.to_bytes());

@@ -1,5 +1,5 @@
-//! What is learned of keys: from the origin's answers, and from the rest of the fleet; and how it is
-//! remembered and told.
+//! What is learned of keys: from the origin's answers, and from the rest of the fleet; and how it
+//! is remembered and told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,6 +219,5 @@ fn jittered(ttl: Duration) -> Duration {
 }
 
 fn name(id: &VerdictId) -> String {
-    let hex: String = id.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("verdict:{hex}")
+    format!("verdict:{}", hex::encode(id.0))
 }

@@ -1,21 +1,22 @@
 //! Rate limits: how many requests a client address or a key may make within a window.
 //!
 //! Alone, an instance counts by itself. In a fleet Redis counts, in one script and one round trip;
-//! so that a hit need not wait for that, an instance takes a few requests in advance, a hundredth of
-//! the limit, and takes more behind the answers before they are used up. The last tenth of a limit,
-//! and all of one below a thousand, is asked for one by one; when it is reached, all instances
-//! give back what they hold and have not used. So no more than the limit is ever let through, and
-//! less only by what an instance holds that dies, or hears nothing, at that moment.
+//! so that a hit need not wait for that, an instance takes a few requests in advance, a hundredth
+//! of the limit, and takes more behind the answers before they are used up. The last tenth of a
+//! limit, and all of one below a thousand, is asked for one by one; when it is reached, all
+//! instances give back what they hold and have not used. So no more than the limit is ever let
+//! through, and less only by what an instance holds that dies, or hears nothing, at that moment.
 //!
-//! While Redis is out of reach each instance counts its part of the limit, as many parts as instances
-//! were heard last, from where the fleet's count stood; a window that Redis has lost goes on with what
-//! the instances know of it.
+//! While Redis is out of reach each instance counts its part of the limit, as many parts as
+//! instances were heard last, from where the fleet's count stood; a window that Redis has lost goes
+//! on with what the instances know of it.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
@@ -145,9 +146,9 @@ impl LimitState {
             settings.by.as_str(),
             settings.requests,
             settings.window.as_millis(),
-            hex(&digest(path.as_bytes()))
+            hex::encode(digest(path.as_bytes()))
         );
-        let mut all = lock(&self.callers);
+        let mut all = self.callers.lock();
         let is_it = |known: &Arc<Callers>| known.name == name && known.number == number;
         let known = all.iter().position(is_it);
         let callers = match known {
@@ -201,11 +202,11 @@ impl LimitState {
             let caller = callers.caller_of(name)?;
             Some((callers.states.get(&caller)?, Arc::clone(callers), caller))
         };
-        let Some((state, callers, caller)) = lock(&self.callers).iter().find_map(named) else {
+        let Some((state, callers, caller)) = self.callers.lock().iter().find_map(named) else {
             return;
         };
         let (back, known) = {
-            let mut state = lock(&state);
+            let mut state = state.lock();
             state.left = 0;
             (std::mem::take(&mut state.held), state.known())
         };
@@ -293,7 +294,7 @@ impl Limits {
         if is_shared {
             let has_some = |(limit, caller): (&Limit, [u8; 16])| {
                 let state = limit.callers.state(caller);
-                let state = lock(&state);
+                let state = state.lock();
                 state.held > 0 && now < state.held_until
             };
             if !self.concerning(who).all(has_some) {
@@ -367,7 +368,7 @@ impl Limits {
             _ => {
                 let part = self.state.part_of(requests);
                 let state = limit.callers.state(caller);
-                let mut state = lock(&state);
+                let mut state = state.lock();
                 let counted = match counting {
                     Counting::Counted => state.window.take(part, window, now),
                     Counting::Foreseen => { state.window }.take(part, window, now),
@@ -387,7 +388,7 @@ impl Limits {
     fn use_held(&self, limit: &Limit, caller: [u8; 16], now: Timestamp) -> Option<Said> {
         let callers = &limit.callers;
         let state = callers.state(caller);
-        let mut state = lock(&state);
+        let mut state = state.lock();
         if now >= state.held_until {
             return None;
         }
@@ -424,7 +425,7 @@ impl LimitState {
         };
         let state = callers.state(caller);
         let (back, known, is_first) = {
-            let mut state = lock(&state);
+            let mut state = state.lock();
             // What is held for too long goes back.
             let now = self.clock.now();
             let is_old = now >= state.held_until;
@@ -444,7 +445,7 @@ impl LimitState {
         let taken = second
             .take(callers.taking(caller, wanted.max(now_used), back, known))
             .await;
-        let mut state = lock(&state);
+        let mut state = state.lock();
         if is_first {
             state.asking_until = Timestamp::EPOCH;
         }
@@ -497,7 +498,7 @@ impl Callers {
         Taking {
             used,
             // The caller's bytes, so that a recall can be told whose it is.
-            name: format!("{}{}", self.name, hex(&caller)),
+            name: format!("{}{}", self.name, hex::encode(caller)),
             limit: self.requests,
             window: self.window,
             wanted,
@@ -513,10 +514,6 @@ impl Callers {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn kind(by: LimitBy) -> LimitKind {
     match by {
         LimitBy::Address => LimitKind::Ip,
@@ -528,8 +525,4 @@ fn digest(bytes: &[u8]) -> [u8; 8] {
     let mut half = [0; 8];
     half.copy_from_slice(&Sha256::digest(bytes)[..8]);
     half
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -223,8 +223,8 @@ impl Guard {
         (counts && !is_refused).then_some(good)
     }
 
-    /// Whether a caller may be served what is stored, now that its source has failed: it is good, or
-    /// was a moment ago.
+    /// Whether a caller may be served what is stored, now that its source has failed: it is good,
+    /// or was a moment ago.
     pub fn may_use_stored(&self, caller: &Caller) -> bool {
         let now = self.state.clock.now();
         match self.standing(caller) {
@@ -269,9 +269,8 @@ impl Guard {
         matches!(self.source, Source::Origin)
     }
 
-    /// Asks the fleet, and the source where that is not the origin; `credentials` says where keys stand
-    /// in `headers`. What is still unknown after
-    /// that is the origin's to say, or nobody's.
+    /// Asks the fleet, and the source where that is not the origin; `credentials` says where keys
+    /// stand in `headers`. What is still unknown after that is the origin's to say, or nobody's.
     pub async fn ask(
         self: &Arc<Self>,
         caller: Caller,
@@ -318,7 +317,10 @@ impl Guard {
             if answer.met != Met::Accepted || asking.source_is_controlled(strange).await {
                 return answer;
             }
-            asking.complain(&"it was not found to refuse a random key and a request without one (auth.control), so that its 2xx says nothing");
+            asking.complain(
+                &"it was not found to refuse a random key and a request without one \
+                (auth.control), so that its 2xx says nothing",
+            );
             Met::Failed.into()
         };
         let heard = move |answer| hearing.source_answered(&caller, answer);

@@ -10,9 +10,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::clock::Timestamp;
@@ -69,7 +69,7 @@ impl Outage {
     }
 
     fn with<T>(&self, now: Timestamp, look: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let is_old = |at: Timestamp| now.since(at) > WINDOW;
         while state.met.front().is_some_and(|(at, _, _)| is_old(*at)) {
             state.met.pop_front();
@@ -126,7 +126,9 @@ impl State {
         match (is_on, self.current) {
             (true, None) => {
                 warn!(
-                    "the origin refuses keys that were good a moment ago: taken for an outage of its key table; they are served what is stored until their grace ends, unknown keys get 503"
+                    "the origin refuses keys that were good a moment ago: taken for an outage of \
+                        its key table; they are served what is stored until their grace ends, \
+                        unknown keys get 503"
                 );
                 self.current = Some((now, now));
             }

@@ -47,8 +47,8 @@ impl Guard {
         self.control_every().is_none() || unit.is_some_and(|unit| unit.is_controlled(now))
     }
 
-    /// Whose answers may be given to each other, by the unit of which a control is taken and that in
-    /// which keys agree; `None` where nobody's may.
+    /// Whose answers may be given to each other, by the unit of which a control is taken and that
+    /// in which keys agree; `None` where nobody's may.
     pub fn group(&self, unit: Option<&Unit>, agreeing: Option<&Unit>) -> Option<Group> {
         if !self.is_taught(unit) {
             return None;

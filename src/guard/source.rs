@@ -10,6 +10,7 @@ use url::{Position, Url};
 
 use crate::config::{Auth, Upstream, VerdictSource};
 use crate::database::Database;
+use crate::http::fields::without_brackets;
 use crate::metrics::Metrics;
 use crate::metrics::guard::VerdictBy;
 use crate::trace;
@@ -58,10 +59,7 @@ impl Source {
             Scheme::HTTP
         };
         let host = url.host_str().unwrap_or_default();
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = without_brackets(host).to_owned();
         let port = url.port_or_known_default().unwrap_or(80);
         let place = Upstream {
             response_timeout: PATIENCE,
@@ -177,8 +175,8 @@ pub fn is_refusal(status: StatusCode) -> bool {
 }
 
 impl Source {
-    /// As a unit is written, whose control says whether what it accepts means anything; `None` where
-    /// it is known to.
+    /// As a unit is written, whose control says whether what it accepts means anything; `None`
+    /// where it is known to.
     pub fn written(&self) -> Option<Vec<u8>> {
         match self {
             Self::Origin | Self::Table(_) => None,

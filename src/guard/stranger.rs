@@ -29,8 +29,8 @@ pub fn with_random_key(credentials: &Credentials, headers: &HeaderMap) -> Option
     Some(changed)
 }
 
-/// A key of the same length and alphabet; what stands before its last `_` or `.`, such as `sk_live_`,
-/// or the parts of a JSON Web Token that are signed, is the same.
+/// A key of the same length and alphabet; what stands before its last `_` or `.`, such as
+/// `sk_live_`, or the parts of a JSON Web Token that are signed, is the same.
 fn random_like(key: &[u8]) -> Vec<u8> {
     let is_mark = |byte: &u8| matches!(byte, b'_' | b'.');
     let prefix = key.iter().rposition(is_mark).map_or(0, |at| at + 1);

@@ -1,10 +1,11 @@
 //! Verdicts in memory: bounded, and good ones apart from bad ones, so that a flood of random keys
 //! drives out no good one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
@@ -107,7 +108,7 @@ impl Verdicts {
     }
 
     fn change(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changing.lock()
     }
 
     /// Refusals so far: a good answer to a question older than a refusal does not undo it.
@@ -151,8 +152,8 @@ impl Verdicts {
         here.max(anywhere)
     }
 
-    /// The source accepted it, and has said whose key it is or not, asked when so many had been refused;
-    /// whether that counts.
+    /// The source accepted it, and has said whose key it is or not, asked when so many had been
+    /// refused; whether that counts.
     pub fn accept(
         &self,
         key: &KeyId,

@@ -54,8 +54,8 @@ fn by_another_day(text: &str) -> Option<Timestamp> {
     on_any_day(rest).or_else(|| in_full(rest))
 }
 
-/// What follows the day of an rfc850-date, written in full: in this century, unless that is more than 50
-/// years ahead, and in the last (RFC 9110 §5.6.7).
+/// What follows the day of an rfc850-date, written in full: in this century, unless that is more
+/// than 50 years ahead, and in the last (RFC 9110 §5.6.7).
 fn in_its_centuries(rest: &str) -> Option<Vec<String>> {
     let (date, time) = rest.strip_prefix(", ")?.split_once(' ')?;
     let mut parts = date.split('-');

@@ -136,8 +136,8 @@ pub fn written_size(headers: &HeaderMap) -> usize {
     lines.sum::<usize>() + "\r\n".len()
 }
 
-/// Digests of the bytes of one message's content (RFC 9530 §2; `Content-MD5` is RFC 1864's), and not of the
-/// whole representation as `Repr-Digest` is.
+/// Digests of the bytes of one message's content (RFC 9530 §2; `Content-MD5` is RFC 1864's), and
+/// not of the whole representation as `Repr-Digest` is.
 pub const DIGESTS_OF_CONTENT: [HeaderName; 2] = [
     HeaderName::from_static("content-digest"),
     HeaderName::from_static("content-md5"),
@@ -163,13 +163,13 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
 
-/// Schemes that authenticate a connection rather than a request: NTLM, and Negotiate (RFC 4559) as its
-/// servers have it.
+/// Schemes that authenticate a connection rather than a request: NTLM, and Negotiate (RFC 4559) as
+/// its servers have it.
 const OF_CONNECTIONS: [&[u8]; 2] = [b"ntlm", b"negotiate"];
 
 /// The protocol to which a request asks to switch, and which is then tunnelled (RFC 9110 §7.8).
-/// Another HTTP, or TLS, on the same connection is none: HTTP inside a tunnel would pass every rule of
-/// this proxy by, and a server may ignore the wish.
+/// Another HTTP, or TLS, on the same connection is none: HTTP inside a tunnel would pass every rule
+/// of this proxy by, and a server may ignore the wish.
 pub fn asks_for_tunnel(headers: &HeaderMap) -> Option<&HeaderValue> {
     let protocol = headers.get(header::UPGRADE)?;
     let is_no_tunnel = |member: &[u8]| {
@@ -196,8 +196,8 @@ pub fn authenticates_connection(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a response asks for that, or says that it was done. Challenges are written in so many ways
-/// that the name of a scheme anywhere counts.
+/// Whether a response asks for that, or says that it was done. Challenges are written in so many
+/// ways that the name of a scheme anywhere counts.
 pub fn binds_connection(headers: &HeaderMap) -> bool {
     // What Microsoft's servers say of a connection that is authenticated from now on.
     if headers.contains_key("persistent-auth") {
@@ -233,6 +233,11 @@ pub fn without_port(host: &[u8]) -> &[u8] {
         Some(at) if !host[at..].contains(&b']') => &host[..at],
         _ => host,
     }
+}
+
+/// A host without the brackets that an IPv6 address has in a URL.
+pub fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// A field that must stand on one line at most stands on several.

@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use fastrand::Rng;
 use http::Method;
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use super::client::{Connection, Target};
 use super::plan::Endpoint;
 use super::record::{Cause, Sample, Sums};
 use super::run::question;
-use super::template::Random;
 
 /// How often each endpoint is asked.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +145,7 @@ pub async fn ask(
     connection: &mut Option<Connection>,
     endpoint: &Endpoint,
     number: u32,
-    random: &mut Random,
+    random: &mut Rng,
 ) -> Sample {
     let asked = question(endpoint, u64::from(number), random);
     let sent = Instant::now();
@@ -164,7 +164,7 @@ pub async fn warm_up(
     connection: &mut Option<Connection>,
     endpoint: &Endpoint,
     counts: Counts,
-    random: &mut Random,
+    random: &mut Rng,
     tell: Tell<'_>,
 ) -> Result<(), Cause> {
     let (mut last, mut reached) = (None, false);
@@ -198,7 +198,7 @@ pub async fn measure(
     seed: u64,
     tell: Tell<'_>,
 ) -> Result<Measured, Cause> {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let mut connection = None;
     warm_up(target, &mut connection, endpoint, counts, &mut random, tell).await?;
     let mut measured = Measured::default();
@@ -216,7 +216,7 @@ pub async fn measure(
     let each = counts.concurrent.div_ceil(counts.concurrency.max(1));
     let (done, crowd) = (Cell::new(0), std::cell::RefCell::new(measured));
     let users = (0..counts.concurrency).map(|user| {
-        let mut random = Random::new(seed ^ u64::from(user) << 32);
+        let mut random = Rng::with_seed(seed ^ u64::from(user) << 32);
         let first = user * each;
         let count = each.min(counts.concurrent.saturating_sub(first));
         let (done, crowd) = (&done, &crowd);

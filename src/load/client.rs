@@ -20,6 +20,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
+use crate::http::fields::without_brackets;
+
 use super::record::{Answered, Cached, Cause};
 
 const AGENT: &str = concat!("iris-sidecar/", env!("CARGO_PKG_VERSION"));
@@ -95,10 +97,7 @@ impl Target {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = without_brackets(host).to_owned();
         let tls = if scheme == Scheme::HTTPS {
             let name = ServerName::try_from(host.clone())
                 .map_err(|_| format!("{host:?} is no name that a certificate can hold"))?;
@@ -314,8 +313,8 @@ async fn read(response: Response<Incoming>) -> Result<u64, Cause> {
     Ok(bytes)
 }
 
-/// By `X-Cache` where there is one, else by the last member of `Cache-Status` (RFC 9211 §2), which is
-/// that of the cache next to us.
+/// By `X-Cache` where there is one, else by the last member of `Cache-Status` (RFC 9211 §2), which
+/// is that of the cache next to us.
 fn cached(headers: &HeaderMap) -> Cached {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(word) = text("x-cache") {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use fastrand::Rng;
 use tokio::time::Instant;
 
 use super::bench::{Counts, Measured, Phase, Standing, Tell, ask, warm_up};
@@ -12,7 +13,6 @@ use super::noise::{self, Spread, Stretches};
 use super::plan::Endpoint;
 use super::record::{Cause, Sums};
 use super::report::Report;
-use super::template::Random;
 
 /// One side of a comparison.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,8 @@ pub struct Side {
     rounds: Vec<Vec<(f64, u32)>>,
 }
 
-/// Measures both, the first `Target` as the baseline. An error says which side could not be reached.
+/// Measures both, the first `Target` as the baseline. An error says which side could not be
+/// reached.
 pub async fn measure_both(
     targets: [&Target; 2],
     endpoints: &[Endpoint],
@@ -36,13 +37,13 @@ pub async fn measure_both(
         let counts = counts.of(endpoint, endpoints);
         let mut connections = [None, None];
         for (at, connection) in connections.iter_mut().enumerate() {
-            let mut random = Random::new(seed);
+            let mut random = Rng::with_seed(seed);
             warm_up(targets[at], connection, endpoint, counts, &mut random, tell)
                 .await
                 .map_err(|cause| (at, cause))?;
         }
         let mut measured = [Measured::default(), Measured::default()];
-        let mut randoms = [Random::new(seed), Random::new(seed)];
+        let mut randoms = [Rng::with_seed(seed), Rng::with_seed(seed)];
         for number in 0..counts.sequential {
             for at in in_turn(number) {
                 let (connection, random) = (&mut connections[at], &mut randoms[at]);
@@ -71,7 +72,7 @@ pub async fn measure_both(
                     .zip(0_u32..)
                     .map(|(connection, user)| {
                         let mut random =
-                            Random::new(seed ^ (u64::from(round) << 32 | u64::from(user)));
+                            Rng::with_seed(seed ^ (u64::from(round) << 32 | u64::from(user)));
                         let number = round * counts.concurrency + user;
                         let target = targets[at];
                         async move { ask(target, connection, endpoint, number, &mut random).await }
@@ -178,8 +179,8 @@ fn throughput(rounds: &[Vec<(f64, u32)>]) -> f64 {
     }
 }
 
-/// What is worse than in an earlier report by more than `threshold`, a part of 1, and by more than both runs
-/// vary by chance; each with its figures.
+/// What is worse than in an earlier report by more than `threshold`, a part of 1, and by more than
+/// both runs vary by chance; each with its figures.
 pub fn regressions(earlier: &Report, now: &Report, threshold: f64) -> Vec<String> {
     let mut worse = Vec::new();
     let (before, after) = (&earlier.total, &now.total);

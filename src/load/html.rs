@@ -7,7 +7,8 @@ use plotters::prelude::*;
 use super::figure::{HEADER, percent, shown};
 use super::report::{BOUNDS, Named, Report};
 
-/// Width and height of a chart, and the size of its letters: of a page that is wide, and of a narrow one.
+/// Width and height of a chart, and the size of its letters: of a page that is wide, and of a
+/// narrow one.
 const SIZES: [(&str, u32, u32, u32); 2] = [("on-wide", 920, 280, 13), ("on-narrow", 368, 260, 12)];
 
 /// Colours that are told apart on light and on dark; the charts' black becomes the page's own.
@@ -59,7 +60,8 @@ pub fn page(report: &Report) -> String {
                 p { (report.model) }
                 @if let (Some(p99), Some(max)) = (report.lag_p99, report.lag_max) {
                     p {
-                        "The generator itself was late by " (shown(p99)) " ms at the 99th percentile, "
+                        "The generator itself was late by " (shown(p99)) " ms at the 99th \
+                            percentile, "
                         (shown(max)) " ms at most."
                     }
                 }
@@ -91,7 +93,8 @@ fn comparison(report: &Report) -> Markup {
     html! {
         @if let Some(compared) = &report.compared {
             h2 { "Before and after" }
-            p { "Before is " (compared.baseline) ", after is " (report.target) "; asked in turn, in one run." }
+            p { "Before is " (compared.baseline) ", after is " (report.target) "; asked in turn, \
+                in one run." }
             div.wide { table {
                 tr { @for title in HEADER { th { (title) } } }
                 @for one in &compared.figures {

@@ -1,16 +1,17 @@
 //! How far a figure can be told from noise: stretches of time are drawn anew, as they came.
 //!
-//! What a machine does meanwhile makes the answers of one moment alike: drawn one by one they would seem more
-//! certain than they are. So whole stretches are drawn (the block bootstrap, Künsch 1989), of each endpoint and
-//! phase as many as there were. The stretches of one run are still more alike than those of two: how much more was
-//! measured, by runs of a target against itself (see [`CERTAIN`]).
+//! What a machine does meanwhile makes the answers of one moment alike: drawn one by one they would
+//! seem more certain than they are. So whole stretches are drawn (the block bootstrap, Künsch
+//! 1989), of each endpoint and phase as many as there were. The stretches of one run are still more
+//! alike than those of two: how much more was measured, by runs of a target against itself (see
+//! [`CERTAIN`]).
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::bench::Measured;
-use super::template::Random;
 
 /// How often stretches are drawn anew.
 const DRAWS: usize = 1000;
@@ -18,10 +19,10 @@ const DRAWS: usize = 1000;
 /// Stretches of one phase of one endpoint, if there are requests enough.
 const BLOCKS: usize = 10;
 
-/// A difference of more standard deviations is one, in 95 of 100 cases. If stretches were all that varies, 1.96
-/// would do: in 60 runs of 1,000 hits a side against themselves that covered 82 to 98 %, by figure, and in 40 of an
-/// API of 4 to 60 ms beside a compiler 78 to 98 %. This covered, of 100 other runs of hits: p50 94, p95 99, p99 100,
-/// throughput 100.
+/// A difference of more standard deviations is one, in 95 of 100 cases. If stretches were all that
+/// varies, 1.96 would do: in 60 runs of 1,000 hits a side against themselves that covered 82 to 98
+/// %, by figure, and in 40 of an API of 4 to 60 ms beside a compiler 78 to 98 %. This covered, of
+/// 100 other runs of hits: p50 94, p95 99, p99 100, throughput 100.
 pub const CERTAIN: f64 = 3.6;
 
 /// Answers of one stretch, in milliseconds.
@@ -71,12 +72,10 @@ impl Stretches {
     }
 
     /// Which of them are drawn: as many of each endpoint and phase as there are.
-    fn draw(shape: &[usize], random: &mut Random) -> Vec<Vec<usize>> {
+    fn draw(shape: &[usize], random: &mut Rng) -> Vec<Vec<usize>> {
         let of_each = shape.iter().map(|count| {
             let last = count.saturating_sub(1) as u64;
-            (0..*count)
-                .map(|_| random.within(0, last) as usize)
-                .collect()
+            (0..*count).map(|_| random.u64(0..=last) as usize).collect()
         });
         of_each.collect()
     }
@@ -118,7 +117,7 @@ pub struct Spread {
 impl Spread {
     /// Of one side, as its own stretches tell.
     pub fn of(side: &Stretches, seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = Rng::with_seed(seed);
         let shape = side.shape();
         let one = |_| side.figures(&Stretches::draw(&shape, &mut random));
         let drawn: Vec<Drawn> = (0..DRAWS).filter_map(one).collect();

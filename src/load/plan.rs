@@ -1,4 +1,5 @@
-//! What is asked, by how many, and for how long: the requirements' scenarios, and the shape of any other.
+//! What is asked, by how many, and for how long: the requirements' scenarios, and the shape of any
+//! other.
 
 use std::time::Duration;
 

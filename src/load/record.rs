@@ -32,7 +32,8 @@ impl Latencies {
         self.0.len()
     }
 
-    /// The latency in milliseconds that this part of the requests stayed within; `None` without any.
+    /// The latency in milliseconds that this part of the requests stayed within; `None` without
+    /// any.
     pub fn quantile(&self, part: f64) -> Option<f64> {
         (self.count() > 0).then(|| millis(self.0.value_at_quantile(part)))
     }

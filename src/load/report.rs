@@ -185,8 +185,15 @@ impl Report {
         Self {
             seconds,
             model: match scenario.model {
-                Model::Open => "open: latencies count from the moment a request was due, so that nothing is omitted where the target falls behind",
-                Model::Closed { .. } => "closed: latencies count from sending; a target that slows down is asked less often (coordinated omission): use model = \"open\" to see what callers that do not wait would meet",
+                Model::Open => {
+                    "open: latencies count from the moment a request was due, so that \
+                    nothing is omitted where the target falls behind"
+                }
+                Model::Closed { .. } => {
+                    "closed: latencies count from sending; a target that \
+                    slows down is asked less often (coordinated omission): use model = \"open\" \
+                    to see what callers that do not wait would meet"
+                }
             }
             .to_owned(),
             interrupted: record.interrupted,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fastrand::Rng;
 use http::Method;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep_until, timeout};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use super::client::{Connection, Question, Target};
 use super::plan::{Endpoint, Model, Scenario};
 use super::record::{Cause, Record, Sample, Sums};
-use super::template::{Random, fill};
+use super::template::fill;
 
 /// How often the number of users follows the plan.
 const FOLLOWS: Duration = Duration::from_millis(100);
@@ -150,7 +151,7 @@ async fn closed(run: &Rc<Run>, scenario: &Scenario, think: (Duration, Duration),
                 .as_ref()
                 .is_none_or(tokio::task::JoinHandle::is_finished);
             if is_gone {
-                let random = Random::new(seed ^ (number as u64 + 1).wrapping_mul(0x9e37));
+                let random = Rng::with_seed(seed ^ (number as u64 + 1).wrapping_mul(0x9e37));
                 let life = Rc::clone(run).user(number, think, random);
                 *user = Some(tokio::task::spawn_local(life));
             }
@@ -160,7 +161,7 @@ async fn closed(run: &Rc<Run>, scenario: &Scenario, think: (Duration, Duration),
 
 /// As many requests a second as the plan says, whatever becomes of them.
 async fn open(run: &Rc<Run>, scenario: &Scenario, seed: u64) {
-    let mut random = Random::new(seed);
+    let mut random = Rng::with_seed(seed);
     let mut due = run.started;
     loop {
         let elapsed = due - run.started;
@@ -180,7 +181,7 @@ async fn open(run: &Rc<Run>, scenario: &Scenario, seed: u64) {
             tokio::task::yield_now().await;
         }
         run.lagged(due);
-        let one = Rc::clone(run).arrival(due, Random::new(random.number()));
+        let one = Rc::clone(run).arrival(due, Rng::with_seed(random.u64(..)));
         tokio::task::spawn_local(one);
         due += Duration::from_secs_f64(1.0 / rate);
     }
@@ -188,13 +189,13 @@ async fn open(run: &Rc<Run>, scenario: &Scenario, seed: u64) {
 
 impl Run {
     /// A user: asks, waits for the answer, thinks, and asks again.
-    async fn user(self: Rc<Self>, number: usize, think: (Duration, Duration), mut random: Random) {
+    async fn user(self: Rc<Self>, number: usize, think: (Duration, Duration), mut random: Rng) {
         let mut connection = None;
         while number < self.wanted.get() {
             let begun = Instant::now();
             self.measured(&mut connection, begun, &mut random).await;
             let (least, most) = (think.0.as_micros() as u64, think.1.as_micros() as u64);
-            let thinks = Duration::from_micros(random.within(least, most));
+            let thinks = Duration::from_micros(random.u64(least..=most));
             if thinks.is_zero() {
                 // Others have their turn even where the target answers at once.
                 tokio::task::yield_now().await;
@@ -207,7 +208,7 @@ impl Run {
     }
 
     /// One request of the open model, over a connection that is idle or a new one.
-    async fn arrival(self: Rc<Self>, due: Instant, mut random: Random) {
+    async fn arrival(self: Rc<Self>, due: Instant, mut random: Rng) {
         if self.under_way.get() >= MOST_UNDER_WAY {
             let endpoint = self.pick(&mut random);
             self.add(endpoint, due, Err(Cause::Unsent));
@@ -218,12 +219,7 @@ impl Run {
         self.idle.borrow_mut().extend(connection);
     }
 
-    async fn measured(
-        &self,
-        connection: &mut Option<Connection>,
-        due: Instant,
-        random: &mut Random,
-    ) {
+    async fn measured(&self, connection: &mut Option<Connection>, due: Instant, random: &mut Rng) {
         let endpoint = self.pick(random);
         let number = self.number.replace(self.number.get() + 1);
         let question = question(&self.endpoints[endpoint], number, random);
@@ -252,9 +248,9 @@ impl Run {
         self.record.borrow_mut().lag.add(due.elapsed());
     }
 
-    fn pick(&self, random: &mut Random) -> usize {
+    fn pick(&self, random: &mut Rng) -> usize {
         let all = u64::from(self.weights.last().copied().unwrap_or(1));
-        let picked = random.number() % all.max(1);
+        let picked = random.u64(..) % all.max(1);
         self.weights
             .iter()
             .position(|upto| picked < u64::from(*upto))
@@ -282,7 +278,7 @@ impl Run {
 }
 
 /// The request of this number to an endpoint.
-pub fn question(endpoint: &Endpoint, number: u64, random: &mut Random) -> Question {
+pub fn question(endpoint: &Endpoint, number: u64, random: &mut Rng) -> Question {
     let body = endpoint.body.as_deref();
     Question {
         method: endpoint.method.clone(),

@@ -2,45 +2,15 @@
 
 use std::borrow::Cow;
 
+use fastrand::Rng;
 use uuid::Uuid;
 
 const EXPECTED: &str = "expected {{n}}, {{uuid}}, {{now}} or {{random LEAST MOST}}";
 
-/// A number that looks random and costs next to nothing (SplitMix64).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// From `least` to `most`, both included.
-    pub fn within(&mut self, least: u64, most: u64) -> u64 {
-        match most.saturating_sub(least) {
-            0 => least,
-            span => least + self.number() % (span + 1),
-        }
-    }
-
-    /// From 0 up to 1.
-    pub fn part(&mut self) -> f64 {
-        (self.number() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
 /// Whether a text is a template; the error names what is not understood.
 pub fn check(text: &str) -> Result<(), String> {
     each(text, |name| {
-        value(name, 0, &mut Random::new(0))
+        value(name, 0, &mut Rng::with_seed(0))
             .map(drop)
             .ok_or_else(|| format!("{{{{{name}}}}}: {EXPECTED}"))
     })
@@ -59,7 +29,7 @@ fn each(text: &str, mut look: impl FnMut(&str) -> Result<(), String>) -> Result<
 }
 
 /// The text for the request of this number.
-pub fn fill<'a>(text: &'a str, number: u64, random: &mut Random) -> Cow<'a, str> {
+pub fn fill<'a>(text: &'a str, number: u64, random: &mut Rng) -> Cow<'a, str> {
     if !text.contains("{{") {
         return Cow::Borrowed(text);
     }
@@ -77,7 +47,7 @@ pub fn fill<'a>(text: &'a str, number: u64, random: &mut Random) -> Cow<'a, str>
     Cow::Owned(filled)
 }
 
-fn value(name: &str, number: u64, random: &mut Random) -> Option<String> {
+fn value(name: &str, number: u64, random: &mut Rng) -> Option<String> {
     let words: Vec<&str> = name.split_whitespace().collect();
     match words[..] {
         ["n"] => Some(number.to_string()),
@@ -87,8 +57,8 @@ fn value(name: &str, number: u64, random: &mut Random) -> Option<String> {
             Some(crate::error::rfc3339(now))
         }
         ["random", least, most] => {
-            let (least, most) = (least.parse().ok()?, most.parse().ok()?);
-            (least <= most).then(|| random.within(least, most).to_string())
+            let (least, most): (u64, u64) = (least.parse().ok()?, most.parse().ok()?);
+            (least <= most).then(|| random.u64(least..=most).to_string())
         }
         _ => None,
     }
@@ -100,7 +70,7 @@ mod tests {
 
     #[test]
     fn templates_are_filled_anew_for_each_request() {
-        let mut random = Random::new(1);
+        let mut random = Rng::with_seed(1);
         let filled = fill("/a/{{n}}?x={{ random 5 7 }}&u={{uuid}}", 42, &mut random).into_owned();
         assert!(filled.starts_with("/a/42?x="), "{filled}");
         let x: u64 = filled["/a/42?x=".len()..]
@@ -118,17 +88,5 @@ mod tests {
         for broken in ["{{m}}", "{{random 7 5}}", "{{n", "{{random a b}}"] {
             assert!(check(broken).is_err(), "{broken}");
         }
-    }
-
-    #[test]
-    fn random_numbers_stay_within_and_reach_their_bounds() {
-        let mut random = Random::new(7);
-        let mut seen = [false; 3];
-        for _ in 0..200 {
-            seen[random.within(1, 3) as usize - 1] = true;
-            assert!((0.0..1.0).contains(&random.part()));
-        }
-        assert_eq!(seen, [true; 3]);
-        assert_eq!(random.within(9, 9), 9);
     }
 }

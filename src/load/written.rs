@@ -1,4 +1,5 @@
-//! Scenarios and lists of requests as they are written in TOML: every mistake is told, with its place.
+//! Scenarios and lists of requests as they are written in TOML: every mistake is told, with its
+//! place.
 
 use std::path::Path;
 use std::time::Duration;
@@ -145,7 +146,8 @@ fn stage(mut section: Section<'_, '_>, is_open: bool) -> Option<Stage> {
             match is_open {
                 false => "[[stage]]: expected users = … and no rate, for model = \"closed\"",
                 true => {
-                    "[[stage]]: expected rate = … (requests a second) and no users, for model = \"open\""
+                    "[[stage]]: expected rate = … (requests a second) and no users, for model \
+                        = \"open\""
                 }
             },
         );
@@ -230,7 +232,9 @@ mod tests {
 
     #[test]
     fn a_scenario_of_ones_own_is_read() {
-        let text = "name = \"mine\"\nmodel = \"open\"\n[[stage]]\nlasts = \"10s\"\nrate = 100\n[[request]]\npath = \"/a?x={{n}}\"\nweight = 3\nheaders = { accept = \"text/html\" }\n[[request]]\npath = \"/b\"\nbody = \"{}\"\n";
+        let text = "name = \"mine\"\nmodel = \"open\"\n[[stage]]\nlasts = \"10s\"\nrate = \
+            100\n[[request]]\npath = \"/a?x={{n}}\"\nweight = 3\nheaders = { accept \
+            = \"text/html\" }\n[[request]]\npath = \"/b\"\nbody = \"{}\"\n";
         let read = scenario("t.toml", text, &|_| None).unwrap();
         assert_eq!((read.model, read.endpoints.len()), (Model::Open, 2));
         assert_eq!(read.endpoints[1].method, Method::POST);
@@ -282,7 +286,8 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_told_at_once() {
-        let text = "model = \"ajar\"\n[[stage]]\nlasts = \"soon\"\nusers = 1\n[[request]]\npath = \"a\"\nmethod = \"G T\"\n[[request]]\npth = \"/\"\n";
+        let text = "model = \"ajar\"\n[[stage]]\nlasts = \"soon\"\nusers = 1\n[[request]]\npath \
+            = \"a\"\nmethod = \"G T\"\n[[request]]\npth = \"/\"\n";
         let told = mistakes(text);
         for place in [
             "t.toml:1:",

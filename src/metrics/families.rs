@@ -60,7 +60,8 @@ impl Metrics {
         );
         registry.register(
             "access_log_dropped",
-            "Lines of the access log that were lost: its thread could not keep up, or its place take them",
+            "Lines of the access log that were lost: its thread could not keep up, or its place \
+                take them",
             self.access_log_dropped.clone(),
         );
     }
@@ -127,7 +128,8 @@ impl Metrics {
         );
         registry.register(
             "cache_purges",
-            "Purges by the admin port and by writes: what they name, and whether it is gone or stale",
+            "Purges by the admin port and by writes: what they name, and whether it is gone or \
+                stale",
             self.purges.clone(),
         );
         for target in ["all", "url", "prefix", "group", "key"] {
@@ -156,7 +158,12 @@ impl Metrics {
             "Stored responses and markers",
             self.gauges.stored_entries.clone(),
         );
-        registry.register("cache_in_flight_bytes", "Bytes held beside the store: bodies in flight, and evicted ones that are still being sent", self.gauges.in_flight_bytes.clone());
+        registry.register(
+            "cache_in_flight_bytes",
+            "Bytes held beside the store: bodies in \
+            flight, and evicted ones that are still being sent",
+            self.gauges.in_flight_bytes.clone(),
+        );
         registry.register(
             "cache_evictions",
             "Stored responses dropped to stay within the budget",
@@ -164,7 +171,8 @@ impl Metrics {
         );
         registry.register(
             "cache_evictions_young",
-            "Stored responses dropped to stay within the budget less than a minute after they had come",
+            "Stored responses dropped to stay within the budget less than a minute after they had \
+                come",
             self.gauges.young_evictions.clone(),
         );
         registry.register(

@@ -18,8 +18,9 @@ impl CacheResult {
         self.into()
     }
 
-    /// The value of `X-Cache`. What was answered from the cache contains `HIT`: scripts that count hits look for
-    /// that (so do Fastly's, CloudFront's and Squid's own values: `HIT`, `RefreshHit`, `TCP_REFRESH_HIT`).
+    /// The value of `X-Cache`. What was answered from the cache contains `HIT`: scripts that count
+    /// hits look for that (so do Fastly's, CloudFront's and Squid's own values: `HIT`,
+    /// `RefreshHit`, `TCP_REFRESH_HIT`).
     pub fn as_field(self) -> &'static str {
         match self {
             Self::Stale => "HIT-STALE",

@@ -2,11 +2,12 @@
 //! and whatever plan is in force.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use parking_lot::{Mutex, MutexGuard};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use strum::{EnumCount, IntoEnumIterator, VariantArray};
@@ -54,8 +55,8 @@ pub struct RouteSeries {
     get_duration: Latency,
     /// Bumped with the family of errors, so that the summary need not walk it.
     errors: AtomicU64,
-    /// Answers that were no plain hits, by result; and why, of those that were not looked up or found
-    /// nothing.
+    /// Answers that were no plain hits, by result; and why, of those that were not looked up or
+    /// found nothing.
     others: [AtomicU64; CacheResult::VARIANTS.len()],
     lost: [AtomicU64; Reason::COUNT],
 }
@@ -259,7 +260,7 @@ struct Known {
 
 impl RouteFamilies {
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     pub fn series(&self, path: &str) -> Arc<RouteSeries> {

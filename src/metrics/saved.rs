@@ -1,5 +1,5 @@
-//! What the origin did not have to do: requests and bytes that were answered from what is stored. Each worker
-//! counts for itself.
+//! What the origin did not have to do: requests and bytes that were answered from what is stored.
+//! Each worker counts for itself.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -169,7 +169,8 @@ impl SecondMetrics {
         let bytes = Family::<PartLabels, Counter>::default();
         registry.register(
             "cache_l2_written_bytes",
-            "Bytes of responses written to Redis: of bodies, packed where they are, and of keys, fields and numbers beside them",
+            "Bytes of responses written to Redis: of bodies, packed where they are, and of keys, \
+                fields and numbers beside them",
             bytes.clone(),
         );
         self.body_bytes = bytes.get_or_create_owned(&PartLabels { part: "body" });

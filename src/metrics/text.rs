@@ -1,5 +1,5 @@
-//! The registry's text as a scraper asks for it: OpenMetrics, or the classic format of Prometheus; with
-//! twins in seconds of the histograms that operators already chart in milliseconds.
+//! The registry's text as a scraper asks for it: OpenMetrics, or the classic format of Prometheus;
+//! with twins in seconds of the histograms that operators already chart in milliseconds.
 
 use std::fmt::Write as _;
 
@@ -157,7 +157,11 @@ fn in_seconds(line: &str, name: &str, twin: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# HELP a Things.\n# TYPE a counter\na_total{x=\"1\"} 2\n# HELP d_ms Milliseconds of it.\n# TYPE d_ms histogram\nd_ms_sum{p=\"/\"} 1500.0\nd_ms_count{table=\"t\",p=\"/\"} 3\nd_ms_bucket{le=\"0.1\",p=\"/\"} 1\nd_ms_bucket{le=\"+Inf\",p=\"/\"} 3\n# HELP build Build.\n# TYPE build info\nbuild_info{version=\"1\"} 1\n# EOF\n";
+    const TEXT: &str = "# HELP a Things.\n# TYPE a counter\na_total{x=\"1\"} 2\n# HELP d_ms \
+        Milliseconds of it.\n# TYPE d_ms histogram\nd_ms_sum{p=\"/\"} \
+        1500.0\nd_ms_count{table=\"t\",p=\"/\"} 3\nd_ms_bucket{le=\"0.1\",p=\"/\"} \
+        1\nd_ms_bucket{le=\"+Inf\",p=\"/\"} 3\n# HELP build Build.\n# TYPE build \
+        info\nbuild_info{version=\"1\"} 1\n# EOF\n";
 
     #[test]
     fn each_format_has_its_names_and_histograms_a_twin_in_seconds() {

@@ -12,7 +12,8 @@ use super::by_variant::ByVariant;
 #[strum(serialize_all = "snake_case")]
 pub enum Handshake {
     Done,
-    /// It did not speak TLS, or no version, suite or certificate of ours; or showed none that is right.
+    /// It did not speak TLS, or no version, suite or certificate of ours; or showed none that is
+    /// right.
     Failed,
     /// It did not end in `limits.head_timeout`.
     Late,

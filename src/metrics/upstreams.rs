@@ -68,7 +68,8 @@ impl UpstreamsMetrics {
         );
         registry.register(
             "upstream_address_failures",
-            "Connections to an address that did not come to stand, and requests that it did not answer to the end",
+            "Connections to an address that did not come to stand, and requests that it did not \
+                answer to the end",
             self.address_failures.clone(),
         );
         registry.register(

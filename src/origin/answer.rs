@@ -120,11 +120,7 @@ pub fn computed(request: &HeaderMap, computed: Computed, now: Timestamp) -> Resp
         is_exact,
     } = computed;
     let digest = Sha256::digest(body.to_string());
-    let hex: String = digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hex::encode(&digest[..16]);
     let weak = if is_exact { "" } else { "W/" };
     let tag = format!("{weak}\"{hex}\"");
     let time = rfc3339(now);
@@ -194,7 +190,8 @@ pub fn refused(refusal: &Refusal, path: &str, now: Timestamp) -> Response<Origin
             let body = json!({
                 "error": text,
                 "statusCode": 401,
-                "hint": "send Authorization: Bearer sk_live_… with a key of `iris-sidecar origin create-key`",
+                "hint": "send Authorization: Bearer sk_live_… with a key of `iris-sidecar origin \
+                    create-key`",
                 "timestamp": time,
             });
             let mut answer = response(StatusCode::UNAUTHORIZED, body.to_string());

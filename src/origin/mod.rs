@@ -92,7 +92,8 @@ impl BuiltIn {
             .add_uses(taken.clone(), self.clock.now())
             .await;
         if let Err(error) = written {
-            warn!(%error, keys = taken.len(), "usage counts were not written: they are kept for the next time");
+            warn!(%error, keys = taken.len(), "usage counts were not written: they are kept for \
+                the next time");
             self.usage.put_back(taken);
         }
     }

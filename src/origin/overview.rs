@@ -46,7 +46,8 @@ const REFLEXIONS: Statement = Statement {
     table: "reflexion_bank",
     operation: "select",
     sqlite: "SELECT json_array(project, COUNT(*)) FROM reflexion_bank GROUP BY project",
-    postgres: "SELECT json_build_array(project, COUNT(*))::text FROM reflexion_bank GROUP BY project",
+    postgres: "SELECT json_build_array(project, COUNT(*))::text FROM reflexion_bank GROUP BY \
+        project",
 };
 
 const EVENTS: Statement = Statement {

@@ -15,7 +15,8 @@ const COUNT: Statement = Statement {
     table: "expert_signatures",
     operation: "select",
     sqlite: "SELECT json_array(COUNT(*)) FROM (SELECT 1 FROM expert_signatures LIMIT 1)",
-    postgres: "SELECT json_build_array(COUNT(*))::text FROM (SELECT 1 FROM expert_signatures LIMIT 1) one",
+    postgres: "SELECT json_build_array(COUNT(*))::text FROM (SELECT 1 FROM expert_signatures \
+        LIMIT 1) one",
 };
 
 /// The project of the demo key.

@@ -1,7 +1,8 @@
 //! How often keys are used: counted in memory, written in batches, never in a request's way.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 #[derive(Debug, Default)]
 pub struct Usage {
@@ -10,7 +11,7 @@ pub struct Usage {
 
 impl Usage {
     pub fn note(&self, key: &str) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         match counts.get_mut(key) {
             Some(count) => *count += 1,
             None => drop(counts.insert(key.to_owned(), 1)),
@@ -18,7 +19,7 @@ impl Usage {
     }
 
     pub fn take(&self) -> Vec<(String, u64)> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let mut taken: Vec<_> = std::mem::take(&mut *counts).into_iter().collect();
         // Rows in one order: two instances that write the same keys never wait for one another.
         taken.sort();
@@ -27,7 +28,7 @@ impl Usage {
 
     /// What could not be written counts next time.
     pub fn put_back(&self, taken: Vec<(String, u64)>) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         for (key, count) in taken {
             *counts.entry(key).or_default() += count;
         }

@@ -1,8 +1,8 @@
 //! The one spelling of a request target (RFC 3986 §6.2.2): what is routed, keyed, purged and sent.
 //!
 //! Unreserved characters are decoded and nothing else, triplets are in upper case, dot segments are
-//! removed. Empty segments, encoded slashes and whatever else is no letter of a URI stay as they are:
-//! they may mean something to the origin, and what is keyed is what is sent.
+//! removed. Empty segments, encoded slashes and whatever else is no letter of a URI stay as they
+//! are: they may mean something to the origin, and what is keyed is what is sent.
 
 use std::borrow::Cow;
 
@@ -42,8 +42,8 @@ pub fn query(query: &str) -> Result<Cow<'_, str>, NotCanonical> {
 }
 
 /// The targets that a text may mean which somebody typed, or an origin wrote: what no URI holds may
-/// have been sent as it stands or percent-encoded, in the path and in the query. None where it is no
-/// target at all.
+/// have been sent as it stands or percent-encoded, in the path and in the query. None where it is
+/// no target at all.
 pub fn targets(text: &str) -> Vec<String> {
     let (path, query) = match text.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -170,8 +170,8 @@ pub fn without_dot_segments(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
-/// A text that somebody typed, as a URI has it: what is no ASCII, a space, or a character that no URI
-/// holds is percent-encoded, and nothing that is encoded already is touched.
+/// A text that somebody typed, as a URI has it: what is no ASCII, a space, or a character that no
+/// URI holds is percent-encoded, and nothing that is encoded already is touched.
 pub fn encoded(text: &str) -> Cow<'_, str> {
     let is_foreign = |byte: u8| !byte.is_ascii_graphic() || FOREIGN.as_bytes().contains(&byte);
     if !text.bytes().any(is_foreign) {
@@ -292,8 +292,8 @@ mod tests {
             }
         }
 
-        /// No two targets share a key that an origin may tell apart: all that is changed are escapes
-        /// of unreserved characters and dot segments, which mean the same (§6.2.2).
+        /// No two targets share a key that an origin may tell apart: all that is changed are
+        /// escapes of unreserved characters and dot segments, which mean the same (§6.2.2).
         #[test]
         fn what_an_origin_tells_apart_stays_apart(
             one in "/([ab/]|%2[fF]|%5[cC]|%3[bB]|;|\\+|%2[bB]){0,6}",

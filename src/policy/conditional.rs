@@ -7,9 +7,9 @@ use crate::http::{EntityTag, dates, fields};
 
 /// Whether the client already has what `stored` describes: answer 304 instead of the body.
 ///
-/// `If-None-Match` decides alone where it is present (§13.2.2); comparison is weak (§13.1.2). `Date`
-/// stands in for a missing `Last-Modified` of what is stored, and of nothing else
-/// (RFC 9111 §4.3.2).
+/// `If-None-Match` decides alone where it is present (§13.2.2); comparison is weak (§13.1.2).
+/// `Date` stands in for a missing `Last-Modified` of what is stored, and of nothing else (RFC 9111
+/// §4.3.2).
 pub fn is_not_modified(request: &HeaderMap, response: &HeaderMap, is_stored: bool) -> bool {
     if request.contains_key(IF_NONE_MATCH) {
         let own = response

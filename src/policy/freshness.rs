@@ -19,7 +19,8 @@ impl Record {
         requested: Timestamp,
         received: Timestamp,
     ) -> Self {
-        // What is older than the clock itself is as old as that: both ends of what follows are in it.
+        // What is older than the clock itself is as old as that: both ends of what follows are in
+        // it.
         let oldest = received.since(Timestamp::EPOCH);
         let initial_age = initial_age(headers, requested, received).min(oldest);
         Self {
@@ -168,8 +169,8 @@ pub fn has_validator(headers: &HeaderMap) -> bool {
     headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)
 }
 
-/// Whether an operator's `ttl` or `force_ttl` applies: by its status, and never to a stream of events,
-/// whose body does not end.
+/// Whether an operator's `ttl` or `force_ttl` applies: by its status, and never to a stream of
+/// events, whose body does not end.
 fn takes_operator_lifetime(options: &Options, status: StatusCode, headers: &HeaderMap) -> bool {
     options.grants_to(status) && !is_event_stream(headers)
 }
@@ -391,8 +392,8 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
-        /// Whatever a response says of its age and its times, no addition or subtraction of times goes over
-        /// an end, and nothing lives longer than it was granted.
+        /// Whatever a response says of its age and its times, no addition or subtraction of times
+        /// goes over an end, and nothing lives longer than it was granted.
         #[test]
         fn no_time_is_so_extreme_that_a_response_lives_longer_than_granted(
             (requested, received, now) in (moment(), moment(), moment()),

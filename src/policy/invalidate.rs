@@ -24,8 +24,8 @@ pub enum Mode {
 pub enum Invalidation {
     Hard,
     Soft,
-    /// Hard, so that whoever reads next sees it; soft while a group is written faster than it can be
-    /// fetched again.
+    /// Hard, so that whoever reads next sees it; soft while a group is written faster than it can
+    /// be fetched again.
     Adaptive,
 }
 

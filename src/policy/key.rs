@@ -15,7 +15,8 @@ pub enum QueryRule {
     #[default]
     All,
     None,
-    /// Only these names. A request that says more is not looked up, or loses the rest (`unknown_query`).
+    /// Only these names. A request that says more is not looked up, or loses the rest
+    /// (`unknown_query`).
     Names(Vec<String>),
 }
 
@@ -56,8 +57,8 @@ pub struct KeyParts<'a> {
 }
 
 impl KeyParts<'_> {
-    /// Writes the key; where the rule stands in it. Parts end in a zero byte, which no URI contains,
-    /// so that no two different lists of parts give the same bytes.
+    /// Writes the key; where the rule stands in it. Parts end in a zero byte, which no URI
+    /// contains, so that no two different lists of parts give the same bytes.
     pub fn write(&self, key: &mut KeyBytes) -> Range<usize> {
         self.write_origin(key);
         write_target(self.path, self.query, key);
@@ -153,8 +154,8 @@ impl QueryRule {
     }
 }
 
-/// The variable that a parameter is one value of, to whatever framework: `a[]`, `a%5B0%5D` and `A` may
-/// all be `a`, and `a.b` be `a_b`.
+/// The variable that a parameter is one value of, to whatever framework: `a[]`, `a%5B0%5D` and `A`
+/// may all be `a`, and `a.b` be `a_b`.
 fn variable(pair: &str) -> String {
     let name = form_urlencoded::parse(pair.as_bytes()).next();
     let name = name.map_or_else(String::new, |(name, _)| name.to_lowercase());

@@ -94,7 +94,8 @@ pub struct Ignore {
 /// permanent redirects.
 pub const TTL_STATUSES: [u16; 5] = [200, 203, 204, 301, 308];
 
-/// For what stale may stand in by default: what RFC 5861 §4 names, and the one that asks for a pause.
+/// For what stale may stand in by default: what RFC 5861 §4 names, and the one that asks for a
+/// pause.
 pub const ERROR_STATUSES: [u16; 5] = [429, 500, 502, 503, 504];
 
 fn is_among(status: StatusCode, listed: Option<&[StatusCode]>, default: &[u16]) -> bool {
@@ -130,7 +131,8 @@ pub struct Options {
     pub ttl_statuses: Option<Arc<[StatusCode]>>,
     /// Statuses for which stale may stand in; `None`: [`ERROR_STATUSES`].
     pub error_statuses: Option<Arc<[StatusCode]>>,
-    /// Whether a 304 with a strong tag confirms what is stored with a weak one, and the other way round.
+    /// Whether a 304 with a strong tag confirms what is stored with a weak one, and the other way
+    /// round.
     pub weak_revalidation: bool,
     /// Whether a HEAD that nothing stored answers is fetched as a GET.
     pub head_as_get: bool,

@@ -1,5 +1,5 @@
-//! The paths that an origin may take a canonical one for. Nobody knows how it decodes, cleans and cuts
-//! what it gets, and in which order: so all usual steps are taken in all orders.
+//! The paths that an origin may take a canonical one for. Nobody knows how it decodes, cleans and
+//! cuts what it gets, and in which order: so all usual steps are taken in all orders.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,8 @@ const STEPS: [Step; 9] = [
     trimmed,
 ];
 
-/// Whether an origin may take a path for another one, but for the case of its letters; most it cannot.
+/// Whether an origin may take a path for another one, but for the case of its letters; most it
+/// cannot.
 pub fn is_ambiguous(path: &str) -> bool {
     let mut before = 0;
     path.bytes().any(|byte| {
@@ -76,8 +77,8 @@ pub fn without_extension(path: &str) -> Option<&str> {
     (!extension.contains('/') && !bare.ends_with('/')).then_some(bare)
 }
 
-/// Percent-decoded once, and what are slashes and dots to lax decoders of UTF-8: overlong forms, and
-/// those of full width.
+/// Percent-decoded once, and what are slashes and dots to lax decoders of UTF-8: overlong forms,
+/// and those of full width.
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;

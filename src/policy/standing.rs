@@ -6,8 +6,8 @@ use crate::clock::Timestamp;
 
 /// The three windows of a stored response.
 ///
-/// `fresh` is compared with the current age (§4.2.3), or, where an operator granted it, with the time since
-/// the response came; each grace window begins where it ends.
+/// `fresh` is compared with the current age (§4.2.3), or, where an operator granted it, with the
+/// time since the response came; each grace window begins where it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetimes {
     pub fresh: Duration,
@@ -75,8 +75,8 @@ impl Record {
         now.since(self.born)
     }
 
-    /// How much of its freshness lifetime is used: an origin whose clock is behind, or a cache before ours,
-    /// uses up nothing of what an operator grants.
+    /// How much of its freshness lifetime is used: an origin whose clock is behind, or a cache
+    /// before ours, uses up nothing of what an operator grants.
     fn used(&self, now: Timestamp) -> Duration {
         now.since(self.counts_from())
     }

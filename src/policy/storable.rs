@@ -76,8 +76,8 @@ pub fn storable(
     }
 }
 
-/// What is remembered of a stored response, by other options than it was stored by: for how long it is of
-/// use. Everything else by which it was stored belongs to its key.
+/// What is remembered of a stored response, by other options than it was stored by: for how long it
+/// is of use. Everything else by which it was stored belongs to its key.
 pub fn again(response: ResponseView<'_>, options: &Options, record: &Record) -> Record {
     let status = match response.status {
         StatusCode::PARTIAL_CONTENT => StatusCode::OK,
@@ -129,8 +129,8 @@ fn is_partitioned(request: &HeaderMap, options: &Options) -> bool {
 }
 
 /// Statuses that are never reused whatever they say: interim and partial ones, 304 (an update, not
-/// a response of its own), 426, which is about one connection, and the two that are about one client's
-/// credential.
+/// a response of its own), 426, which is about one connection, and the two that are about one
+/// client's credential.
 fn understood(status: StatusCode) -> Result<(), Reason> {
     match status {
         StatusCode::PARTIAL_CONTENT => Err(Reason::Partial),

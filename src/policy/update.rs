@@ -8,8 +8,8 @@ use http::header::{
 use crate::http::{EntityTag, dates, fields};
 
 /// Whether a 304 is about the response that we asked to have confirmed (§4.3.4): by the validator
-/// that it brings, the strongest it has. One that brings none can only mean that one.
-/// With `is_weak_enough` tags that differ in strength alone are the same: against the RFC, by the word
+/// that it brings, the strongest it has. One that brings none can only mean that one. With
+/// `is_weak_enough` tags that differ in strength alone are the same: against the RFC, by the word
 /// of an operator whose origin compresses what it tagged.
 pub fn selects(stored: &HeaderMap, update: &HeaderMap, is_weak_enough: bool) -> bool {
     let tag = |headers: &HeaderMap| headers.get(ETAG).map(|value| value.as_bytes().to_owned());
@@ -28,8 +28,8 @@ pub fn selects(stored: &HeaderMap, update: &HeaderMap, is_weak_enough: bool) -> 
     }
 }
 
-/// Whether a 304 about `stored` will name it by a tag of another strength, so that it cannot be used
-/// (§4.3.4): `answer` did.
+/// Whether a 304 about `stored` will name it by a tag of another strength, so that it cannot be
+/// used (§4.3.4): `answer` did.
 pub fn differs_in_strength(stored: &HeaderMap, answer: &HeaderMap) -> bool {
     let (Some(old), Some(new)) = (stored.get(ETAG), answer.get(ETAG)) else {
         return false;

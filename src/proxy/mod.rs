@@ -87,8 +87,8 @@ pub struct Shared {
     pub source: Source,
 }
 
-/// A plan that one thread holds: counted by this thread alone, so that two workers never write to the
-/// same count.
+/// A plan that one thread holds: counted by this thread alone, so that two workers never write to
+/// the same count.
 struct HeldPlan(Arc<Plan>);
 
 /// The plan in force as one thread saw it last.
@@ -122,8 +122,8 @@ impl Proxy {
         })
     }
 
-    /// Puts another configuration in force: requests that come from now on go by it, those under way
-    /// end by the one that they came under. `source` says whether keys are good.
+    /// Puts another configuration in force: requests that come from now on go by it, those under
+    /// way end by the one that they came under. `source` says whether keys are good.
     ///
     /// What was fixed at the start stays: addresses, workers, the sizes of memory and pools, the
     /// upstream and Redis.
@@ -138,8 +138,8 @@ impl Proxy {
         self.state.clock.now()
     }
 
-    /// Opens the access log that a configuration wants, before that is put in force; an error says what is
-    /// wrong with its place.
+    /// Opens the access log that a configuration wants, before that is put in force; an error says
+    /// what is wrong with its place.
     pub fn open_access_log(&self, config: &Config) -> Result<(), String> {
         let opened = self
             .state
@@ -163,8 +163,8 @@ impl Proxy {
         guard::address::of(headers, peer, &held.0.config.listen.trusted_proxies)
     }
 
-    /// Lets the origin take of another configuration what may change while it runs; an error says why it
-    /// cannot.
+    /// Lets the origin take of another configuration what may change while it runs; an error says
+    /// why it cannot.
     pub fn renew_origin(&self, config: &Config) -> Result<(), String> {
         self.state.origin.can_renew(config)?;
         self.state.origin.renew(config)
@@ -262,8 +262,8 @@ impl Proxy {
         self.state.purge(purge, mode, Cause::Order)
     }
 
-    /// Has nothing looked up or stored from now on: all of it, or what takes the route with this path; here,
-    /// or in the whole fleet, which hears of it up to the position that comes back.
+    /// Has nothing looked up or stored from now on: all of it, or what takes the route with this
+    /// path; here, or in the whole fleet, which hears of it up to the position that comes back.
     pub fn switch_off(&self, path: Option<&str>, until: Option<Timestamp>, in_fleet: bool) -> u64 {
         let switch = Switch::new(path, until, in_fleet);
         if in_fleet {
@@ -279,8 +279,8 @@ impl Proxy {
         }
     }
 
-    /// Takes [`Proxy::switch_off`] back: of one route, or everything; with `in_fleet` what the fleet was told
-    /// too.
+    /// Takes [`Proxy::switch_off`] back: of one route, or everything; with `in_fleet` what the
+    /// fleet was told too.
     pub fn switch_on(&self, path: Option<&str>, in_fleet: bool) -> u64 {
         self.state.bypass.remove_own(path);
         if in_fleet {
@@ -347,7 +347,8 @@ impl Proxy {
         warm_up::report_used_now(&self.state).await;
     }
 
-    /// The end of the process: what the fleet does not know yet is told, if that does not take long.
+    /// The end of the process: what the fleet does not know yet is told, if that does not take
+    /// long.
     pub async fn finish(&self, limit: Duration) {
         acknowledged::finish(&self.state, limit).await;
         let plan = self.plan();
@@ -365,8 +366,8 @@ impl Proxy {
         }
     }
 
-    /// Takes over what another instance could not tell the fleet: how many purges those were. An error says
-    /// what is wrong with it.
+    /// Takes over what another instance could not tell the fleet: how many purges those were. An
+    /// error says what is wrong with it.
     pub fn take_over(&self, part: &[u8]) -> Result<usize, String> {
         hand_over::take_over(&self.state, part)
     }

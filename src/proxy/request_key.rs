@@ -33,8 +33,8 @@ pub struct RequestKey {
     selecting: Option<[u8; 32]>,
 }
 
-/// What begins the part of a key that says whose it is: one credential's, where nothing may be shared
-/// yet, or a group's.
+/// What begins the part of a key that says whose it is: one credential's, where nothing may be
+/// shared yet, or a group's.
 const OWN: u8 = 1;
 const GROUPS: u8 = 2;
 
@@ -89,7 +89,8 @@ impl RequestKey {
         }
     }
 
-    /// Whether it is of one credential alone on a route whose answers are shared once that is proved.
+    /// Whether it is of one credential alone on a route whose answers are shared once that is
+    /// proved.
     pub fn is_apart(&self) -> bool {
         self.bytes.get(self.common) == Some(&OWN) && self.common < self.primary_length
     }
@@ -114,7 +115,8 @@ impl RequestKey {
         &self.bytes[..self.common]
     }
 
-    /// What is asked for, whatever the rule: what is learned of that outlives a change of the rules.
+    /// What is asked for, whatever the rule: what is learned of that outlives a change of the
+    /// rules.
     pub fn subject(&self) -> [&[u8]; 3] {
         let common = self.common();
         let selecting = self.selecting.as_ref().map_or(&[][..], |digest| digest);
@@ -136,8 +138,8 @@ impl RequestKey {
         Some(Group::from_number(number))
     }
 
-    /// What is asked for, to the letter, and the fields by which the origin may choose, as a unit is
-    /// written; `tag` says by which rules answers are compared.
+    /// What is asked for, to the letter, and the fields by which the origin may choose, as a unit
+    /// is written; `tag` says by which rules answers are compared.
     pub fn url(&self, tag: &[u8]) -> KeyBytes {
         let mut unit = KeyBytes::from_slice(tag);
         unit.push(b'=');
@@ -148,8 +150,9 @@ impl RequestKey {
         unit
     }
 
-    /// The unit that is proved at once, as it is written: host, literal path, the names in the query,
-    /// and the fields by which the origin may choose; `tag` says by which rules answers are compared.
+    /// The unit that is proved at once, as it is written: host, literal path, the names in the
+    /// query, and the fields by which the origin may choose; `tag` says by which rules answers are
+    /// compared.
     pub fn unit(&self, tag: &[u8]) -> KeyBytes {
         let [asked, rest, selecting] = self.subject();
         let mut unit = KeyBytes::from_slice(tag);
@@ -185,8 +188,8 @@ impl RequestKey {
     }
 }
 
-/// The unit of which a control is taken, and that in which keys agree: where a verdict holds for its URL,
-/// so does agreement, for what a key may see can hang on a value of the query.
+/// The unit of which a control is taken, and that in which keys agree: where a verdict holds for
+/// its URL, so does agreement, for what a key may see can hang on a value of the query.
 pub fn units(sharing: &Sharing, route: &PlannedRoute, key: &RequestKey) -> [KeyBytes; 2] {
     let unit = key.unit(&sharing.unit_tag);
     let agreeing = match route.rule.verdict_scope {
@@ -196,8 +199,8 @@ pub fn units(sharing: &Sharing, route: &PlannedRoute, key: &RequestKey) -> [KeyB
     [unit, agreeing]
 }
 
-/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`), and of
-/// what a trusted proxy says beside scheme and host.
+/// A digest of who asks, where responses are kept apart by that (`share`, `cookies = "key"`), and
+/// of what a trusted proxy says beside scheme and host.
 fn partition(plan: &Plan, request: &ClientRequest, options: &Options) -> Option<[u8; 32]> {
     let headers = &request.parts.headers;
     let by_cookie = options.cookies == Cookies::Key;

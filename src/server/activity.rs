@@ -1,10 +1,11 @@
 //! What happens on one connection, and what its timer makes of it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::config::Limits;
@@ -19,8 +20,8 @@ pub struct Activity {
     last: AtomicU64,
     /// Since when a write waits for the client to read; `u64::MAX` when none does.
     blocked: AtomicU64,
-    /// In this span of counting: how long writes have waited for the client, in milliseconds, and how
-    /// many bytes it has taken.
+    /// In this span of counting: how long writes have waited for the client, in milliseconds, and
+    /// how many bytes it has taken.
     waited: AtomicU64,
     taken: AtomicU64,
     /// When each response body under way last gave a piece that nobody has come back from.
@@ -105,8 +106,8 @@ impl Activity {
         }
     }
 
-    /// Whether the client takes less than it has to, of what waits for it. Counting begins anew where
-    /// it takes enough.
+    /// Whether the client takes less than it has to, of what waits for it. Counting begins anew
+    /// where it takes enough.
     fn is_too_slow(&self, limits: &Limits) -> bool {
         let blocked = self.blocked.load(Ordering::Relaxed);
         let so_far = self.now().saturating_sub(blocked);
@@ -135,16 +136,16 @@ impl Activity {
     /// connection.
     pub fn watch_body(&self) -> Arc<Handed> {
         let handed = Arc::new(Handed(AtomicU64::new(self.now())));
-        let mut all = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.handed.lock();
         all.retain(|handed| Arc::strong_count(handed) > 1);
         all.push(Arc::clone(&handed));
         handed
     }
 
-    /// Since when a body is held back, or will have been: for one of several, while another is read, a
-    /// client has more time, for the connection ends with it.
+    /// Since when a body is held back, or will have been: for one of several, while another is
+    /// read, a client has more time, for the connection ends with it.
     fn longest_handed(&self, limit: Duration) -> u64 {
-        let mut all = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.handed.lock();
         all.retain(|handed| Arc::strong_count(handed) > 1);
         let times = || all.iter().map(|handed| handed.0.load(Ordering::Relaxed));
         let (Some(oldest), Some(newest)) = (times().min(), times().max()) else {
@@ -160,12 +161,12 @@ impl Activity {
 
     /// The request that begins may switch protocols: then the stream is `to`'s.
     pub fn offer(&self, to: Offered) {
-        *self.offered.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+        *self.offered.lock() = Some(to);
     }
 
     /// Whoever waits for the stream, of those that it was offered to last.
     pub fn take_offered(&self) -> Option<Offered> {
-        let mut offered = self.offered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut offered = self.offered.lock();
         offered.take().filter(Offered::is_wanted)
     }
 
@@ -212,7 +213,7 @@ impl Activity {
         let is_answering =
             self.has_said_all.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) > 0;
         if is_answering {
-            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut task = self.task.lock();
             *task = Some(context.waker().clone());
             self.looks_again.store(true, Ordering::Relaxed);
         }
@@ -225,7 +226,7 @@ impl Activity {
         // Only the connection's own task comes here.
         if self.looks_again.load(Ordering::Relaxed) {
             self.looks_again.store(false, Ordering::Relaxed);
-            let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut task = self.task.lock();
             if let Some(task) = task.take() {
                 task.wake();
             }

@@ -4,8 +4,8 @@
 //! none. So the clock is ours: one timer a connection, looked at when it fires, which tells apart
 //! a client that never asked, one that is idle, and one that no longer reads.
 //!
-//! A connection that is idle for a moment is at rest: the stream is waited for, and what hyper holds of
-//! it, most of that buffers, is let go until there is something to read.
+//! A connection that is idle for a moment is at rest: the stream is waited for, and what hyper
+//! holds of it, most of that buffers, is let go until there is something to read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -153,8 +153,8 @@ fn http_2(limits: &Limits) -> http2::Builder<TokioExecutor> {
 }
 
 impl Resting {
-    /// Waits until there is something to read, and tells the protocol by how it begins; `None` at the end
-    /// of the connection.
+    /// Waits until there is something to read, and tells the protocol by how it begins; `None` at
+    /// the end of the connection.
     async fn wakes(&mut self, clock: &mut Clock) -> Option<Protocol> {
         // Of one that has rested: what its last request left over.
         let mut first: SmallVec<[u8; PREFACE.len()]> = SmallVec::from_slice(&self.first);
@@ -242,8 +242,8 @@ impl Clock {
         }
     }
 
-    /// Waits until time asks for something; that it rests, only where it can (`rests`). Can be dropped
-    /// and called again.
+    /// Waits until time asks for something; that it rests, only where it can (`rests`). Can be
+    /// dropped and called again.
     async fn tick(&mut self, rests: bool) -> Tick {
         if rests {
             self.look_again_by(Instant::now() + REST_AFTER);

@@ -1,5 +1,5 @@
-//! What comes before the first request of a connection: whom a proxy speaks for, and TLS. Bounded in time
-//! by the deadline of a first head, and in number.
+//! What comes before the first request of a connection: whom a proxy speaks for, and TLS. Bounded
+//! in time by the deadline of a first head, and in number.
 
 use std::sync::Arc;
 use std::time::Duration;

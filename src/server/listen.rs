@@ -167,7 +167,8 @@ pub fn bind(address: &Address, count: usize, send_buffer: usize) -> io::Result<V
     }
 }
 
-/// The socket of a process that has ended is still there: it is taken away, unless somebody listens at it.
+/// The socket of a process that has ended is still there: it is taken away, unless somebody listens
+/// at it.
 fn bind_unix(path: &Path) -> io::Result<StdUnixListener> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket {
@@ -260,7 +261,8 @@ fn socket(address: SocketAddr, shared: bool, send_buffer: usize) -> io::Result<s
 /// What accepted connections have too.
 pub fn prepare(socket: &socket2::Socket, send_buffer: usize) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    // What waits for a client that does not read waits here, once, and not in the kernel for each of them.
+    // What waits for a client that does not read waits here, once, and not in the kernel for each
+    // of them.
     socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.set_send_buffer_size(send_buffer)
 }

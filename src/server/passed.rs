@@ -1,5 +1,5 @@
-//! Sockets that systemd has opened before this process began (`sd_listen_fds(3)`), and keeps open when it ends:
-//! who connects between two of them waits, and is refused by nobody.
+//! Sockets that systemd has opened before this process began (`sd_listen_fds(3)`), and keeps open
+//! when it ends: who connects between two of them waits, and is refused by nobody.
 
 use std::io;
 
@@ -24,8 +24,8 @@ impl Passed {
         }
     }
 
-    /// The next one for each of so many workers, for the place with this address; `None` where there is none.
-    /// All workers wait at the one socket.
+    /// The next one for each of so many workers, for the place with this address; `None` where
+    /// there is none. All workers wait at the one socket.
     pub fn next(
         &mut self,
         address: &Address,
@@ -71,7 +71,8 @@ impl Passed {
         }
         let (passed, taken) = (self.sockets.len(), self.taken);
         let message = format!(
-            "systemd passes {passed} sockets, and [listen] has {taken} places: expected one for each (ListenStream= in the .socket unit, [[listen]] in the configuration)"
+            "systemd passes {passed} sockets, and [listen] has {taken} places: expected one for \
+                each (ListenStream= in the .socket unit, [[listen]] in the configuration)"
         );
         Err(io::Error::new(io::ErrorKind::InvalidInput, message))
     }

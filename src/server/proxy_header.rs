@@ -1,4 +1,5 @@
-//! The PROXY protocol (HAProxy, versions 1 and 2): a proxy that passes bytes on says first whose they are.
+//! The PROXY protocol (HAProxy, versions 1 and 2): a proxy that passes bytes on says first whose
+//! they are.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ const LONGEST_LINE: usize = 107;
 /// The longest header of version 2 that is read: addresses, and what proxies add to them.
 const LONGEST: usize = 4096;
 
-/// Reads the header and nothing of what comes after it: the address of whom the proxy speaks for; `None`
-/// where it speaks for itself, as health checks do.
+/// Reads the header and nothing of what comes after it: the address of whom the proxy speaks for;
+/// `None` where it speaks for itself, as health checks do.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpAddr>> {
     let mut header = vec![0; BEGINNING];
     stream.read_exact(&mut header).await?;

@@ -211,7 +211,8 @@ enum Start {
     Begun,
 }
 
-/// How much of a body a stream of HTTP/2 is given at once: so much has to be read in `body_timeout`.
+/// How much of a body a stream of HTTP/2 is given at once: so much has to be read in
+/// `body_timeout`.
 const PART: usize = 64 << 10;
 
 impl TrackedBody {

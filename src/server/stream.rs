@@ -23,8 +23,8 @@ use super::activity::Activity;
 use super::seat::Seat;
 use super::transport::{self, Transport};
 
-/// How long a closed connection is still read: at most, and without a byte. A client that sends all of
-/// its request before it reads is answered too.
+/// How long a closed connection is still read: at most, and without a byte. A client that sends all
+/// of its request before it reads is answered too.
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
 
@@ -33,12 +33,19 @@ const TURN: usize = 512 << 10;
 
 /// What hyper writes by itself, without a body, for a head that it cannot parse.
 const CANNED: [(&[u8], FailureKind); 3] = [
-    (b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n", FailureKind::InvalidHead),
     (
-        b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n",
+        b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n",
+        FailureKind::InvalidHead,
+    ),
+    (
+        b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: \
+            0\r\n",
         FailureKind::HeadTooLarge,
     ),
-    (b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n", FailureKind::TargetTooLong),
+    (
+        b"HTTP/1.1 414 URI Too Long\r\nconnection: close\r\ncontent-length: 0\r\n",
+        FailureKind::TargetTooLong,
+    ),
 ];
 
 /// The socket, and whether what it has brought since the last response goes beyond one line.
@@ -191,7 +198,8 @@ impl Watched {
         }
     }
 
-    /// A write may be the rest of a response, perhaps with the head of the next: nothing goes between.
+    /// A write may be the rest of a response, perhaps with the head of the next: nothing goes
+    /// between.
     fn poll_before_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_behind && self.interim.is_empty() {
             self.activity.interim.drop_late();

@@ -12,8 +12,8 @@ use tokio_util::either::Either;
 /// A socket.
 pub type Bare = Either<TcpStream, UnixStream>;
 
-/// The bytes of a client. TLS is boxed: most connections have none, and each byte here counts once for
-/// every one at rest.
+/// The bytes of a client. TLS is boxed: most connections have none, and each byte here counts once
+/// for every one at rest.
 pub type Transport = Either<Bare, Box<TlsStream<Bare>>>;
 
 /// The socket below.

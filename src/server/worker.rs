@@ -39,9 +39,11 @@ const TOO_MANY_BODY: usize = 102;
 
 /// What a client gets that is one too many. Sent without reading its request.
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 102\r\n\
+    content-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: \
+    102\r\n\
     proxy-status: iris-sidecar; error=connection_limit_reached\r\n\r\n\
-    {\"error\":{\"message\":\"too many connections (limits.connections)\",\"code\":\"OVERLOADED\",\"statusCode\":503}}";
+    {\"error\":{\"message\":\"too many connections \
+    (limits.connections)\",\"code\":\"OVERLOADED\",\"statusCode\":503}}";
 
 impl Worker {
     /// Runs until the drain has ended. Blocks its thread.
@@ -141,8 +143,8 @@ impl Worker {
         passed
     }
 
-    /// Waits until what is under way has ended. At sockets that outlive us nobody else accepts until then: who comes
-    /// is answered for as long as those who came before are.
+    /// Waits until what is under way has ended. At sockets that outlive us nobody else accepts
+    /// until then: who comes is answered for as long as those who came before are.
     async fn drain(&self, passed: Vec<(usize, Accepting)>, acceptor: &Arc<Acceptor>) {
         let deadline = self.proxy.plan().config.listen.drain_timeout;
         let (places, passed): (Vec<usize>, Vec<Accepting>) = passed.into_iter().unzip();
@@ -169,7 +171,8 @@ impl Worker {
     }
 }
 
-/// The next connection, and by which of the listeners it came: each is the first to be looked at in its turn.
+/// The next connection, and by which of the listeners it came: each is the first to be looked at in
+/// its turn.
 async fn accept(listeners: &[Accepting], turn: usize) -> io::Result<(Bare, usize)> {
     poll_fn(|context| {
         for at in 0..listeners.len() {

@@ -72,8 +72,8 @@ impl Fields {
         &self.block[..self.len()]
     }
 
-    /// The fields as a map for an answer, with room for `spare` more, or with those of its `own` that were named
-    /// when it was made ready: they are empty where the stored response has none.
+    /// The fields as a map for an answer, with room for `spare` more, or with those of its `own`
+    /// that were named when it was made ready: they are empty where the stored response has none.
     pub fn for_answer(&self, spare: usize) -> HeaderMap {
         self.ready.copy().unwrap_or_else(|| self.unpack(spare))
     }
@@ -88,8 +88,8 @@ impl Fields {
 
     /// The fields as a map with room for `spare` more.
     pub fn unpack(&self, spare: usize) -> HeaderMap {
-        // A field takes 30 bytes or more as good as always; a map that must grow still works, and one of
-        // more than 24,576 could not be made at once.
+        // A field takes 30 bytes or more as good as always; a map that must grow still works, and
+        // one of more than 24,576 could not be made at once.
         let mut headers = HeaderMap::with_capacity((self.len() / 30).min(512) + spare);
         for (name, value) in self.iter() {
             headers.append(name, value);
@@ -174,7 +174,8 @@ pub struct Head {
     pub withholds: bool,
 }
 
-/// A stored response, or a part of one where its status is 206. Head block and body are one allocation.
+/// A stored response, or a part of one where its status is 206. Head block and body are one
+/// allocation.
 #[derive(Debug)]
 pub struct Entry {
     pub head: Head,
@@ -265,8 +266,8 @@ impl Entry {
         })
     }
 
-    /// The same response, judged by the rules of another plan; shares the entry's allocation. With other
-    /// groups, purges of those count that came since its fetch began.
+    /// The same response, judged by the rules of another plan; shares the entry's allocation. With
+    /// other groups, purges of those count that came since its fetch began.
     pub fn judged_again(
         &self,
         record: Record,

@@ -4,11 +4,12 @@
 //! could not be shared. Each variant is an entry of its own, for a weight is frozen when an entry
 //! is made.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
+use parking_lot::Mutex;
 use quick_cache::sync::{Cache, EntryAction};
 use quick_cache::{DefaultHashBuilder, Lifecycle, OptionsBuilder, Weighter};
 use smallvec::SmallVec;
@@ -142,7 +143,8 @@ impl Memory {
         let shards = 1 << most_shards.ilog2();
         let options = OptionsBuilder::new()
             .weight_capacity(capacity)
-            // A guess, which it grows beyond; as large as a machine would never give at once it is none.
+            // A guess, which it grows beyond; as large as a machine would never give at once it is
+            // none.
             .estimated_items_capacity((capacity / 1024).min(1 << 20) as usize)
             .shards(shards)
             .build();
@@ -180,8 +182,8 @@ impl Memory {
         self.ledger.open()
     }
 
-    /// Keeps the field map of a response that answers ready for the next ones, `own` fields of an answer
-    /// included, if it is hot.
+    /// Keeps the field map of a response that answers ready for the next ones, `own` fields of an
+    /// answer included, if it is hot.
     pub fn keep_ready(&self, entry: &Entry, own: &[HeaderName]) {
         entry.head.fields.make_ready(own, &self.ready);
     }
@@ -340,7 +342,7 @@ impl Memory {
         entry.use_at(self.variant_time.fetch_add(1, Ordering::Relaxed));
         self.cache.insert(key.clone(), Slot::Entry(entry));
 
-        let guard = self.variants.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.variants.lock();
         let mut variants = match self.cache.peek(primary) {
             Some(Slot::Variants(variants)) => (*variants).clone(),
             _ => Variants::default(),
@@ -410,8 +412,8 @@ impl Memory {
         }
     }
 
-    /// Puts `again`, the same response judged again, in the place of `entry`, unless something else stands
-    /// there by now.
+    /// Puts `again`, the same response judged again, in the place of `entry`, unless something else
+    /// stands there by now.
     pub fn exchange(&self, key: &[u8], entry: &Arc<Entry>, again: &Arc<Entry>) {
         let (key, at_once): (Key, _) = (key.into(), Some(Duration::ZERO));
         let exchanged = self.cache.entry(&key, at_once, |_, slot| {

@@ -1,5 +1,5 @@
-//! The field map of a hot response, kept as it is delivered: a copy of it costs a fifth of unpacking the
-//! fields and hashing their names for each answer.
+//! The field map of a hot response, kept as it is delivered: a copy of it costs a fifth of
+//! unpacking the fields and hashing their names for each answer.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +10,8 @@ use super::ledger::{Charge, Ledger};
 /// One answer in so many makes the map: what is asked for once in a while is not worth its bytes.
 const ONE_IN: u8 = 8;
 
-/// What a field costs in a map, beside its value: a bucket of `HeaderMap`, and its share of the table.
+/// What a field costs in a map, beside its value: a bucket of `HeaderMap`, and its share of the
+/// table.
 const FIELD: usize = 112;
 
 /// What a map costs beside its fields.
@@ -38,8 +39,8 @@ impl Place {
         self.0.get().map(|ready| ready.map.clone())
     }
 
-    /// Makes the map, for one answer in some, of what `unpack` gives with the `own` fields of an answer, where
-    /// `ledger` has room.
+    /// Makes the map, for one answer in some, of what `unpack` gives with the `own` fields of an
+    /// answer, where `ledger` has room.
     pub fn make_by_chance(
         &self,
         own: &[HeaderName],

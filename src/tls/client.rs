@@ -1,5 +1,5 @@
-//! TLS as a client: whom we trust when we connect to an upstream, to Redis or to a database, and who we are
-//! there.
+//! TLS as a client: whom we trust when we connect to an upstream, to Redis or to a database, and
+//! who we are there.
 
 use std::fmt;
 use std::path::Path;
@@ -75,9 +75,9 @@ impl ClientTls {
     }
 }
 
-/// A client configuration that trusts the roots in `ca_file`, or those of the platform; a certificate that
-/// stands there itself is trusted too, whoever has signed it. `key` is the name of the setting that an error
-/// asks to be set.
+/// A client configuration that trusts the roots in `ca_file`, or those of the platform; a
+/// certificate that stands there itself is trusted too, whoever has signed it. `key` is the name of
+/// the setting that an error asks to be set.
 pub fn client(ca_file: Option<&Path>, key: &str) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let mut known = Vec::new();
@@ -113,8 +113,8 @@ pub fn client(ca_file: Option<&Path>, key: &str) -> Result<ClientConfig, String>
         .with_no_client_auth())
 }
 
-/// By roots, as always; and by its own certificate, to the letter. One that signs itself is mostly marked as
-/// that of an authority, and no server may show such a one by the usual rules.
+/// By roots, as always; and by its own certificate, to the letter. One that signs itself is mostly
+/// marked as that of an authority, and no server may show such a one by the usual rules.
 #[derive(Debug)]
 struct Verifier {
     by_roots: Arc<WebPkiServerVerifier>,

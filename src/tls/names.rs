@@ -1,7 +1,7 @@
 //! Names that certificates are for.
 
-/// Names of certificates, in lower case: DNS names, a wildcard for their first label (RFC 6125 §6.4.3), and
-/// addresses.
+/// Names of certificates, in lower case: DNS names, a wildcard for their first label (RFC 6125
+/// §6.4.3), and addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(Vec<Box<str>>);
 

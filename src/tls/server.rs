@@ -52,8 +52,8 @@ impl PartialEq for ServerTls {
 
 impl Eq for ServerTls {}
 
-/// Picks a certificate by the name that the client wants (RFC 6066 §3); the first one where none is for it,
-/// or it names nothing.
+/// Picks a certificate by the name that the client wants (RFC 6066 §3); the first one where none is
+/// for it, or it names nothing.
 #[derive(Debug)]
 struct ByName(Vec<Identity>);
 

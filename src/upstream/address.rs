@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use crate::metrics::AddressReading;
@@ -33,8 +34,8 @@ pub struct Address {
 /// What is known of how well an address is.
 #[derive(Debug, Default)]
 struct Health {
-    /// Failures with no answer between them; of requests, by their URLs: one URL counts once, however often
-    /// it fails, for it may be the request's own fault.
+    /// Failures with no answer between them; of requests, by their URLs: one URL counts once,
+    /// however often it fails, for it may be the request's own fault.
     connections: u32,
     urls: SmallVec<[u64; 8]>,
     /// How often it was passed over since it answered last, and since when.
@@ -116,8 +117,8 @@ impl Address {
         self.is_gone.store(true, Ordering::Relaxed);
     }
 
-    /// Notes a failure, of a request by a hash of its URL, or of a connection; how many there were with no
-    /// answer between them.
+    /// Notes a failure, of a request by a hash of its URL, or of a connection; how many there were
+    /// with no answer between them.
     pub fn note_failure(&self, url: Option<u64>) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut health = self.health();
@@ -161,7 +162,7 @@ impl Address {
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.health.lock()
     }
 
     /// It has begun to answer a request: it is connected to well.

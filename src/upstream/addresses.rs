@@ -1,13 +1,14 @@
-//! The addresses that the upstream's name stands for: looked up again and again, connected to by who is well
-//! and least loaded, and raced where one is silent (RFC 8305).
+//! The addresses that the upstream's name stands for: looked up again and again, connected to by
+//! who is well and least loaded, and raced where one is silent (RFC 8305).
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::{Mutex, MutexGuard};
 use tracing::{debug, info, warn};
 
 use crate::metrics::AddressReading;
@@ -67,7 +68,7 @@ impl Addresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     pub fn all(&self) -> Vec<Arc<Address>> {
@@ -79,8 +80,8 @@ impl Addresses {
         known.list.iter().map(|one| one.reading()).collect()
     }
 
-    /// Looks the name up, where it was not looked up for so long; one look-up serves all who wait for it, and
-    /// what was known stays where it fails.
+    /// Looks the name up, where it was not looked up for so long; one look-up serves all who wait
+    /// for it, and what was known stays where it fails.
     pub async fn look_up(&self, older_than: Duration) -> io::Result<()> {
         let Place::Name { host, port } = &self.place else {
             return Ok(());
@@ -99,7 +100,8 @@ impl Addresses {
             }
             Err(error) => {
                 if known.failure.is_none() && !known.list.is_empty() {
-                    warn!(host, %error, "the upstream's name does not resolve any more: its last addresses are used on");
+                    warn!(host, %error, "the upstream's name does not resolve any more: its last \
+                        addresses are used on");
                 }
                 known.failure = Some((error.kind(), error.to_string()));
             }
@@ -130,8 +132,8 @@ impl Addresses {
         self.lock().list.is_empty()
     }
 
-    /// A connection to the best address; where that is silent, to the next beside it, and the first that
-    /// stands is taken. Who is passed is taken for ill.
+    /// A connection to the best address; where that is silent, to the next beside it, and the first
+    /// that stands is taken. Who is passed is taken for ill.
     pub async fn connect(&self) -> io::Result<(Socket, Open)> {
         let mut left = self.lock().in_order().into_iter();
         let mut attempts = FuturesUnordered::new();
@@ -157,7 +159,8 @@ impl Addresses {
                     return Ok((socket, Open::of(address)));
                 }
                 Some((Err(error), address)) => {
-                    debug!(address = address.shown(), %error, "an address of the upstream does not accept connections");
+                    debug!(address = address.shown(), %error, "an address of the upstream does \
+                        not accept connections");
                     begun.retain(|one| !Arc::ptr_eq(one, &address));
                     self.lost(&address);
                     last = error;
@@ -173,8 +176,8 @@ impl Addresses {
         Ok((socket, Open::of(Arc::clone(address))))
     }
 
-    /// Counts a request that an address has not answered, by a hash of its URL; too many with no answer
-    /// between them eject it.
+    /// Counts a request that an address has not answered, by a hash of its URL; too many with no
+    /// answer between them eject it.
     pub fn failed(&self, address: &Arc<Address>, url: u64) {
         let failures = address.note_failure(Some(url));
         self.judge(address, failures);

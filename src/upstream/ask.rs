@@ -1,5 +1,5 @@
-//! One request to the admin port of a sidecar: the one that runs with a configuration, or another one of
-//! the fleet.
+//! One request to the admin port of a sidecar: the one that runs with a configuration, or another
+//! one of the fleet.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

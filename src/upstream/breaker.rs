@@ -1,14 +1,14 @@
 //! A breaker: where most of what was asked in a window of time has failed, nothing is asked for a
 //! while but by one request a second, and the first success closes it.
 //!
-//! What one client can easily bring about does not open it: a request at which the upstream hangs up
-//! counts once for its path, however often it is made, and successes weigh against it.
+//! What one client can easily bring about does not open it: a request at which the upstream hangs
+//! up counts once for its path, however often it is made, and successes weigh against it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Uri;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Over one of these, and what has passed of the next, failures and successes are counted.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -72,8 +72,8 @@ struct Open {
 
 impl Breaker {
     /// Opens after `failures_to_open` lost connections with nothing between them, or when so many
-    /// failures are more than half of all that was asked in a window; closes by itself where nothing has failed
-    /// for `stays_open` after that.
+    /// failures are more than half of all that was asked in a window; closes by itself where
+    /// nothing has failed for `stays_open` after that.
     pub fn new(failures_to_open: u32, stays_open: Duration) -> Self {
         Self {
             failures_to_open,
@@ -143,7 +143,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,5 +1,5 @@
-//! How often requests may be sent once more: where everything fails, a second attempt of everything would only
-//! be more load.
+//! How often requests may be sent once more: where everything fails, a second attempt of everything
+//! would only be more load.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

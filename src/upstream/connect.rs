@@ -1,16 +1,17 @@
-//! New connections to the upstream: to one of its addresses, with TLS where the URL says so, ready to be
-//! asked in the protocol that it speaks.
+//! New connections to the upstream: to one of its addresses, with TLS where the URL says so, ready
+//! to be asked in the protocol that it speaks.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::uri::Scheme;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -80,15 +81,15 @@ impl Connector {
 
     /// As it is configured now.
     pub fn config(&self) -> Arc<config::Upstream> {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let config = self.config.read();
         Arc::clone(&config)
     }
 
     /// Takes this configuration for connections to come: times, roots, and who we are.
     pub fn renew(&self, config: &config::Upstream) -> Result<(), String> {
         let tls = self.tls_of(config)?;
-        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config.clone());
+        *self.tls.write() = tls;
+        *self.config.write() = Arc::new(config.clone());
         Ok(())
     }
 
@@ -242,11 +243,7 @@ impl Connector {
     }
 
     async fn secure(&self, socket: Socket) -> Result<Box<dyn Stream>, Failure> {
-        let tls = self
-            .tls
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let tls = self.tls.read().clone();
         let (Some(connector), Some(name)) = (tls, &self.name) else {
             return Ok(Box::new(socket));
         };

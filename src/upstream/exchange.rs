@@ -75,8 +75,8 @@ impl Upstream {
             | FailureKind::TlsFailed => Fault::Connection,
             FailureKind::ConnectionClosed | FailureKind::ResponseTimeout => Fault::Answer(url),
             FailureKind::ResponseIncomplete | FailureKind::BodyTimeout => Fault::Body(url),
-            // Nothing was learned of the upstream: the queue was full, descriptors were short, or the
-            // client's own body failed.
+            // Nothing was learned of the upstream: the queue was full, descriptors were short, or
+            // the client's own body failed.
             _ => return,
         };
         if self.breaker.failed(fault, Instant::now()) {
@@ -117,9 +117,9 @@ impl Upstream {
             let again = self.attempt(lease, *request, &sending).await;
             return again.map_err(|attempt| attempt.failure);
         }
-        // A kept connection that dies before a byte of the answer most likely died before the request
-        // reached it; asking again is safe only for idempotent methods (RFC 9110 §9.2.2, RFC 9112
-        // §9.3.1).
+        // A kept connection that dies before a byte of the answer most likely died before the
+        // request reached it; asking again is safe only for idempotent methods (RFC 9110 §9.2.2,
+        // RFC 9112 §9.3.1).
         let is_dead = matches!(
             failure.kind,
             FailureKind::ConnectionClosed | FailureKind::UploadBroken
@@ -217,7 +217,8 @@ impl Upstream {
                     failure: describe(error.error(), sending),
                     was_not_begun: was_not_begun(error.error()),
                 };
-                // That a kept connection was dead says nothing of its address, nor what a client has done.
+                // That a kept connection was dead says nothing of its address, nor what a client
+                // has done.
                 let is_news = config.protocol == Protocol::Http2 || !lease.is_reused;
                 let is_of_it = attempt.failure.kind == FailureKind::ConnectionClosed;
                 if is_news && is_of_it && !attempt.was_not_begun {
@@ -238,8 +239,8 @@ impl Upstream {
     }
 }
 
-/// In the extensions of a response: the upstream answered before it had the whole request, and wants
-/// no more of it.
+/// In the extensions of a response: the upstream answered before it had the whole request, and
+/// wants no more of it.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadUnwanted;
 
@@ -269,8 +270,8 @@ struct Attempt {
     was_not_begun: bool,
 }
 
-/// The same request for HTTP/2: scheme and host stand in its target, and nothing is of the connection (RFC
-/// 9113 §8.2.2, §8.3.1).
+/// The same request for HTTP/2: scheme and host stand in its target, and nothing is of the
+/// connection (RFC 9113 §8.2.2, §8.3.1).
 pub(super) fn as_http_2(
     mut request: Request<OriginBody>,
     config: &config::Upstream,

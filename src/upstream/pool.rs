@@ -1,11 +1,12 @@
 //! The pool: how many connections there are, which are idle, and who waits for one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -217,11 +218,11 @@ impl Upstream {
         }
     }
 
-    /// A connection that carries many requests, and has room for one more: of this thread, which does its
-    /// work.
+    /// A connection that carries many requests, and has room for one more: of this thread, which
+    /// does its work.
     fn take_shared(&self) -> Option<(Sender, Line)> {
         let config = self.config();
-        let mut shared = lock(&self.shared);
+        let mut shared = self.shared.lock();
         if shared.is_empty() {
             return None;
         }
@@ -272,7 +273,7 @@ impl Upstream {
     /// An idle connection: the youngest of this thread, or another's when no more may be opened.
     fn take_idle(&self) -> Option<Kept> {
         let config = self.config();
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         idle.retain(|kept| is_kept(kept, &config));
         let here = std::thread::current().id();
         let own = idle.iter().rposition(|kept| kept.line.opened_by == here);
@@ -284,7 +285,7 @@ impl Upstream {
     /// Closes an idle connection where the limit would otherwise be passed.
     fn make_room(&self) {
         if self.open.load(Ordering::Relaxed) >= self.config().max_connections {
-            let mut idle = lock(&self.idle);
+            let mut idle = self.idle.lock();
             if !idle.is_empty() {
                 idle.remove(0);
             }
@@ -303,7 +304,7 @@ impl Upstream {
             streams: Arc::default(),
         };
         if let Some(sender) = connected.sender.share() {
-            lock(&self.shared).push(Kept {
+            self.shared.lock().push(Kept {
                 sender,
                 line: line.clone(),
                 since: Instant::now(),
@@ -312,8 +313,8 @@ impl Upstream {
         Ok((connected.sender, line))
     }
 
-    /// Closes connections that nobody used for `idle_timeout`, or that are not to be used any more. Runs
-    /// until the pool is gone.
+    /// Closes connections that nobody used for `idle_timeout`, or that are not to be used any more.
+    /// Runs until the pool is gone.
     pub async fn reap_idle(pool: Weak<Self>) {
         loop {
             let Some(every) = pool.upgrade().map(|pool| pool.config().idle_timeout / 2) else {
@@ -323,8 +324,8 @@ impl Upstream {
             tokio::time::sleep(every).await;
             let Some(pool) = pool.upgrade() else { return };
             let config = pool.config();
-            lock(&pool.idle).retain(|kept| is_kept(kept, &config));
-            lock(&pool.shared).retain(|kept| {
+            pool.idle.lock().retain(|kept| is_kept(kept, &config));
+            pool.shared.lock().retain(|kept| {
                 let is_busy = kept.line.streams.load(Ordering::Relaxed) > 0;
                 let is_wanted = is_busy || kept.since.elapsed() < config.idle_timeout;
                 is_wanted && !kept.sender.is_closed() && kept.line.is_good(&config)
@@ -338,10 +339,6 @@ fn is_kept(kept: &Kept, config: &config::Upstream) -> bool {
     !kept.sender.is_closed()
         && kept.since.elapsed() < config.idle_timeout
         && kept.line.is_good(config)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends a connection, unless its request is answered first: it could carry no other, and one to an
@@ -413,7 +410,7 @@ impl Lease {
         if !self.line.is_good(&pool.config()) {
             return;
         }
-        lock(&pool.idle).push(Kept {
+        pool.idle.lock().push(Kept {
             sender: self.sender,
             line: self.line,
             since: Instant::now(),

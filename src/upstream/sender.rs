@@ -67,9 +67,9 @@ impl Sender {
     }
 }
 
-/// Whether the upstream has said that it did nothing about a request, so that it may be sent once more
-/// whatever its method: the stream was refused, or is of after the last one that a connection which ends
-/// took (RFC 9113 §6.8, §8.7).
+/// Whether the upstream has said that it did nothing about a request, so that it may be sent once
+/// more whatever its method: the stream was refused, or is of after the last one that a connection
+/// which ends took (RFC 9113 §6.8, §8.7).
 pub fn was_not_begun(error: &hyper::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

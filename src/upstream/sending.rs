@@ -1,10 +1,10 @@
-//! A request on its way to the upstream: how far its body has got, and what is needed to send it once
-//! more.
+//! A request on its way to the upstream: how far its body has got, and what is needed to send it
+//! once more.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -28,7 +29,8 @@ pub struct Sending {
     is_let_go: AtomicBool,
     /// All of the body was handed over.
     is_whole: AtomicBool,
-    /// Since when the upstream has taken nothing of what it was given; `None` while more is asked for.
+    /// Since when the upstream has taken nothing of what it was given; `None` while more is asked
+    /// for.
     given: Mutex<Option<Instant>>,
     /// The upstream wants no more of it.
     is_unwanted: AtomicBool,
@@ -54,8 +56,8 @@ enum Piece {
 }
 
 impl Sending {
-    /// Watches a request. Where its method is idempotent (RFC 9110 §9.2.2), or `keeps_all`, what is needed to
-    /// send it once more is kept.
+    /// Watches a request. Where its method is idempotent (RFC 9110 §9.2.2), or `keeps_all`, what is
+    /// needed to send it once more is kept.
     pub fn watch(
         request: Request<OriginBody>,
         keeps_all: bool,
@@ -103,8 +105,8 @@ impl Sending {
         }
     }
 
-    /// Waits until the upstream has taken nothing of the body for so long, although there was more: it
-    /// does not read. A client that sends slowly is waited for by its own deadline.
+    /// Waits until the upstream has taken nothing of the body for so long, although there was more:
+    /// it does not read. A client that sends slowly is waited for by its own deadline.
     pub async fn stuck_for(&self, limit: Duration) {
         loop {
             let given = *self.given();
@@ -117,7 +119,7 @@ impl Sending {
     }
 
     fn given(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given.lock()
     }
 
     fn tell(&self) {
@@ -177,7 +179,7 @@ impl Sending {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! A socket to the upstream, which the pool can look at while nobody reads it.
 //!
-//! An origin that writes head and body apart, and waits with the second for the acknowledgement of the first
-//! (Nagle), costs 40 ms on every connection that the kernel takes for an interactive one. So the kernel is told
-//! after each read to acknowledge at once: it forgets that by itself (`TCP_QUICKACK`, tcp(7)).
+//! An origin that writes head and body apart, and waits with the second for the acknowledgement of
+//! the first (Nagle), costs 40 ms on every connection that the kernel takes for an interactive one.
+//! So the kernel is told after each read to acknowledge at once: it forgets that by itself
+//! (`TCP_QUICKACK`, tcp(7)).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,7 +17,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-/// How long an idle connection is not asked whether its other end is there, and between two questions.
+/// How long an idle connection is not asked whether its other end is there, and between two
+/// questions.
 const PROBED_AFTER: Duration = Duration::from_secs(30);
 const PROBED_EVERY: Duration = Duration::from_secs(10);
 
@@ -65,8 +67,8 @@ impl Socket {
         }
     }
 
-    /// Whether nothing has come on a connection on which nothing was asked: neither its end, nor anything
-    /// that would be taken for the next answer.
+    /// Whether nothing has come on a connection on which nothing was asked: neither its end, nor
+    /// anything that would be taken for the next answer.
     pub fn is_silent(&self) -> bool {
         let peeked = self.socket().peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

@@ -1,8 +1,8 @@
 //! A stream to the upstream of which a failed write does not hide what is still to be read.
 //!
 //! An upstream may answer before it has read the whole of a request, and close (RFC 9112 §9.5): the
-//! next write fails, but the answer is there. hyper's client gives up at the first failed write; here
-//! a write that fails waits instead, and reading goes on, to the answer or to the end.
+//! next write fails, but the answer is there. hyper's client gives up at the first failed write;
+//! here a write that fails waits instead, and reading goes on, to the answer or to the end.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! What is done about an upstream beside the requests: its name is looked up again, addresses that were passed
-//! over are tried, and all are asked whether they are well where that is configured.
+//! What is done about an upstream beside the requests: its name is looked up again, addresses that
+//! were passed over are tried, and all are asked whether they are well where that is configured.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

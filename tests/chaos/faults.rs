@@ -143,8 +143,9 @@ impl Fault {
                 } else {
                     master.signal("CONT");
                 }
-                // One follows the other again, at the latest when the Sentinel has seen them for a while: the old
-                // one, unless the new one was silent in its turn, and they have changed places once more.
+                // One follows the other again, at the latest when the Sentinel has seen them for a
+                // while: the old one, unless the new one was silent in its turn, and they have
+                // changed places once more.
                 let follows = async {
                     loop {
                         for one in [&*master, &*replica] {

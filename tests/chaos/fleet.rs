@@ -62,8 +62,8 @@ impl ChaosFleet {
             reply(200, body_of(key, version), &[])
         })
         .await;
-        // With a Sentinel it has to be longer than two masters can be there: until then an instance that
-        // listens to the old one is missed.
+        // With a Sentinel it has to be longer than two masters can be there: until then an instance
+        // that listens to the old one is missed.
         let max_silence = Duration::from_secs(if has_sentinel { 20 } else { 3 });
         let redis = RedisServer::start(&[]).await;
         let other = if has_sentinel {
@@ -90,11 +90,15 @@ impl ChaosFleet {
                 .map_or_else(|| wire.url(), |(_, sentinel)| sentinel.url());
             let groups = (0..KEYS).map(|key| {
                 format!(
-                    "[[route]]\npath = \"/k{key}\"\nttl = \"1h\"\nstale_if_error = \"1h\"\ngroups = [\"k{key}\"]\n[[route]]\npath = \"/write/k{key}\"\nmethods = [\"POST\"]\ninvalidates = [\"k{key}\"]\ninvalidation = \"hard\"\n"
+                    "[[route]]\npath = \"/k{key}\"\nttl = \"1h\"\nstale_if_error = \"1h\"\ngroups \
+                        = [\"k{key}\"]\n[[route]]\npath = \"/write/k{key}\"\nmethods = \
+                        [\"POST\"]\ninvalidates = [\"k{key}\"]\ninvalidation = \"hard\"\n"
                 )
             });
             let text = format!(
-                "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache]\nmemory = \"{MEMORY}\"\nmax_object = \"1MiB\"\n[cache.redis]\nurl = \"{url}\"\ntimeout = \"200ms\"\nbreaker_open = \"500ms\"\nmax_silence = \"{}s\"\n{}",
+                "{FREE_PORTS}[upstream]\nurl = \"{}\"\n[cache]\nmemory = \"{MEMORY}\"\nmax_object \
+                    = \"1MiB\"\n[cache.redis]\nurl = \"{url}\"\ntimeout = \"200ms\"\nbreaker_open \
+                    = \"500ms\"\nmax_silence = \"{}s\"\n{}",
                 origin.url(),
                 max_silence.as_secs(),
                 groups.collect::<String>(),
@@ -183,7 +187,8 @@ impl ChaosFleet {
     }
 
     pub async fn holds_no_key_without_an_end(&self) {
-        let script = "local n=0 for _,k in ipairs(redis.call('KEYS','*')) do if redis.call('PTTL',k)==-1 then n=n+1 end end return n";
+        let script = "local n=0 for _,k in ipairs(redis.call('KEYS','*')) do if \
+            redis.call('PTTL',k)==-1 then n=n+1 end end return n";
         let master = self.master().await;
         let found = master.ask(&format!("EVAL \"{script}\" 0")).await;
         assert_eq!(

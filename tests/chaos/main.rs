@@ -1,5 +1,6 @@
-//! A fleet of three under readers, writers, purges and faults, for a minute or `CHAOS_SECONDS`, by the seed
-//! `CHAOS_SEED`. What an answer to a purge promises is what its readers hold it to ([`promises`]).
+//! A fleet of three under readers, writers, purges and faults, for a minute or `CHAOS_SECONDS`, by
+//! the seed `CHAOS_SEED`. What an answer to a purge promises is what its readers hold it to
+//! ([`promises`]).
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! What each state of a purge's answer promises, as readers check it. The table in `src/operators.md` is this one.
+//! What each state of a purge's answer promises, as readers check it. The table in
+//! `src/operators.md` is this one.
 //!
 //! | state | on the instance that answered | on the others |
 //! |---|---|---|
@@ -50,7 +51,8 @@ impl Promises {
         }
     }
 
-    /// A purge of `key` was answered with this state: what readers get is from now on at least `version`.
+    /// A purge of `key` was answered with this state: what readers get is from now on at least
+    /// `version`.
     pub fn note(&self, key: usize, version: u64, state: &str, by: Process) {
         let now = Instant::now();
         let all_from = match state {
@@ -83,7 +85,8 @@ impl Promises {
         bound.map(|promise| promise.version).max().unwrap_or(0)
     }
 
-    /// All is well, and everybody has heard of everything: what was promised so far holds everywhere.
+    /// All is well, and everybody has heard of everything: what was promised so far holds
+    /// everywhere.
     pub fn all_hold(&self) {
         let now = Instant::now();
         for promises in self.keys.lock().unwrap().values_mut() {

@@ -74,7 +74,8 @@ pub fn seconds(fields: &Fields, name: &str) -> Option<u64> {
 pub const HEURISTIC: [u16; 6] = [200, 203, 204, 301, 404, 410];
 
 impl Kept {
-    /// In milliseconds (§4.2.1); `None` where nobody says. What is `no-cache` is never fresh (§5.2.2.4).
+    /// In milliseconds (§4.2.1); `None` where nobody says. What is `no-cache` is never fresh
+    /// (§5.2.2.4).
     pub fn lifetime(&self, of: &Rules) -> Option<u64> {
         let stated = self.stated_lifetime(of)?;
         Some(if says(&self.fields, "no-cache") {
@@ -128,8 +129,8 @@ impl Kept {
         names.iter().any(|name| says(&self.fields, name))
     }
 
-    /// How many milliseconds it may be used while it is revalidated (RFC 5861 §3), and in the place of an error
-    /// (§4).
+    /// How many milliseconds it may be used while it is revalidated (RFC 5861 §3), and in the place
+    /// of an error (§4).
     pub fn windows(&self, of: &Rules) -> (u64, u64) {
         let fields = &self.fields;
         let stated = (

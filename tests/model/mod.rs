@@ -91,7 +91,8 @@ struct Cache {
 impl Cache {
     fn new(route: &str) -> Self {
         let text = format!(
-            "[cache]\nmemory = \"8MiB\"\nmax_object = \"64KiB\"\nhit_for_miss = \"0s\"\netag_up_to = \"0B\"\n\
+            "[cache]\nmemory = \"8MiB\"\nmax_object = \"64KiB\"\nhit_for_miss \
+                = \"0s\"\netag_up_to = \"0B\"\n\
              [[route]]\npath = \"/{{*rest}}\"\n{route}\n"
         );
         let config = Config::parse("test", &text, &|_| None).expect("valid");
@@ -381,7 +382,8 @@ fn compare(route: &str, rules: Rules, count: u32) {
 
 #[test]
 fn a_cache_that_obeys_its_clients_agrees_with_rfc_9111() {
-    let route = "obey = [\"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"]\n\
+    let route = "obey = \
+        [\"max-age\", \"min-fresh\", \"max-stale\", \"no-cache\", \"no-store\", \"only-if-cached\"]\n\
         heuristic_max_ttl = \"1d\"\nstale_if_error = \"40s\"\nignore = [\"set-cookie\"]";
     compare(
         route,

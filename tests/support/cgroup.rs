@@ -9,7 +9,8 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// One of this machine; `None` where none with a memory limit can be made, as in most containers.
+    /// One of this machine; `None` where none with a memory limit can be made, as in most
+    /// containers.
     pub fn create() -> Option<Self> {
         let name = format!("iris-sidecar-test-{}", std::process::id());
         let versions = [

@@ -67,7 +67,8 @@ impl Client {
     }
 
     #[allow(dead_code, reason = "of tests/chaos")]
-    /// Sends one request and reads its response; `None` where the server is gone before that is whole.
+    /// Sends one request and reads its response; `None` where the server is gone before that is
+    /// whole.
     pub async fn try_ask(
         &mut self,
         method: &str,

@@ -17,7 +17,8 @@ pub struct NameServer {
 }
 
 impl NameServer {
-    /// One on an address of loopback of its own; `None` where this process may not listen on port 53.
+    /// One on an address of loopback of its own; `None` where this process may not listen on port
+    /// 53.
     pub async fn start() -> Option<Self> {
         let [_, low, high, _] = std::process::id().to_be_bytes();
         let address = Ipv4Addr::new(127, 53, low, high);

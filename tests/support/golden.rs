@@ -184,10 +184,19 @@ impl Golden {
                 self.ago(event.seconds_ago),
             )
         });
-        let experts = self.experts.iter().enumerate().map(|(at, (project, score, active))| {
-            let name = ["accuracy", "clinical_accuracy", "win_rate", "roi"][at % 4];
-            format!("('{}', '{project}', 'e{at}', '{{\"{name}\": {score}}}', {active}, '{now}', '{now}')", id(4, at), now = self.ago(0))
-        });
+        let experts = self
+            .experts
+            .iter()
+            .enumerate()
+            .map(|(at, (project, score, active))| {
+                let name = ["accuracy", "clinical_accuracy", "win_rate", "roi"][at % 4];
+                format!(
+                    "('{}', '{project}', 'e{at}', '{{\"{name}\": {score}}}', {active}, '{now}', \
+                '{now}')",
+                    id(4, at),
+                    now = self.ago(0)
+                )
+            });
         let reports = self
             .reports
             .iter()
@@ -227,31 +236,38 @@ impl Golden {
             });
         let statements = [
             format!(
-                "INSERT INTO model_run_log (id, project, expert_id, confidence, latency_ms, tokens_in, tokens_out, cost_usd, outcome, timestamp) VALUES {}",
+                "INSERT INTO model_run_log (id, project, expert_id, confidence, latency_ms, \
+                    tokens_in, tokens_out, cost_usd, outcome, timestamp) VALUES {}",
                 rows(runs.collect())
             ),
             format!(
-                "INSERT INTO reflexion_bank (id, project, expert_id, reflexion_type, context, outcome, success, confidence, impact_score, reuse_count, created_at) VALUES {}",
+                "INSERT INTO reflexion_bank (id, project, expert_id, reflexion_type, context, \
+                    outcome, success, confidence, impact_score, reuse_count, created_at) VALUES {}",
                 rows(reflexions.collect())
             ),
             format!(
-                "INSERT INTO iris_telemetry (id, project_id, expert_id, confidence, latency_ms, outcome, event_type, severity, message, metadata, created_at) VALUES {}",
+                "INSERT INTO iris_telemetry (id, project_id, expert_id, confidence, latency_ms, \
+                    outcome, event_type, severity, message, metadata, created_at) VALUES {}",
                 rows(events.collect())
             ),
             format!(
-                "INSERT INTO expert_signatures (id, project, expert_id, performance_metrics, active, created_at, updated_at) VALUES {}",
+                "INSERT INTO expert_signatures (id, project, expert_id, performance_metrics, \
+                    active, created_at, updated_at) VALUES {}",
                 rows(experts.collect())
             ),
             format!(
-                "INSERT INTO iris_reports (id, project, report_type, health_score, overall_health, report_data, created_at) VALUES {}",
+                "INSERT INTO iris_reports (id, project, report_type, health_score, \
+                    overall_health, report_data, created_at) VALUES {}",
                 rows(reports.collect())
             ),
             format!(
-                "INSERT INTO consensus_lineage (id, project, contributing_experts, confidence, final_decision, disagreement_score, created_at) VALUES {}",
+                "INSERT INTO consensus_lineage (id, project, contributing_experts, confidence, \
+                    final_decision, disagreement_score, created_at) VALUES {}",
                 rows(decisions.collect())
             ),
             format!(
-                "INSERT INTO discovered_patterns (id, project_id, name, category, frequency, confidence, metadata, discovered_at) VALUES {}",
+                "INSERT INTO discovered_patterns (id, project_id, name, category, frequency, \
+                    confidence, metadata, discovered_at) VALUES {}",
                 rows(patterns.collect())
             ),
         ];

@@ -53,7 +53,8 @@ impl Running {
         Self::after(&format!("ulimit -n {count}"), path)
     }
 
-    /// The same in which a write over the limit of a file's size fails, and does not end the process.
+    /// The same in which a write over the limit of a file's size fails, and does not end the
+    /// process.
     pub fn start_deaf_to_file_limits(path: &str) -> Self {
         Self::after("trap '' XFSZ", path)
     }

@@ -20,7 +20,8 @@ impl Sentinel {
         let (port, folder) = (free_port(), tempfile::tempdir().unwrap());
         let file = folder.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\nsentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+            "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {master} 1\nsentinel \
+                down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
         );
         std::fs::write(&file, text).unwrap();
         let process = Command::new("redis-server")

@@ -1,6 +1,6 @@
 //! An API with the traps that real ones have: names under a parameter route that answer by key, a
-//! login page, answers that are anybody's, virtual hosts, bad dates, lists that shift, a timestamp in
-//! every body.
+//! login page, answers that are anybody's, virtual hosts, bad dates, lists that shift, a timestamp
+//! in every body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

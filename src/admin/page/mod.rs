@@ -15,7 +15,8 @@ static PAGE: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// Nothing of it comes from elsewhere, and nobody shows it in a frame.
-const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub fn page() -> Response<Bytes> {
     let mut response = Response::new(PAGE.clone());

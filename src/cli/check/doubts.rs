@@ -82,30 +82,57 @@ pub fn doubts(config: &Config) -> Vec<String> {
                     .iter()
                     .any(|name| forwarded.contains(name))
             {
-                doubts.push(format!("{at}: forward_headers keeps every credential from the API, which cannot verify keys then"));
+                doubts.push(format!(
+                    "{at}: forward_headers keeps every credential from the API, \
+                    which cannot verify keys then"
+                ));
             }
             if options.cookies == Cookies::Key {
-                doubts.push(format!("{at}: share = \"verified\" with cookies = \"key\": each cookie has answers of its own, so nothing is shared by those who have one"));
+                doubts.push(format!(
+                    "{at}: share = \"verified\" with cookies = \"key\": each \
+                    cookie has answers of its own, so nothing is shared by those who have one"
+                ));
             }
             if options.cookies == Cookies::Ignore && !options.credential_cookies.is_empty() {
-                doubts.push(format!("{at}: cookies = \"ignore\" keeps cache.credential_cookies from the API, which cannot verify them then"));
+                doubts.push(format!(
+                    "{at}: cookies = \"ignore\" keeps cache.credential_cookies \
+                    from the API, which cannot verify them then"
+                ));
             }
         } else if route.verdict_scope != Scope::Url {
-            doubts.push(format!("{at}: verdict_scope says nothing where share is {:?}: expected share = \"verified\"", options.share.as_str()));
+            doubts.push(format!(
+                "{at}: verdict_scope says nothing where share is {:?}: expected \
+                share = \"verified\"",
+                options.share.as_str()
+            ));
         }
     }
     doubts.extend(strange_groups(routes));
     let any_verified = routes.iter().any(|route| is_verified(&route));
     if any_verified && config.auth.on_difference == OnDifference::Off {
-        doubts.push("auth.on_difference = \"off\": nobody notices if the answers of a route with share = \"verified\" differ by key".to_owned());
+        doubts.push(
+            "auth.on_difference = \"off\": nobody notices if the answers of a route with \
+            share = \"verified\" differ by key"
+                .to_owned(),
+        );
     }
     if any_verified && config.auth.source == VerdictSource::Origin && config.auth.control.is_none()
     {
-        doubts.push("auth.control = \"off\": whatever makes the API answer 2xx without looking at the key (a login page, an open path, a default virtual host) makes a made-up key good there; what \"1h\" costs are two refused requests for each URL path and hour, in the whole fleet".to_owned());
+        doubts.push(
+            "auth.control = \"off\": whatever makes the API answer 2xx without looking at \
+            the key (a login page, an open path, a default virtual host) makes a made-up key good \
+            there; what \"1h\" costs are two refused requests for each URL path and hour, in the \
+            whole fleet"
+                .to_owned(),
+        );
     }
     let is_empty = config.origin.database == "sqlite::memory:" && config.upstream.is_some();
     if any_verified && config.auth.source == VerdictSource::Table && is_empty {
-        doubts.push("auth.source = \"table\", and [origin] database is in memory: it knows no key, so every one is refused; expected the database of the API".to_owned());
+        doubts.push(
+            "auth.source = \"table\", and [origin] database is in memory: it knows no \
+            key, so every one is refused; expected the database of the API"
+                .to_owned(),
+        );
     }
     let by_address = |limit: &RateLimit| limit.by == LimitBy::Address;
     let is_behind = config.listen.is_local() || config.upstream.is_none();
@@ -113,13 +140,17 @@ pub fn doubts(config: &Config) -> Vec<String> {
         && config.listen.trusted_proxies.is_empty()
         && !is_behind
     {
-        doubts.push("[[rate_limit]] by = \"address\" without listen.trusted_proxies: behind a load balancer all clients are one".to_owned());
+        doubts.push(
+            "[[rate_limit]] by = \"address\" without listen.trusted_proxies: behind a \
+            load balancer all clients are one"
+                .to_owned(),
+        );
     }
     doubts
 }
 
-/// A verified route that takes whatever no other route does, beside others that were given routes of
-/// their own: there may be more of those.
+/// A verified route that takes whatever no other route does, beside others that were given routes
+/// of their own: there may be more of those.
 fn takes_other_names(route: &Route, routes: &[Arc<Route>]) -> Option<String> {
     let (beginning, _) = route.path.split_once('{')?;
     let names = |other: &Arc<Route>| {
@@ -132,7 +163,9 @@ fn takes_other_names(route: &Route, routes: &[Arc<Route>]) -> Option<String> {
     taken.dedup();
     (!taken.is_empty()).then(|| {
         format!(
-            "share = \"verified\" takes every name after {beginning:?} but {}, which have routes of their own: whatever else there answers by key needs one too (share = \"per-key\")",
+            "share = \"verified\" takes every name after {beginning:?} but {}, which have routes \
+                of their own: whatever else there answers by key needs one too (share \
+                = \"per-key\")",
             taken.join(", ")
         )
     })
@@ -165,7 +198,8 @@ fn strange_groups(routes: &[Arc<Route>]) -> Vec<String> {
     for route in routes {
         for (name, _) in route.invalidates.iter().filter(|(name, _)| !has(name)) {
             strange.push(format!(
-                "route {:?} (line {}): no route has the group {name:?}, which its writes change: only what the API itself puts into it (Cache-Groups) would go",
+                "route {:?} (line {}): no route has the group {name:?}, which its writes change: \
+                    only what the API itself puts into it (Cache-Groups) would go",
                 route.path, route.line
             ));
         }
@@ -247,16 +281,25 @@ mod tests {
                 "takes every name after \"/\" but a,",
             ),
             (
-                format!("[auth]\ncontrol = \"off\"\n{}", route("share = \"verified\"")),
+                format!(
+                    "[auth]\ncontrol = \"off\"\n{}",
+                    route("share = \"verified\"")
+                ),
                 "makes a made-up key good",
             ),
-            (route("share = \"verified\"\ncookies = \"key\""), "nothing is shared"),
+            (
+                route("share = \"verified\"\ncookies = \"key\""),
+                "nothing is shared",
+            ),
             (
                 route("share = \"verified\"\nmethods = [\"POST\"]"),
                 "takes neither",
             ),
             (
-                format!("[auth]\non_difference = \"off\"\n{}", route("share = \"verified\"")),
+                format!(
+                    "[auth]\non_difference = \"off\"\n{}",
+                    route("share = \"verified\"")
+                ),
                 "nobody notices",
             ),
             (
@@ -267,7 +310,10 @@ mod tests {
                 "it knows no key",
             ),
             (
-                "[listen]\naddress = \"0.0.0.0:80\"\n[upstream]\nurl = \"http://127.0.0.1:1\"\n[[rate_limit]]\nby = \"address\"\nrequests = 1\nwindow = \"1m\"\n".to_owned(),
+                "[listen]\naddress = \"0.0.0.0:80\"\n[upstream]\nurl \
+                    = \"http://127.0.0.1:1\"\n[[rate_limit]]\nby = \"address\"\nrequests = \
+                    1\nwindow = \"1m\"\n"
+                    .to_owned(),
                 "all clients are one",
             ),
         ] {

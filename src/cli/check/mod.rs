@@ -15,7 +15,8 @@ use crate::policy::Share;
 use super::ending::{Ending, load};
 use super::{control, running};
 
-/// Checks a configuration; prints it as it takes effect, and what is probably wrong without being a mistake.
+/// Checks a configuration; prints it as it takes effect, and what is probably wrong without being a
+/// mistake.
 pub(super) fn check(file: &Path, against: Option<&str>) -> Ending {
     let config = match load(file) {
         Ok(config) => config,
@@ -41,7 +42,8 @@ pub(super) fn check(file: &Path, against: Option<&str>) -> Ending {
     let idle = doubts::idle_groups(config.routes.list());
     if !idle.is_empty() {
         eprintln!(
-            "note: no write changes {}: purged by the API's own word (Cache-Group-Invalidation), or by hand (iris-sidecar purge --group)",
+            "note: no write changes {}: purged by the API's own word (Cache-Group-Invalidation), \
+                or by hand (iris-sidecar purge --group)",
             idle.join(", ")
         );
     }
@@ -83,7 +85,8 @@ fn control_cost(config: &Config) -> Option<String> {
     };
     any_verified.then(|| {
         format!(
-            "Controls: {whom} is asked with a random key and with none, at most once in {} {each}, by the whole fleet; both are meant to be refused (auth.control).\n",
+            "Controls: {whom} is asked with a random key and with none, at most once in {} \
+                {each}, by the whole fleet; both are meant to be refused (auth.control).\n",
             units::show_duration(every)
         )
     })
@@ -109,6 +112,12 @@ fn demotions(config: &Config) -> Vec<String> {
     demoted
         .filter_map(|route| route["path"].as_str())
         .filter(|path| is_shared(path))
-        .map(|path| format!("route {path:?}: the instance that runs has found that its answers differ by key, and demoted it, or the URLs that do (GET /explain names one): set share = \"per-key\" for them"))
+        .map(|path| {
+            format!(
+                "route {path:?}: the instance that runs has found that its answers \
+            differ by key, and demoted it, or the URLs that do (GET /explain names one): set \
+            share = \"per-key\" for them"
+            )
+        })
         .collect()
 }

@@ -1,5 +1,5 @@
-//! A configuration as it takes effect: a block for the whole, and one for each route, in the order in which they
-//! are tried. Nothing is wider than a terminal.
+//! A configuration as it takes effect: a block for the whole, and one for each route, in the order
+//! in which they are tried. Nothing is wider than a terminal.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -305,7 +305,8 @@ mod tests {
 
     #[test]
     fn routes_stand_in_the_order_in_which_they_are_tried() {
-        let text = "[[route]]\npath = \"/{*rest}\"\n[[route]]\npath = \"/a/{x}\"\n[[route]]\npath = \"/a/b\"\nttl = \"30s\"\n[[route]]\npath = \"/{*rest}\"\nhost = \"h.example\"\n";
+        let text = "[[route]]\npath = \"/{*rest}\"\n[[route]]\npath = \"/a/{x}\"\n[[route]]\npath \
+            = \"/a/b\"\nttl = \"30s\"\n[[route]]\npath = \"/{*rest}\"\nhost = \"h.example\"\n";
         let config = Config::parse("t", text, &|_| None).unwrap();
         let shown = shown(&config);
         let begins: Vec<&str> = shown
@@ -331,7 +332,12 @@ mod tests {
             .map(|number| format!("\"parameter{number}\""))
             .collect();
         let text = format!(
-            "[auth]\nsource = \"http://127.0.0.1:1/me\"\n[cache.redis]\nurl = \"redis://:secret@127.0.0.1:1\"\n[[rate_limit]]\nby = \"key\"\nrequests = 5\nwindow = \"1m\"\n[[route]]\npath = \"/a\"\nttl = \"1s\"\nshare = \"verified\"\nquery = [{}]\ngroups = [\"g\"]\nerror_when = {{ pointer = \"/x\", equals = 0 }}\n[[route]]\npath = \"/w\"\nmethods = [\"POST\"]\ninvalidates = [\"g\"]\npurges = [\"h\"]\n",
+            "[auth]\nsource = \"http://127.0.0.1:1/me\"\n[cache.redis]\nurl \
+                = \"redis://:secret@127.0.0.1:1\"\n[[rate_limit]]\nby = \"key\"\nrequests = \
+                5\nwindow = \"1m\"\n[[route]]\npath = \"/a\"\nttl = \"1s\"\nshare \
+                = \"verified\"\nquery = [{}]\ngroups = [\"g\"]\nerror_when = {{ pointer = \"/x\", \
+                equals = 0 }}\n[[route]]\npath = \"/w\"\nmethods = [\"POST\"]\ninvalidates = \
+                [\"g\"]\npurges = [\"h\"]\n",
             names.join(", ")
         );
         let config = Config::parse("t", &text, &|_| None).unwrap();

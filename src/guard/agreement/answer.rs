@@ -1,5 +1,5 @@
-//! One key's answer, as it is compared: what is delivered of it, without what is known to differ from
-//! answer to answer.
+//! One key's answer, as it is compared: what is delivered of it, without what is known to differ
+//! from answer to answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -55,8 +55,8 @@ const EXACT: usize = 15;
 pub struct Answer(pub(super) Value);
 
 impl Answer {
-    /// Of an answer with this status, these fields and this body; `volatile` names members and fields
-    /// that are left out, however deep.
+    /// Of an answer with this status, these fields and this body; `volatile` names members and
+    /// fields that are left out, however deep.
     pub fn of(status: StatusCode, fields: &HeaderMap, body: &[u8], volatile: &[String]) -> Self {
         let is_json = fields.get(CONTENT_TYPE).is_some_and(|value| {
             let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
@@ -113,7 +113,8 @@ fn is_told(name: &str, volatile: &[String]) -> bool {
     !is_named && !is_quota && !OF_THE_MESSAGE.contains(&name)
 }
 
-/// Whether all numbers of a JSON text are read as they stand: others that are near would seem equal.
+/// Whether all numbers of a JSON text are read as they stand: others that are near would seem
+/// equal.
 fn is_exact(json: &[u8]) -> bool {
     let (mut in_text, mut is_escaped, mut digits) = (false, false, 0);
     for byte in json {

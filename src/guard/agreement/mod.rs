@@ -1,6 +1,6 @@
 //! Whether the answers to two keys agree, told from what differs by time: one key is asked, the
-//! other, and the first again, and a difference counts only where the first one's own answers before
-//! and after agree.
+//! other, and the first again, and a difference counts only where the first one's own answers
+//! before and after agree.
 //!
 //! | what stands at a place before, between, after | it is |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! Items of a list are matched by what names them (`id` and its like), else by their place or by
 //! their content, whichever agrees more: a list may have shifted between two answers. The answers
 //! *are the same* once one equals its neighbour whole, or once three were found to agree, where
-//! what did not agree in one did in at least a third of the others. They *differ* where one place is a
-//! candidate in every one of at least [`LEAST`] questions. All else is *unclear*.
+//! what did not agree in one did in at least a third of the others. They *differ* where one place
+//! is a candidate in every one of at least [`LEAST`] questions. All else is *unclear*.
 
 mod answer;
 #[cfg(test)]

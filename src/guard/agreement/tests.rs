@@ -80,8 +80,8 @@ fn nothing_that_is_delivered_goes_by_unseen() {
         assert!(!json(empty).says_something(), "{empty}");
     }
     assert!(json("[1]").says_something());
-    // What a list or a text holds shows as soon as it holds something; a name with a number in it is
-    // none of its own.
+    // What a list or a text holds shows as soon as it holds something; a name with a number in it
+    // is none of its own.
     let places = |body: &str| json(body).places();
     assert_eq!(places("[{\"a\":1}]"), places("[{\"a\":2},{\"a\":3}]"));
     assert_eq!(places("{\"run-7\":1}"), places("{\"run-123\":1}"));

@@ -5,13 +5,14 @@
 //! | control | host, literal path, the names in the query, and the fields by which the route lets the origin choose | the same request with a random key, and with none, was refused: a 2xx says something of a key | twice `auth.control`, after which it is taken again; one that failed, once |
 //! | agreement | the same, to the letter of the query, where a verdict holds for its URL; with a wider `verdict_scope` the same | a second key's own answer agreed with the first one's | [`AGREED`], found again while it is used; a difference [`DIFFERS`], what was unclear [`UNCLEAR`] |
 //!
-//! Until then what a key has fetched is that key's alone; and so it is for each key that comes later,
-//! until its own answer agreed as well (it is a *member* then). Who agrees is a [group](super::group),
-//! which is part of the cache key and of the verdict: what one has fetched is never another one's. All
-//! of it is shared by the fleet, by Redis notes that end with it; of each unit the fleet takes at most one
-//! control in `auth.control` (an instance that cannot reach Redis counts for itself). An instance
-//! remembers [`MOST`] units, and forgets those that are used least. A difference that is found among
-//! members ends their group on all instances by the purge log.
+//! Until then what a key has fetched is that key's alone; and so it is for each key that comes
+//! later, until its own answer agreed as well (it is a *member* then). Who agrees is a
+//! [group](super::group), which is part of the cache key and of the verdict: what one has fetched
+//! is never another one's. All of it is shared by the fleet, by Redis notes that end with it; of
+//! each unit the fleet takes at most one control in `auth.control` (an instance that cannot reach
+//! Redis counts for itself). An instance remembers [`MOST`] units, and forgets those that are used
+//! least. A difference that is found among members ends their group on all instances by the purge
+//! log.
 
 mod fleet;
 mod note;
@@ -73,8 +74,7 @@ impl MemberId {
     }
 
     fn name(&self) -> String {
-        let hex = self.0.iter().map(|byte| format!("{byte:02x}"));
-        format!("member:{}", hex.collect::<String>())
+        format!("member:{}", hex::encode(self.0))
     }
 }
 

@@ -20,7 +20,8 @@ fn a_control_holds_for_twice_as_long_as_until_the_next_and_ends_when_that_fails(
     unit.controlled(Control::Held, HOUR, at(0));
     assert!(!unit.wants_control(at(3599)) && unit.wants_control(at(3600)));
     assert!(unit.is_controlled(at(7199)) && !unit.is_controlled(at(7200)));
-    // No answer ends nothing, and the next one is due as late; one that was not sent is tried again.
+    // No answer ends nothing, and the next one is due as late; one that was not sent is tried
+    // again.
     unit.controlled(Control::Unanswered, HOUR, at(3600));
     assert!(unit.is_controlled(at(7199)) && !unit.wants_control(at(7199)));
     unit.controlled(Control::Unsent, HOUR, at(7200));

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
+use parking_lot::{Mutex, MutexGuard};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -52,7 +52,8 @@ pub enum Agreement {
 pub struct RecentKey {
     pub caller: Caller,
     pub credential: HeaderMap,
-    /// A digest of what it asked for, and one of the answer where that is its own, and when it came.
+    /// A digest of what it asked for, and one of the answer where that is its own, and when it
+    /// came.
     pub asked: [u8; 32],
     pub answer: Option<(u64, Timestamp)>,
     /// Whose answers it gets.
@@ -92,10 +93,8 @@ pub(super) struct Known {
 
 impl Unit {
     pub(super) fn named(written: &[u8]) -> Self {
-        let digest = Sha256::digest(written);
-        let name = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
-            name,
+            name: hex::encode(Sha256::digest(written)),
             held_until: AtomicU64::new(0),
             agreed_until: AtomicU64::new(0),
             group: AtomicU64::new(0),
@@ -106,7 +105,7 @@ impl Unit {
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Whether a 2xx says something of a key here.

@@ -95,7 +95,8 @@ pub fn admit(
         });
     }
     if request.is_raw {
-        let message = "the request target has no canonical spelling (a broken escape, or a character that is not ASCII), and this route verifies API keys";
+        let message = "the request target has no canonical spelling (a broken escape, or a \
+            character that is not ASCII), and this route verifies API keys";
         let failure = Failure::new(FailureKind::BadRequest, message);
         return Admission::refused(failure, Reason::Refused);
     }
@@ -163,9 +164,9 @@ fn refused(text: &str) -> Admission {
     Admission::refused(failure, Reason::KeyRefused)
 }
 
-/// Who asks, what a verdict on them reaches, and what is known of them; `None` without a credential.
-/// Where it is not proved yet that this credential may have what others have fetched, the key is its
-/// own from here on.
+/// Who asks, what a verdict on them reaches, and what is known of them; `None` without a
+/// credential. Where it is not proved yet that this credential may have what others have fetched,
+/// the key is its own from here on.
 pub fn caller(
     plan: &Plan,
     guard: &Guard,
@@ -198,8 +199,8 @@ pub fn caller(
             caller
         };
         let standing = guard.standing(&in_group);
-        // The origin's verdict for a group's answers is given to its members alone, by what each was
-        // answered itself.
+        // The origin's verdict for a group's answers is given to its members alone, by what each
+        // was answered itself.
         let is_members = learns && matches!(standing, Standing::Good | Standing::Bad);
         let is_let_in = is_members || guard.is_member(&caller, group, &agreeing);
         if is_let_in {

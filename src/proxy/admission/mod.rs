@@ -1,5 +1,5 @@
-//! Admission: whether a request is let in, by limits and by its key, before anything stored is looked
-//! at. Guard first, look-up second.
+//! Admission: whether a request is let in, by limits and by its key, before anything stored is
+//! looked at. Guard first, look-up second.
 //!
 //! Nothing here may look at what is stored.
 

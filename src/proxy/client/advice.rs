@@ -1,5 +1,5 @@
-//! What `explain` says in plain words: what would come of a request, and what to change so that it is
-//! answered from the cache.
+//! What `explain` says in plain words: what would come of a request, and what to change so that it
+//! is answered from the cache.
 
 use strum::IntoEnumIterator;
 
@@ -15,8 +15,8 @@ fn of_code(code: &str) -> Option<Reason> {
     Reason::iter().find(|reason| reason.as_str() == code)
 }
 
-/// What to change, and where, for the reason with this code on this route (path and line); `None` where
-/// nothing is wrong with it, or nothing in a configuration would change it.
+/// What to change, and where, for the reason with this code on this route (path and line); `None`
+/// where nothing is wrong with it, or nothing in a configuration would change it.
 pub fn remedy(route: Option<(&str, u64)>, path: &str, code: &str) -> Option<String> {
     let reason = of_code(code)?;
     let place = match route {
@@ -29,7 +29,9 @@ pub fn remedy(route: Option<(&str, u64)>, path: &str, code: &str) -> Option<Stri
         }
         Reason::SwitchedOff => {
             return Some(
-                "switch it on again: iris-sidecar bypass --off (with --fleet for all instances), or bypass = false where the configuration says true".to_owned(),
+                "switch it on again: iris-sidecar bypass --off (with --fleet for all instances), \
+                    or bypass = false where the configuration says true"
+                    .to_owned(),
             );
         }
         Reason::NoLifetime => "ttl = \"30s\": the origin gives no lifetime, and nobody else does",

@@ -1,5 +1,5 @@
-//! What the operator does with answers of a route on their way to clients, whatever is stored of them: fields,
-//! and whose pages may read them.
+//! What the operator does with answers of a route on their way to clients, whatever is stored of
+//! them: fields, and whose pages may read them.
 
 use std::sync::Arc;
 
@@ -60,8 +60,8 @@ impl Delivery {
     }
 }
 
-/// The route whose `cors` answers a preflight (Fetch, "CORS-preflight request") for what it takes; `None` where
-/// a request is none.
+/// The route whose `cors` answers a preflight (Fetch, "CORS-preflight request") for what it takes;
+/// `None` where a request is none.
 pub fn preflighted<'p>(
     plan: &'p Plan,
     request: &ClientRequest,

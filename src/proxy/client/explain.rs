@@ -36,8 +36,8 @@ use super::received::receive;
 use super::routed::{NOTHING_STORED, Routed};
 
 /// What a request would meet: its route, how that is shared, what is known of its key, what is
-/// stored for it, what would come of it, in a sentence too, and what to change so that it is answered
-/// from the cache.
+/// stored for it, what would come of it, in a sentence too, and what to change so that it is
+/// answered from the cache.
 pub async fn explain<B>(plan: &Plan, request: Request<B>, peer: &Peer) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -63,8 +63,8 @@ where
     told
 }
 
-/// What the steps of a request come to; `missed` becomes the key under which the second tier would be asked
-/// next.
+/// What the steps of a request come to; `missed` becomes the key under which the second tier would
+/// be asked next.
 fn steps<B>(plan: &Plan, request: Request<B>, peer: &Peer, missed: &mut Option<RequestKey>) -> Value
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -153,7 +153,8 @@ where
     }
 }
 
-const OF_ITS_OWN: &str = "each key gets answers of its own here (share = \"per-key\", or not proved yet to be the same for all): a MISS the first time, a HIT from then on";
+const OF_ITS_OWN: &str = "each key gets answers of its own here (share = \"per-key\", or not \
+    proved yet to be the same for all): a MISS the first time, a HIT from then on";
 
 /// What a request without a key would get if it had a good one, on a route where keys are verified.
 fn told_with_key(plan: &Plan, routed: &mut Routed<'_>, told: &Value) -> String {
@@ -258,7 +259,8 @@ fn told_route(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Val
     told
 }
 
-/// What is proved of what is asked for, and what is missing before one key gets another one's answer.
+/// What is proved of what is asked for, and what is missing before one key gets another one's
+/// answer.
 fn proof_told(guard: &Guard, [unit, agreeing]: [Option<&Unit>; 2], now: Timestamp) -> Value {
     let control = match unit.and_then(|unit| unit.control(now)) {
         _ if guard.control_every().is_none() => "not needed",
@@ -392,11 +394,7 @@ fn why_it_won(plan: &Plan, request: &ClientRequest, route: &PlannedRoute) -> Str
 fn told_key(key: &RequestKey) -> Value {
     let primary = key.primary();
     let text = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
-    let digest: String = Sha256::digest(primary)
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = hex::encode(&Sha256::digest(primary)[..6]);
     let place = Place::of(primary);
     json!({
         "digest": digest,

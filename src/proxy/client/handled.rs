@@ -1,5 +1,5 @@
-//! A request on its way to its response: ready at once, or waited for within a deadline, and counted
-//! when it is there.
+//! A request on its way to its response: ready at once, or waited for within a deadline, and
+//! counted when it is there.
 
 use std::convert::Infallible;
 use std::pin::Pin;

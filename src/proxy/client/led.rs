@@ -91,8 +91,8 @@ impl Missed {
     }
 
     /// A response that may still come in. One range of it is cut out as it passes; for several, or
-    /// where nobody knows how long it is, the whole is awaited for a moment. What takes longer is sent
-    /// as it comes: a `Range` may be ignored (RFC 9110 §14.2).
+    /// where nobody knows how long it is, the whole is awaited for a moment. What takes longer is
+    /// sent as it comes: a `Range` may be ignored (RFC 9110 §14.2).
     pub async fn stream(mut self, head: &Head, reader: Reader) -> Delivered {
         let request = &self.keyed.request;
         let awaits = request.wants_part()

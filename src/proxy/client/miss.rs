@@ -60,8 +60,8 @@ pub struct Missed {
     pub note: Note,
 }
 
-/// Has the answer to a missed request fetched. What its origin says before the final response goes to
-/// `interim`.
+/// Has the answer to a missed request fetched. What its origin says before the final response goes
+/// to `interim`.
 pub fn answer_miss(
     plan: &Arc<Plan>,
     mut miss: Miss,

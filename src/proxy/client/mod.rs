@@ -10,8 +10,8 @@
 //! | [`LookedUp`](look_up::LookedUp) | hit, stale hit, or nothing that answers | delivered at once, or [`Miss`](course::Miss) with its course, fetched |
 //! | delivered | [`deliver`](deliver::deliver), counted | |
 //!
-//! A hit takes all of them without waiting; whoever waits owns its step. [`explain()`] takes the same
-//! ones, and stops before anything would be sent, counted or changed.
+//! A hit takes all of them without waiting; whoever waits owns its step. [`explain()`] takes the
+//! same ones, and stops before anything would be sent, counted or changed.
 //!
 //! Nothing here may decide what caching means: that is [`policy`](crate::policy)'s word.
 
@@ -121,8 +121,8 @@ where
     }
 }
 
-/// Whether the frames of a request have to show whether it has a body at all: a GET that says neither
-/// that it has one nor that it has none. A client that waits to be told to go on has one.
+/// Whether the frames of a request have to show whether it has a body at all: a GET that says
+/// neither that it has one nor that it has none. A client that waits to be told to go on has one.
 fn may_be_empty(parts: &request::Parts) -> bool {
     let length = parts.headers.get(CONTENT_LENGTH);
     matches!(parts.method, Method::GET | Method::HEAD)

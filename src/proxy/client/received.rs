@@ -1,5 +1,5 @@
-//! Received: what is ambiguous or not for us is refused; of the rest the host is known, the fields of
-//! one hop are off, and the path is in one spelling.
+//! Received: what is ambiguous or not for us is refused; of the rest the host is known, the fields
+//! of one hop are off, and the path is in one spelling.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, Uri, Version, request};
 
 use crate::error::{Failure, FailureKind};
-use crate::http::fields::{self, CLIENT_CERT, CLIENT_CERT_CHAIN, without_port};
+use crate::http::fields::{self, CLIENT_CERT, CLIENT_CERT_CHAIN, without_brackets, without_port};
 use crate::policy::Reason;
 use crate::policy::canonical;
 use crate::proxy::admission::Refusal;
@@ -71,16 +71,17 @@ pub fn receive(
     })
 }
 
-/// Whether a request for this host belongs on a connection to the name that the client has asked for in
-/// its handshake.
+/// Whether a request for this host belongs on a connection to the name that the client has asked
+/// for in its handshake.
 fn is_for_us(tls: &PeerTls, host: &str) -> Result<(), Failure> {
     let name = String::from_utf8_lossy(without_port(host.as_bytes())).into_owned();
-    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let name = without_brackets(&name);
     if tls.is_for(name) {
         return Ok(());
     }
     let message = format!(
-        "{name:?} is not the name that this connection was opened for (SNI), and no certificate here is for it: open another one"
+        "{name:?} is not the name that this connection was opened for (SNI), and no certificate \
+            here is for it: open another one"
     );
     Err(Failure::new(FailureKind::Misdirected, message))
 }

@@ -93,7 +93,8 @@ pub fn refuse_head(plan: &Plan, kind: FailureKind, client: IpAddr) -> Response<B
     let limits = &plan.config.limits;
     let message = match kind {
         FailureKind::HeadTooLarge => format!(
-            "the request head has more than {} bytes or {} fields (limits.header_bytes, limits.header_count)",
+            "the request head has more than {} bytes or {} fields (limits.header_bytes, \
+                limits.header_count)",
             limits.header_bytes, limits.header_count
         ),
         FailureKind::TargetTooLong => target_too_long(limits).message,

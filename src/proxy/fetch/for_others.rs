@@ -1,5 +1,5 @@
-//! A fetch and those who wait for it: it is taken back when nobody does any more, and made once more
-//! for them where its leader's own request may have made it fail.
+//! A fetch and those who wait for it: it is taken back when nobody does any more, and made once
+//! more for them where its leader's own request may have made it fail.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use super::{Fetch, Led, Validation};
 type Answer = Result<Response<OriginBody>, Failure>;
 
 impl Fetch {
-    /// Asks the origin, and notes when; `None` where the request was taken back before work on it began.
+    /// Asks the origin, and notes when; `None` where the request was taken back before work on it
+    /// began.
     pub(super) async fn ask(&mut self, mut request: Request<OriginBody>) -> Option<Answer> {
         let state = Arc::clone(self.state());
         let started = Started::default();
@@ -34,8 +35,8 @@ impl Fetch {
         Some(answer)
     }
 
-    /// Waits until the request can be taken back: its client is gone, nobody else waits, and work on
-    /// it has not begun.
+    /// Waits until the request can be taken back: its client is gone, nobody else waits, and work
+    /// on it has not begun.
     pub(super) async fn taken_back(&mut self, started: &Started) {
         loop {
             match &mut self.leader {
@@ -56,9 +57,9 @@ impl Fetch {
         }
     }
 
-    /// What the origin was sent, where others wait and the request itself may have made it fail: some
-    /// field of its client's, at which the origin hangs up. A timeout is shared at once, and so is the
-    /// want of a connection.
+    /// What the origin was sent, where others wait and the request itself may have made it fail:
+    /// some field of its client's, at which the origin hangs up. A timeout is shared at once, and
+    /// so is the want of a connection.
     pub(super) fn sent_for_others(&mut self, failure: &Failure) -> Option<Request<()>> {
         let may_be_its_doing = matches!(
             failure.kind,
@@ -66,8 +67,8 @@ impl Fetch {
                 | FailureKind::ProtocolError
                 | FailureKind::ResponseIncomplete
         );
-        // Where the fields that a route lists choose for whom an answer is, one without them would be
-        // for others than its place says.
+        // Where the fields that a route lists choose for whom an answer is, one without them would
+        // be for others than its place says.
         let chooses = |route: &Route| route.forward_headers.is_some() || !route.normalise.is_idle();
         let is_chosen = self.let_in.is_some() && chooses(&self.route.rule);
         let sent = self

@@ -1,5 +1,5 @@
-//! How a fetch ends for those who wait for it: it is stored, it is one client's alone, it has failed,
-//! or it was refused; and what they, and the fleet, are told.
+//! How a fetch ends for those who wait for it: it is stored, it is one client's alone, it has
+//! failed, or it was refused; and what they, and the fleet, are told.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -79,7 +79,8 @@ impl Fetch {
         self.ticket.finish(Ok(None));
     }
 
-    /// Remembers for a while that the response with this status cannot be stored, by its own nature.
+    /// Remembers for a while that the response with this status cannot be stored, by its own
+    /// nature.
     pub(super) fn remember(&self, status: StatusCode, reason: Reason) {
         let state = self.state();
         // An error says nothing about what was stored before it, nor does one client's own answer.
@@ -134,8 +135,8 @@ impl Fetch {
         self.ticket.finish(Ok(None));
     }
 
-    /// The origin refuses good keys: its leader is answered as if the origin had failed, and of those
-    /// who wait each sees for itself.
+    /// The origin refuses good keys: its leader is answered as if the origin had failed, and of
+    /// those who wait each sees for itself.
     pub(super) fn refused_in_outage(mut self, status: StatusCode) {
         let mut failure = source_is_ill();
         failure.status = Some(status);
@@ -147,8 +148,8 @@ impl Fetch {
         self.ticket.finish(Ok(None));
     }
 
-    /// The origin's own error, which teaches nothing about the key of its caller: it goes to that one
-    /// as it came, and those who wait ask for themselves.
+    /// The origin's own error, which teaches nothing about the key of its caller: it goes to that
+    /// one as it came, and those who wait ask for themselves.
     pub(super) fn failed_its_asker(mut self, response: Response<OriginBody>) {
         self.release(LeaseOutcome::Dropped);
         self.refreshed(Refresh::Failed);

@@ -240,8 +240,8 @@ impl Proving {
         self.note_key(agreeing, Some(group), Some(answer.digest()));
     }
 
-    /// A key that comes later is compared with what the group has fetched, or with one of its members
-    /// asked again.
+    /// A key that comes later is compared with what the group has fetched, or with one of its
+    /// members asked again.
     async fn join(&self, guard: &Guard, agreeing: &Unit, answer: &Answer) -> Vec<Caller> {
         let state = &self.plan.state;
         let now = state.clock.now();
@@ -327,8 +327,8 @@ impl Proving {
         self.compare_with(other, agreeing).await
     }
 
-    /// Whether another key is answered now as this one was a moment ago; `None` where that cannot be
-    /// asked.
+    /// Whether another key is answered now as this one was a moment ago; `None` where that cannot
+    /// be asked.
     async fn is_answered_alike(
         &self,
         other: &RecentKey,
@@ -367,7 +367,8 @@ impl Proving {
                 unit.found_unclear(now);
                 warn!(
                     path,
-                    "two keys' answers could not be compared, since they never stay the same: each key has its own; name what differs by itself in auth.volatile"
+                    "two keys' answers could not be compared, since they never stay the same: \
+                        each key has its own; name what differs by itself in auth.volatile"
                 );
             }
             Compared::Differs => {
@@ -387,7 +388,9 @@ impl Proving {
                 error!(
                     route = self.route.series.path(),
                     path,
-                    "answers differ by key on a route with share = \"verified\": there each key has its own; set share = \"per-key\" for it, or name what differs by itself in auth.volatile"
+                    "answers differ by key on a route with share = \"verified\": there each key \
+                        has its own; set share = \"per-key\" for it, or name what differs by \
+                        itself in auth.volatile"
                 );
             }
         }
@@ -434,13 +437,14 @@ impl Proving {
             warn!(
                 path = self.path(),
                 status = status.map(|status| status.as_u16()),
-                "a random key, or none, was not refused by 401 or 403: what is answered there says nothing of keys, and each has its own until a control holds"
+                "a random key, or none, was not refused by 401 or 403: what is answered there \
+                    says nothing of keys, and each has its own until a control holds"
             );
         }
     }
 
-    /// Proves again what is shared, by asking with each of `others`; what `is_new` was taken back until
-    /// they all agree.
+    /// Proves again what is shared, by asking with each of `others`; what `is_new` was taken back
+    /// until they all agree.
     async fn keep(
         &self,
         guard: &Guard,
@@ -491,7 +495,8 @@ impl Proving {
             warn!(
                 route = pattern,
                 path,
-                "answers differ by key on a route with share = \"verified\": set share = \"per-key\", or name what differs by itself in auth.volatile"
+                "answers differ by key on a route with share = \"verified\": set share \
+                    = \"per-key\", or name what differs by itself in auth.volatile"
             );
             return;
         }
@@ -508,7 +513,9 @@ impl Proving {
             error!(
                 route = pattern,
                 path,
-                "answers that were shared differ by key: the route is demoted to per-key now, on all instances; set share = \"per-key\", or name what differs by itself in auth.volatile"
+                "answers that were shared differ by key: the route is demoted to per-key now, on \
+                    all instances; set share = \"per-key\", or name what differs by itself in \
+                    auth.volatile"
             );
         }
     }

@@ -82,8 +82,8 @@ impl Fetch {
             .await;
     }
 
-    /// How long a body is awaited before anybody gets it: where something stored may stand in for it, not
-    /// for so long that its clients have their deadline first.
+    /// How long a body is awaited before anybody gets it: where something stored may stand in for
+    /// it, not for so long that its clients have their deadline first.
     pub(super) fn patience(&self, is_covered: bool, of: &Extensions) -> Patience {
         let config = &self.plan.config;
         let limit = config.limits.request_timeout;
@@ -183,8 +183,8 @@ impl Fetch {
         self.ticket.finish(Ok(trailers));
     }
 
-    /// The body turns out too large to be stored, or there is no room for it: it goes to those who read
-    /// it, and to nobody else.
+    /// The body turns out too large to be stored, or there is no room for it: it goes to those who
+    /// read it, and to nobody else.
     fn keeps_no_more(&mut self, status: StatusCode, is_too_large: bool) {
         let (reason, lease) = if is_too_large {
             self.remember(status, Reason::TooLarge);
@@ -260,8 +260,8 @@ struct Alone {
 }
 
 impl Alone {
-    /// Whether nobody has read it for so long: it goes on, so that it may be stored, but does not hold a
-    /// connection for ever.
+    /// Whether nobody has read it for so long: it goes on, so that it may be stored, but does not
+    /// hold a connection for ever.
     fn for_longer_than(&mut self, limit: Duration, ticket: &Ticket) -> bool {
         if ticket.has_readers() {
             self.since = None;
@@ -344,11 +344,6 @@ fn entity_tag(headers: &HeaderMap, body: &[Bytes]) -> HeaderValue {
         digest.update([0]);
     }
     body.iter().for_each(|piece| digest.update(piece));
-    let digest = digest.finalize();
-    let hex: String = digest
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hex::encode(&digest.finalize()[..16]);
     HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }

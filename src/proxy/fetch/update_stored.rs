@@ -1,5 +1,5 @@
-//! What an answer tells of responses that are stored already: a 304 confirms one (RFC 9111 §4.3.4), a
-//! HEAD updates it or shows that it is out of date (§4.3.5).
+//! What an answer tells of responses that are stored already: a 304 confirms one (RFC 9111 §4.3.4),
+//! a HEAD updates it or shows that it is out of date (§4.3.5).
 
 use std::sync::Arc;
 

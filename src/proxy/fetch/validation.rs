@@ -48,8 +48,8 @@ impl Validation {
         }
     }
 
-    /// Whether the origin was found to confirm by tags of another strength than it sends. What has no
-    /// validator of the origin's has a tag of ours, and those are strong.
+    /// Whether the origin was found to confirm by tags of another strength than it sends. What has
+    /// no validator of the origin's has a tag of ours, and those are strong.
     pub fn is_never_confirmed(&self) -> bool {
         let tag = self.entry.head.field(&ETAG);
         let is_weak = tag.is_some_and(|tag| tag.as_bytes().starts_with(b"W/"));

@@ -40,10 +40,11 @@ pub enum KnownState {
     Done,
     /// It is in the fleet's log: instances that are named may serve what is older, for a while.
     Unconfirmed(Doubt),
-    /// The fleet's log does not have it yet: it will when Redis is back, or when an instance starts here
-    /// after that.
+    /// The fleet's log does not have it yet: it will when Redis is back, or when an instance starts
+    /// here after that.
     Pending,
-    /// The fleet's log does not have it yet, and will only if this instance lives until Redis is back.
+    /// The fleet's log does not have it yet, and will only if this instance lives until Redis is
+    /// back.
     PendingVolatile,
 }
 
@@ -120,20 +121,26 @@ impl KnownState {
         Some(match self {
             Self::Done => return None,
             Self::Pending => {
-                "Redis does not take it now: this instance knows, the others when Redis is back; it is kept in cache.redis.journal until then"
+                "Redis does not take it now: this instance knows, the others when Redis is back; \
+                    it is kept in cache.redis.journal until then"
             }
             Self::PendingVolatile => {
-                "Redis does not take it now: this instance knows, the others when Redis is back, and never if this instance ends before: set cache.redis.journal to a file that can be written, and order it once more when Redis is back"
+                "Redis does not take it now: this instance knows, the others when Redis is back, \
+                    and never if this instance ends before: set cache.redis.journal to a file \
+                    that can be written, and order it once more when Redis is back"
             }
             Self::Unconfirmed(Doubt::Missing) => {
-                "the instances under \"missing\" were heard a while ago and have not confirmed it: they are slow, cut off, or dead"
+                "the instances under \"missing\" were heard a while ago and have not confirmed \
+                    it: they are slow, cut off, or dead"
             }
             Self::Unconfirmed(Doubt::Blind) => {
-                "a while ago this instance did not hear Redis, or its log was lost: others that live may not have shown up yet"
+                "a while ago this instance did not hear Redis, or its log was lost: others that \
+                    live may not have shown up yet"
             }
             Self::Unconfirmed(Doubt::Untold) => "Redis did not say which instances live",
             Self::Unconfirmed(Doubt::InOneServer) => {
-                "no replica of Redis has it yet, though there have been some: a failover now would lose it"
+                "no replica of Redis has it yet, though there have been some: a failover now \
+                    would lose it"
             }
         })
     }
@@ -176,8 +183,8 @@ pub async fn known_to_all(state: &State, local: u64) -> Known {
     }
 }
 
-/// Waits until the purges up to this local position outlive this process, as far as they can, and not for
-/// long.
+/// Waits until the purges up to this local position outlive this process, as far as they can, and
+/// not for long.
 pub async fn outlives_us(state: &State, local: u64) {
     if let Some(second) = &state.second {
         second.outlives_us(state.memory.purges(), local).await;

@@ -61,7 +61,8 @@ enum Value {
     Unusable,
 }
 
-/// Asks the second tier before the origin is asked: for the response, or for the lease of its fetch.
+/// Asks the second tier before the origin is asked: for the response, or for the lease of its
+/// fetch.
 pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consulted {
     let state = &plan.state;
     let until = Instant::now() + plan.config.cache.wait_timeout;
@@ -117,8 +118,8 @@ pub async fn consult(plan: &Plan, second: &Second, about: &About<'_>) -> Consult
     }
 }
 
-/// Waits for another instance's fetch; whether to look again. After `patience` its lease may have been
-/// lost, and nobody would hear of its end.
+/// Waits for another instance's fetch; whether to look again. After `patience` its lease may have
+/// been lost, and nobody would hear of its end.
 async fn wait_for(
     state: &State,
     mut elsewhere: Elsewhere,

@@ -1,5 +1,5 @@
-//! What an instance could not tell Redis before its end, told to another one that lives: it tells the rest,
-//! sooner or later.
+//! What an instance could not tell Redis before its end, told to another one that lives: it tells
+//! the rest, sooner or later.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -28,7 +28,8 @@ pub async fn hand_over(state: &State, token: Option<&str>) {
     }
     for (name, address) in second.others() {
         if takes_all(address, token, in_parts(&untold)).await {
-            info!(instance = %name, purges = untold.len(), "another instance tells the fleet what Redis did not take");
+            info!(instance = %name, purges = untold.len(), "another instance tells the fleet what \
+                Redis did not take");
             purges.handed_over();
             return;
         }
@@ -49,8 +50,8 @@ async fn takes_all(address: SocketAddr, token: Option<&str>, parts: Vec<String>)
     true
 }
 
-/// Takes over what another instance could not tell: how many purges those were. An error says what is wrong
-/// with it.
+/// Takes over what another instance could not tell: how many purges those were. An error says what
+/// is wrong with it.
 pub fn take_over(state: &std::sync::Arc<State>, part: &[u8]) -> Result<usize, String> {
     let told = read_part(part)
         .ok_or_else(|| "expected an array of purges as another instance writes them".to_owned())?;

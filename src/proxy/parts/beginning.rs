@@ -1,5 +1,5 @@
-//! The beginning of a response that broke off: what completes it is asked for with its strong entity
-//! tag (RFC 9111 §3.4).
+//! The beginning of a response that broke off: what completes it is asked for with its strong
+//! entity tag (RFC 9111 §3.4).
 
 use std::sync::Arc;
 

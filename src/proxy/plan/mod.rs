@@ -175,8 +175,8 @@ impl Plan {
                 .is_on(state.memory.purges(), &state.clock, path)
     }
 
-    /// A stored response as this plan has it, judged again where another plan, or another instance, has
-    /// judged it; `None` where it is in a group now that was purged.
+    /// A stored response as this plan has it, judged again where another plan, or another instance,
+    /// has judged it; `None` where it is in a group now that was purged.
     pub fn in_force(&self, key: &[u8], entry: Arc<Entry>, options: &Options) -> Option<Arc<Entry>> {
         if entry.head.generation == self.generation {
             return Some(entry);

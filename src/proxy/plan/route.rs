@@ -1,5 +1,5 @@
-//! One route of a plan, with all that its requests need: its rules, its series, its digest, and what
-//! is known of how it is shared.
+//! One route of a plan, with all that its requests need: its rules, its series, its digest, and
+//! what is known of how it is shared.
 
 use std::sync::Arc;
 
@@ -39,8 +39,8 @@ pub struct Sharing {
     /// Under this digest the purge log, and so the fleet, knows that the route was demoted: as of a
     /// key that is revoked. With other volatile members it is another route.
     demotion: [u8; 32],
-    /// What begins the names of its units: with other volatile members, or keys in other fields, they
-    /// are others.
+    /// What begins the names of its units: with other volatile members, or keys in other fields,
+    /// they are others.
     pub unit_tag: [u8; 8],
     /// The same route, not shared.
     per_key: Arc<PlannedRoute>,
@@ -125,7 +125,8 @@ impl Sharing {
         };
         match self.observed.why_demoted() {
             Some((at, path)) => Some(format!(
-                "answers for {path} were found to differ by key at {}, and {what}: set share = \"per-key\", or name what differs by itself in auth.volatile",
+                "answers for {path} were found to differ by key at {}, and {what}: set share \
+                    = \"per-key\", or name what differs by itself in auth.volatile",
                 rfc3339(at)
             )),
             None if is_whole => Some(

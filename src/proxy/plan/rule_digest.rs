@@ -1,8 +1,8 @@
 //! The rule digest of a route: what of its rules decides which response a request gets, or what the
 //! origin answered by. It is part of every key, in memory and in Redis.
 //!
-//! How long a response is good for is no part of it: a stored response keeps the lifetime that it was
-//! given when it came.
+//! How long a response is good for is no part of it: a stored response keeps the lifetime that it
+//! was given when it came.
 
 use http::HeaderValue;
 use sha2::{Digest, Sha256};

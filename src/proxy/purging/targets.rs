@@ -11,12 +11,13 @@ use crate::proxy::plan::Plan;
 use crate::store::Target;
 use crate::store::purge::{LONGEST, short};
 
-/// How a URL of this host stands in keys: `target` is its path and query, as somebody typed or wrote
-/// them, and of the query what the routes for it let through. Without a host, as each route of any
-/// host has it. Empty where no route answers it, for then nothing of it is stored.
+/// How a URL of this host stands in keys: `target` is its path and query, as somebody typed or
+/// wrote them, and of the query what the routes for it let through. Without a host, as each route
+/// of any host has it. Empty where no route answers it, for then nothing of it is stored.
 ///
 /// Another instance of the fleet may have other routes and another rule for the query, and so may
-/// the plan before this one: where that may be, a URL is named for whatever rule it was stored under.
+/// the plan before this one: where that may be, a URL is named for whatever rule it was stored
+/// under.
 pub fn url_targets(plan: &Plan, host: Option<&str>, target: &str) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     for target in canonical::targets(target) {

@@ -47,7 +47,8 @@ enum Change {
     /// A URL of its host, by path and query: how that stands in keys is asked when it is purged.
     Url(String),
     Named(Purge, Mode),
-    /// A group, made unusable or stale by how fast it is written when that is known to have been done.
+    /// A group, made unusable or stale by how fast it is written when that is known to have been
+    /// done.
     Adaptive(Box<str>),
 }
 
@@ -183,7 +184,8 @@ impl Write {
             }
             self.answered(&answer);
             self.settle();
-            // Who hears that it is done is promised that nobody of the fleet serves anything older for long.
+            // Who hears that it is done is promised that nobody of the fleet serves anything older
+            // for long.
             if let Some(position) = self.purge() {
                 outlives_us(&state, position).await;
             }
@@ -234,8 +236,8 @@ impl Write {
     }
 }
 
-/// When no write of a group has come for as long as makes one isolated, what the last ones left stale
-/// is gone: whoever reads then sees them.
+/// When no write of a group has come for as long as makes one isolated, what the last ones left
+/// stale is gone: whoever reads then sees them.
 fn end_burst(state: &Arc<State>, group: &str) {
     let Some(mut left) = state.memory.purges().written.await_end(group) else {
         return;
@@ -295,7 +297,8 @@ impl Drop for Write {
     }
 }
 
-/// The body of an answer to a write. Its last piece goes out when the last purge outlives this process.
+/// The body of an answer to a write. Its last piece goes out when the last purge outlives this
+/// process.
 struct Ending {
     body: OriginBody,
     write: Write,

@@ -1,7 +1,9 @@
 //! The access log in force: the same one for all plans that want the same.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::access_log::AccessLog;
 use crate::config::{self, LogFormat};
@@ -25,7 +27,7 @@ impl AccessLogs {
         config: &config::AccessLog,
         metrics: &Arc<Metrics>,
     ) -> Result<Option<Arc<AccessLog>>, String> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock();
         if config.format == LogFormat::Off {
             *current = None;
         } else if current.as_ref().is_none_or(|log| log.config != *config) {
@@ -36,9 +38,6 @@ impl AccessLogs {
     }
 
     pub fn current(&self) -> Option<Arc<AccessLog>> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.lock().clone()
     }
 }

@@ -1,9 +1,9 @@
-//! Bypass: while the operator has switched caching off, nothing is looked up or stored. For this instance,
-//! or for the fleet, which hears of it by the purge log; for all routes, or for one.
+//! Bypass: while the operator has switched caching off, nothing is looked up or stored. For this
+//! instance, or for the fleet, which hears of it by the purge log; for all routes, or for one.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
 
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Timestamp};
@@ -99,8 +99,8 @@ pub struct Bypass {
 }
 
 impl Bypass {
-    /// Whether a request on a route with this path is not looked up, and not stored. The clock is asked
-    /// where anything is switched off at all.
+    /// Whether a request on a route with this path is not looked up, and not stored. The clock is
+    /// asked where anything is switched off at all.
     pub fn is_on(&self, purges: &PurgeLog, clock: &Clock, path: Option<&str>) -> bool {
         if self.seen.load(Ordering::Acquire) != purges.switched() {
             self.read_log(purges);
@@ -117,7 +117,7 @@ impl Bypass {
         if self.seen.load(Ordering::Acquire) != purges.switched() {
             self.read_log(purges);
         }
-        let switches = self.switches.read().unwrap_or_else(PoisonError::into_inner);
+        let switches = self.switches.read();
         let lasting = switches.iter().filter(|one| one.lasts(now));
         let lasting: Vec<Switch> = lasting.copied().collect();
         let is_any_over = lasting.len() < switches.len();
@@ -157,17 +157,14 @@ impl Bypass {
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Switch>)) {
-        let mut switches = self
-            .switches
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut switches = self.switches.write();
         change(&mut switches);
         self.is_any.store(!switches.is_empty(), Ordering::Release);
     }
 }
 
-/// Takes back of the log what was switched off for the fleet: what is meant by `path` (`Some(None)`: of all
-/// routes together; `None`: whatever it is), and what is over anyway.
+/// Takes back of the log what was switched off for the fleet: what is meant by `path`
+/// (`Some(None)`: of all routes together; `None`: whatever it is), and what is over anyway.
 pub fn words_to_take_back(
     purges: &PurgeLog,
     now: Timestamp,

@@ -1,5 +1,5 @@
-//! The running state: what outlives plans. Memory, flights, purge log, second tier, origin, verdicts,
-//! limit windows, the registry of metrics.
+//! The running state: what outlives plans. Memory, flights, purge log, second tier, origin,
+//! verdicts, limit windows, the registry of metrics.
 //!
 //! Nothing here may hold what a configuration says, but for sizes that are fixed at the start.
 

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Of one thread so many are all counted: a sidecar that was just started has seen few.
 const FIRST: u32 = 256;
@@ -48,7 +49,7 @@ impl Seen {
         let Some(target) = target().filter(|target| target.len() <= LONGEST) else {
             return;
         };
-        let Ok(mut counts) = self.counts.try_lock() else {
+        let Some(mut counts) = self.counts.try_lock() else {
             return;
         };
         let host = host.into();
@@ -64,7 +65,7 @@ impl Seen {
 
     /// Those that were asked for most, and how often about.
     pub fn most(&self, count: usize) -> Vec<(Asked, u64)> {
-        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.counts.lock();
         let mut all: Vec<_> = counts
             .iter()
             .map(|(asked, count)| (asked.clone(), *count))

@@ -1,8 +1,9 @@
-//! What was observed on routes that share one answer among all keys: why a route was demoted, and how
-//! many misses there were. It is kept by the digest of a route's identity.
+//! What was observed on routes that share one answer among all keys: why a route was demoted, and
+//! how many misses there were. It is kept by the digest of a route's identity.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
 
@@ -39,5 +40,5 @@ impl SharedRoute {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -32,8 +32,8 @@ pub enum Treatment {
     Ours,
     /// A trusted proxy's is sent as it came, and is part of the key; a stranger's is dropped.
     Believed,
-    /// A certificate that the client has shown us, or a trusted proxy (RFC 9440): sent, but not with requests
-    /// whose answers are everybody's; a stranger's is dropped.
+    /// A certificate that the client has shown us, or a trusted proxy (RFC 9440): sent, but not
+    /// with requests whose answers are everybody's; a stranger's is dropped.
     Shown,
     /// It names another method: sent with unsafe methods, which are never stored and invalidate
     /// whatever they are; dropped from the others.
@@ -132,8 +132,8 @@ const BY_BEGINNING: [(&str, Treatment); 8] = [
     ("x-sendfile-", Treatment::Dropped),
 ];
 
-/// What is done with a field that the table does not name; `None` with one that says nothing of how a
-/// request came.
+/// What is done with a field that the table does not name; `None` with one that says nothing of how
+/// a request came.
 fn by_beginning(name: &HeaderName) -> Option<Treatment> {
     let begins = |(begin, _): &&(&str, Treatment)| name.as_str().starts_with(begin);
     let (_, treatment) = BY_BEGINNING.iter().find(begins)?;

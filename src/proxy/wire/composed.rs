@@ -71,8 +71,8 @@ pub fn composed(
 }
 
 /// Leaves of a request to the origin what no client has chosen freely: the credential, what this
-/// proxy says itself, and what the route normalises. What is stored under the key may be fetched so,
-/// whoever asks for it.
+/// proxy says itself, and what the route normalises. What is stored under the key may be fetched
+/// so, whoever asks for it.
 pub fn make_canonical(headers: &mut HeaderMap, route: &Route) {
     let options = &route.options;
     let cookies = credential_cookies(headers, route);

@@ -1,5 +1,5 @@
-//! A client's request becomes the origin's: fields of one hop go, fields that say who forwarded come
-//! (RFC 9110 §7.6).
+//! A client's request becomes the origin's: fields of one hop go, fields that say who forwarded
+//! come (RFC 9110 §7.6).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,8 +50,8 @@ pub enum Form {
     Own,
     /// What is sent is what is keyed.
     Keyed,
-    /// Its answer proves a key and is shared by all whose key is good: of the client's fields it has
-    /// those alone of which that may be.
+    /// Its answer proves a key and is shared by all whose key is good: of the client's fields it
+    /// has those alone of which that may be.
     Composed,
 }
 
@@ -191,7 +191,8 @@ impl Forwarding {
             form,
         } = sent;
         if hops::is_circling(&parts.headers) {
-            let message = "the request has come through here many times already: the upstream, or what stands before it, sends it back to us";
+            let message = "the request has come through here many times already: the upstream, or \
+                what stands before it, sends it back to us";
             return Err(Failure::new(FailureKind::Loop, message));
         }
         let body = if body.is_end_stream() {
@@ -251,8 +252,8 @@ impl Forwarding {
             is_told,
         );
         if let Some(route) = route.filter(|_| form != Form::Own) {
-            // A key in a field that the route does not name would choose an answer that no key of ours
-            // tells from another.
+            // A key in a field that the route does not name would choose an answer that no key of
+            // ours tells from another.
             let named = &route.options.credential_fields;
             for name in self
                 .credential_fields

@@ -95,7 +95,9 @@ fn target_form(parts: &request::Parts, client: Client) -> Result<(), Failure> {
     }
     if parts.uri.scheme_str() == Some("https") && !client.is_trusted && !client.is_secure {
         // RFC 9110 §7.4: an "https" resource over a connection that is not secured.
-        let message = "the request target is an https URI, and this connection is not secured: ask for the path alone, or, where a proxy before the sidecar ends TLS, name it in listen.trusted_proxies";
+        let message = "the request target is an https URI, and this connection is not secured: \
+            ask for the path alone, or, where a proxy before the sidecar ends TLS, name it in \
+            listen.trusted_proxies";
         return Err(Failure::new(FailureKind::Misdirected, message));
     }
     Ok(())
@@ -103,7 +105,8 @@ fn target_form(parts: &request::Parts, client: Client) -> Result<(), Failure> {
 
 pub fn target_too_long(limits: &Limits) -> Failure {
     let message = format!(
-        "the request target is longer than a whole request head may be, {} bytes (limits.header_bytes)",
+        "the request target is longer than a whole request head may be, {} bytes \
+            (limits.header_bytes)",
         limits.header_bytes
     );
     Failure::new(FailureKind::TargetTooLong, message)

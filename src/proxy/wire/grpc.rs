@@ -1,5 +1,5 @@
-//! gRPC passes as any other request does; only where the answer is a failure of ours, its clients read another
-//! form: status 200, and `grpc-status` (gRPC over HTTP/2, "Trailers-Only").
+//! gRPC passes as any other request does; only where the answer is a failure of ours, its clients
+//! read another form: status 200, and `grpc-status` (gRPC over HTTP/2, "Trailers-Only").
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, request};

@@ -1,5 +1,5 @@
-//! Who a message came through (`Via`), and how far a request may go: `Max-Forwards` on OPTIONS and TRACE (RFC 9110 §7.6.2), and requests that
-//! go round in a circle (§7.6).
+//! Who a message came through (`Via`), and how far a request may go: `Max-Forwards` on OPTIONS and
+//! TRACE (RFC 9110 §7.6.2), and requests that go round in a circle (§7.6).
 
 use bytes::Bytes;
 use http::header::{
@@ -68,8 +68,8 @@ pub fn answer(parts: &request::Parts) -> Response<Bytes> {
 /// In which cache or proxy networks a request has been (RFC 8586).
 pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-/// Puts what a request says of its way so far into the one that goes on, whichever fields of it were
-/// chosen: nobody on the way may take that out (RFC 9110 §7.6.3, RFC 8586 §2).
+/// Puts what a request says of its way so far into the one that goes on, whichever fields of it
+/// were chosen: nobody on the way may take that out (RFC 9110 §7.6.3, RFC 8586 §2).
 pub fn keep_way(headers: &mut HeaderMap, received: &HeaderMap) {
     for name in [VIA, CDN_LOOP] {
         headers.remove(&name);
@@ -79,8 +79,8 @@ pub fn keep_way(headers: &mut HeaderMap, received: &HeaderMap) {
     }
 }
 
-/// Names us to the origin: in `Via`, or where that is off in `CDN-Loop`, so that loops are found all
-/// the same. nginx does not compress what is asked for with `Via`.
+/// Names us to the origin: in `Via`, or where that is off in `CDN-Loop`, so that loops are found
+/// all the same. nginx does not compress what is asked for with `Via`.
 pub fn name_us(headers: &mut HeaderMap, version: Version, via: Via) {
     match via {
         Via::Full => append_via(headers, version),

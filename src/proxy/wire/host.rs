@@ -53,8 +53,8 @@ pub enum Letters {
     Upper,
 }
 
-/// The letters of a text that is `uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2), looked at
-/// in place: parsing it would cost every request an allocation; `None` of another.
+/// The letters of a text that is `uri-host [ ":" port ]` (RFC 9110 §7.2, RFC 3986 §3.2.2), looked
+/// at in place: parsing it would cost every request an allocation; `None` of another.
 pub fn letters_of(text: &str) -> Option<Letters> {
     // An empty Host is right where the target has no authority (RFC 9112 §3.2).
     if let Some(letters) = plain_letters(text) {

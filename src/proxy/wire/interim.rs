@@ -1,20 +1,21 @@
-//! InterimQueue responses: what the origin says before its final one, `103 Early Hints` above all, on
-//! its way to the client (RFC 9110 §15.2). They are never stored and never part of the final
+//! InterimQueue responses: what the origin says before its final one, `103 Early Hints` above all,
+//! on its way to the client (RFC 9110 §15.2). They are never stored and never part of the final
 //! response.
 //!
 //! hyper's client hands them over, but its server has no call to send them. It flushes the stream
 //! beneath it whenever nothing of its own is left to be written, though: then, or just before the
 //! first byte of the final response, the stream writes what stands in a queue of its connection.
-//! Where the response before is not out yet by then, they are dropped. That is HTTP/1.1; over HTTP/2,
-//! where the frames are hyper's own, they are left out.
+//! Where the response before is not out yet by then, they are dropped. That is HTTP/1.1; over
+//! HTTP/2, where the frames are hyper's own, they are left out.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderMap, Request, StatusCode, Version};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::http::fields;
 
@@ -42,7 +43,7 @@ struct Queue {
 
 impl InterimQueue {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// Who is to be woken when there is something to write.

@@ -1,7 +1,8 @@
 //! Wire: what every message goes through, whatever is stored of it: checks of its framing, the
 //! fields of one hop, what says who forwarded it, bodies, tunnels, interim responses.
 //!
-//! Nothing here may look at what is stored, at keys of clients, or at the clock but to bound a wait.
+//! Nothing here may look at what is stored, at keys of clients, or at the clock but to bound a
+//! wait.
 
 pub mod body;
 pub mod claims;

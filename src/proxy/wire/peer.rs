@@ -12,7 +12,8 @@ use crate::tls::Names;
 pub struct Peer {
     /// Of the client, or of the last proxy before us.
     pub address: IpAddr,
-    /// A proxy passes on the bytes of somebody whom it does not name: what they say is not the proxy's word.
+    /// A proxy passes on the bytes of somebody whom it does not name: what they say is not the
+    /// proxy's word.
     pub is_hidden: bool,
     /// `None`: what comes is not encrypted.
     pub tls: Option<Arc<PeerTls>>,
@@ -50,8 +51,9 @@ impl PeerTls {
         }
     }
 
-    /// Whether a request for this host may come over the connection: where it is another than the client
-    /// has asked to speak to, one of our certificates is for it too (RFC 9110 §7.4, RFC 9113 §9.1.1).
+    /// Whether a request for this host may come over the connection: where it is another than the
+    /// client has asked to speak to, one of our certificates is for it too (RFC 9110 §7.4, RFC 9113
+    /// §9.1.1).
     pub fn is_for(&self, host: &str) -> bool {
         let Some(name) = &self.server_name else {
             return true;

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Response, StatusCode, request};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
@@ -56,7 +57,8 @@ pub fn switch(
                 }
             }
             () = used.idle_for(idle_limit) => {
-                tracing::debug!(?idle_limit, "a tunnel that nobody used was closed (limits.tunnel_timeout)");
+                tracing::debug!(?idle_limit, "a tunnel that nobody used was closed \
+                    (limits.tunnel_timeout)");
             }
         }
     });
@@ -87,8 +89,8 @@ impl fmt::Debug for dyn Duplex {
     }
 }
 
-/// In the extensions of a request that asks for another protocol: where the client's stream comes from
-/// once its connection has switched.
+/// In the extensions of a request that asks for another protocol: where the client's stream comes
+/// from once its connection has switched.
 #[derive(Clone)]
 pub struct Handover(Arc<Mutex<Option<oneshot::Receiver<ClientStream>>>>);
 
@@ -104,7 +106,7 @@ impl Handover {
     }
 
     fn take(&self) -> Option<oneshot::Receiver<ClientStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 
@@ -133,14 +135,14 @@ impl Default for Used {
 impl Used {
     fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
         if polled.is_ready() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.0.lock() = Instant::now();
         }
         polled
     }
 
     async fn idle_for(&self, limit: Duration) {
         loop {
-            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = *self.0.lock();
             if last.elapsed() >= limit {
                 return;
             }

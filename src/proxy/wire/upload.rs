@@ -35,8 +35,8 @@ pin_project! {
     }
 }
 
-/// The body to send to the origin, where there is one: nothing of it is asked for before the origin's
-/// connection wants it, so that `Expect: 100-continue` is answered only then.
+/// The body to send to the origin, where there is one: nothing of it is asked for before the
+/// origin's connection wants it, so that `Expect: 100-continue` is answered only then.
 pub fn client_body<B>(body: B, limits: &Limits) -> Option<OriginBody>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -84,13 +84,17 @@ where
                         )
                     })?;
                     let size = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    *this.waited += this.waits_since.take().map_or(Duration::ZERO, |at| at.elapsed());
+                    *this.waited += this
+                        .waits_since
+                        .take()
+                        .map_or(Duration::ZERO, |at| at.elapsed());
                     *this.taken += size;
                     if *this.waited >= *this.between {
                         let least = this.rate.saturating_mul(this.waited.as_secs());
                         if *this.taken < least {
                             let message = format!(
-                                "the request body comes slower than {} bytes a second (limits.body_rate)",
+                                "the request body comes slower than {} bytes a second \
+                                    (limits.body_rate)",
                                 this.rate
                             );
                             return Err(Failure::new(FailureKind::RequestTimeout, message));

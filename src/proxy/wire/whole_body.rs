@@ -39,8 +39,8 @@ pub struct Patience {
     pub told: Option<FailureOf>,
 }
 
-/// A body whose beginning has come, and whether that is all of it: it has at most `limit` bytes then, and
-/// came in time. An error says that it broke off there.
+/// A body whose beginning has come, and whether that is all of it: it has at most `limit` bytes
+/// then, and came in time. An error says that it broke off there.
 pub async fn look_ahead(
     body: OriginBody,
     limit: u64,
@@ -62,8 +62,8 @@ pub async fn unless_empty(mut body: OriginBody) -> Result<Option<OriginBody>, Fa
     Ok(None)
 }
 
-/// The frames of at most a little more than `limit` bytes that come in time, and the rest, where there is
-/// one.
+/// The frames of at most a little more than `limit` bytes that come in time, and the rest, where
+/// there is one.
 async fn first_frames(
     mut body: OriginBody,
     limit: u64,

@@ -110,21 +110,12 @@ fn sample() -> Entry {
 /// otherwise, or not at all, tomorrow without a new version.
 const SAMPLES: &str = include_str!("../../../tests/samples/codec.txt");
 
-fn from_hex(text: &str) -> Vec<u8> {
-    let octet = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
-    (0..text.len()).step_by(2).map(octet).collect()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[test]
 fn samples_of_every_version_are_read_as_ever_or_refused() {
     let mut seen = 0;
     for line in SAMPLES.lines().filter(|line| !line.starts_with('#')) {
         let (version, value) = line.split_once(' ').unwrap();
-        let decoded = decode(&from_hex(value), LIMIT);
+        let decoded = decode(&hex::decode(value).unwrap(), LIMIT);
         match version.parse().unwrap() {
             VERSION => {
                 let (found, sample) = (decoded.unwrap(), sample());
@@ -133,7 +124,7 @@ fn samples_of_every_version_are_read_as_ever_or_refused() {
                 assert_eq!(found.head.fields.unpack(0), sample.head.fields.unpack(0));
                 assert_eq!(found.stamp, STAMP);
                 assert_eq!(
-                    to_hex(&encode(&sample, STAMP).bytes),
+                    hex::encode(&encode(&sample, STAMP).bytes),
                     value,
                     "a new version?"
                 );
@@ -235,7 +226,7 @@ fn nothing_that_comes_makes_it_panic_or_take_more_than_it_may() {
 #[test]
 fn fuzz_codec() {
     let escaped = |hex: &str| {
-        let bytes = from_hex(hex);
+        let bytes = hex::decode(hex).unwrap();
         let octets = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
         octets.collect::<String>()
     };

@@ -135,7 +135,8 @@ fn a_flood_of_what_is_asked_once_does_not_push_out_what_is_used() {
         }
         is_hit
     };
-    // A third of what fits is used all the time; between two of its rounds comes as much that is not.
+    // A third of what fits is used all the time; between two of its rounds comes as much that is
+    // not.
     let hot: Vec<String> = (0..800).map(|at| format!("hot{at}")).collect();
     (0..3).for_each(|_| {
         hot.iter()

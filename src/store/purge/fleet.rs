@@ -87,7 +87,8 @@ pub struct Synced {
     pub revoked: Vec<[u8; 32]>,
     /// Epochs of the logs that came before this one.
     pub before: Vec<u64>,
-    /// This look has begun the log: what there was is of another age, not whole, or not vouched for.
+    /// This look has begun the log: what there was is of another age, not whole, or not vouched
+    /// for.
     pub begins: bool,
     /// Instances that have looked at it and not said goodbye.
     pub instances: u64,
@@ -137,7 +138,8 @@ pub struct Fleet {
     /// What the log said up to here may be forgotten.
     floor: u64,
     own: VecDeque<Own>,
-    /// Keys that are revoked, and that a new log is to be told of; those that are on their way there.
+    /// Keys that are revoked, and that a new log is to be told of; those that are on their way
+    /// there.
     retold: Vec<[u8; 32]>,
     retelling: Vec<[u8; 32]>,
     /// Positions of the log, and by which local position all up to there had taken effect here:
@@ -216,8 +218,8 @@ impl Fleet {
         });
     }
 
-    /// Takes up to `most` queued purges to be sent now; where none waits, keys that a new log is to be
-    /// told of.
+    /// Takes up to `most` queued purges to be sent now; where none waits, keys that a new log is to
+    /// be told of.
     pub fn take_queued(&mut self, most: usize) -> Vec<Outgoing> {
         let queued = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
         let taken = self.own.iter_mut().filter(queued).take(most);
@@ -258,8 +260,8 @@ impl Fleet {
         }
     }
 
-    /// Queues what another log is to know of: keys that are revoked, but for those of which a word is
-    /// on its way.
+    /// Queues what another log is to know of: keys that are revoked, but for those of which a word
+    /// is on its way.
     pub fn queue_revoked(&mut self, keys: impl Iterator<Item = [u8; 32]>) {
         let awaited = self.awaited_keys();
         self.retelling.clear();

@@ -1,16 +1,17 @@
 //! Purges that the fleet's log does not have yet, in a small file: they outlive this process.
 //!
-//! Whoever keeps it holds a lock on the file. Instances that share a folder, such as the old and the new one
-//! of a restart, take the next free name, and an instance that starts takes over what the dead have left.
+//! Whoever keeps it holds a lock on the file. Instances that share a folder, such as the old and
+//! the new one of a restart, take the next free name, and an instance that starts takes over what
+//! the dead have left.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -92,8 +93,8 @@ struct Kept {
 }
 
 impl Journal {
-    /// Opens `path`, or where another instance keeps that, `path` with a number; with what stands there and in
-    /// those that nobody keeps any more.
+    /// Opens `path`, or where another instance keeps that, `path` with a number; with what stands
+    /// there and in those that nobody keeps any more.
     pub fn open(path: &Path) -> io::Result<(Self, Left)> {
         let (mut own, mut left) = (None, Left::default());
         let mut others = Vec::new();
@@ -153,12 +154,12 @@ impl Journal {
     pub fn is_empty(&self) -> bool {
         // What is being written is something.
         let kept = self.kept.try_lock();
-        kept.is_ok_and(|kept| kept.tokens.is_empty())
+        kept.is_some_and(|kept| kept.tokens.is_empty())
     }
 
     /// Keeps these purges, and sooner or later no other: they are on the disk when this returns.
     pub fn keep(&self, purges: &[Outgoing]) -> io::Result<()> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         if purges.is_empty() && kept.tokens.is_empty() && kept.file.metadata()?.len() == 0 {
             return Ok(());
         }

@@ -20,10 +20,11 @@ mod tests;
 mod written;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::warn;
 
@@ -70,7 +71,8 @@ pub struct PurgeLog {
     pub causes: Causes,
     /// What the fleet does not know yet, for when this process ends.
     journal: Option<Journal>,
-    /// How often what the fleet does not know was begun to be written down, and how the last time ended.
+    /// How often what the fleet does not know was begun to be written down, and how the last time
+    /// ended.
     keepings: AtomicU64,
     kept: Mutex<Kept>,
 }
@@ -141,11 +143,11 @@ impl PurgeLog {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 
     /// Of the latest purge: what is fetched from now on is newer than it.
@@ -246,8 +248,8 @@ impl PurgeLog {
             && Place::of(key)
                 .is_some_and(|place| self.judge(&place, groups, seen).0 == Judgement::Gone)
     }
-    /// Whether what was received then may be used now: that, or the fleet's log being heard, was not
-    /// longer ago than `max_silence`.
+    /// Whether what was received then may be used now: that, or the fleet's log being heard, was
+    /// not longer ago than `max_silence`.
     pub fn is_trusted(&self, received: Timestamp, now: Timestamp) -> bool {
         let heard = self.heard.load(Ordering::Relaxed);
         heard == ALONE || now.since(Timestamp::from_millis(heard).max(received)) <= self.max_silence
@@ -326,8 +328,8 @@ impl PurgeLog {
         while !has_appended() && learned.changed().await.is_ok() {}
     }
 
-    /// Writes down what the fleet does not know of yet, so that it outlives this process; whether all of it
-    /// does. Those who ask meanwhile share the next time.
+    /// Writes down what the fleet does not know of yet, so that it outlives this process; whether
+    /// all of it does. Those who ask meanwhile share the next time.
     pub async fn keep_untold(self: &Arc<Self>) -> bool {
         let before = self.keepings.load(Ordering::Acquire);
         let mut kept = self.kept.lock().await;
@@ -356,7 +358,8 @@ impl PurgeLog {
             Ok(()) => restored.is_empty(),
             Err(error) => {
                 let path = journal.path().display();
-                warn!(%error, "[cache.redis] journal: {path} cannot be written: purges that Redis does not take are lost with this process");
+                warn!(%error, "[cache.redis] journal: {path} cannot be written: purges that Redis \
+                    does not take are lost with this process");
                 false
             }
         }
@@ -372,7 +375,8 @@ impl PurgeLog {
     pub fn handed_over(&self) {
         let kept = self.journal.as_ref().map(|journal| journal.keep(&[]));
         if let Some(Err(error)) = kept {
-            warn!(%error, "[cache.redis] journal: what another instance tells now is told once more at the next start");
+            warn!(%error, "[cache.redis] journal: what another instance tells now is told once \
+                more at the next start");
         }
     }
 

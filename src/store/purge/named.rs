@@ -14,8 +14,8 @@ pub enum Target {
     All,
     /// Path and query as [`write_target`](crate::policy::key::write_target) writes them, [`short`].
     Url(Box<[u8]>),
-    /// The same under whatever rule it is stored: where a rule changes queries, whatever the query of
-    /// the path is, for this log does not know the rule. Only its path is [`short`]ened.
+    /// The same under whatever rule it is stored: where a rule changes queries, whatever the query
+    /// of the path is, for this log does not know the rule. Only its path is [`short`]ened.
     UrlOfAnyRule(Box<[u8]>),
     /// The beginning of a path, or a path and the beginning of its query after a `?`.
     Prefix(Box<str>),

@@ -1,12 +1,12 @@
-//! Keys that were revoked by hand, as the purge log has it: the latest word counts, and no key that is
-//! revoked is forgotten.
+//! Keys that were revoked by hand, as the purge log has it: the latest word counts, and no key that
+//! is revoked is forgotten.
 
 use std::collections::HashMap;
 
 use crate::policy::Mode;
 
-/// Keys of which it is remembered that they were given back; past it the older half is forgotten, and
-/// what was learned of them before counts again.
+/// Keys of which it is remembered that they were given back; past it the older half is forgotten,
+/// and what was learned of them before counts again.
 const MOST_RESTORED: usize = 32_768;
 
 /// How the digests begin of what is no key, but something that the operator has switched off

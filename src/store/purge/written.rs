@@ -1,10 +1,11 @@
-//! How fast groups are written, and how fast they can be fetched again: an isolated write makes what it
-//! changes unusable, so that whoever reads next sees it; while writes come faster than fetches, it is
-//! stale, for else nothing would be stored any more.
+//! How fast groups are written, and how fast they can be fetched again: an isolated write makes
+//! what it changes unusable, so that whoever reads next sees it; while writes come faster than
+//! fetches, it is stale, for else nothing would be stored any more.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::clock::Timestamp;
 use crate::policy::invalidate::Mode;
@@ -13,8 +14,8 @@ use crate::policy::invalidate::Mode;
 /// this many at most.
 const FETCHES: u32 = 4;
 
-/// Fetches that are remembered of a group. How long it takes is the second longest of them: one that
-/// was slow by chance does not count.
+/// Fetches that are remembered of a group. How long it takes is the second longest of them: one
+/// that was slow by chance does not count.
 const REMEMBERED: usize = 8;
 
 /// How long it takes where that is not known here: another instance may have fetched it.
@@ -55,7 +56,7 @@ impl Pace {
 
 impl Written {
     fn groups(&self) -> MutexGuard<'_, HashMap<Box<str>, Pace>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// From now on writes and fetches of this group are looked at.

@@ -48,7 +48,8 @@ impl Breaker {
         let opens =
             failures >= self.patience.failures && !self.is_open.swap(true, Ordering::Relaxed);
         if opens {
-            warn!(%error, pause = %show_duration(self.patience.open), "Redis failed too often: it is not asked for a while, memory alone answers");
+            warn!(%error, pause = %show_duration(self.patience.open), "Redis failed too often: it \
+                is not asked for a while, memory alone answers");
             self.opened.notify_one();
         }
         opens

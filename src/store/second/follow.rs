@@ -141,7 +141,8 @@ impl Second {
             if applied.dropped && before.stamp.epoch != 0 {
                 self.is_blind();
                 warn!(
-                    "the purge log was lost or trimmed, or Redis is back with an older one: what was stored before is not trusted"
+                    "the purge log was lost or trimmed, or Redis is back with an older one: what \
+                        was stored before is not trusted"
                 );
             } else if begins {
                 info!(
@@ -185,9 +186,9 @@ impl Second {
         Some(purges.cursor().stamp)
     }
 
-    /// Waits until own purges up to this local position are where they outlive this process: in Redis, which is
-    /// waited for no longer than for a look-up, or in the journal; whether they are. Where Redis was waited
-    /// for in vain, nobody else does until it takes purges again.
+    /// Waits until own purges up to this local position are where they outlive this process: in
+    /// Redis, which is waited for no longer than for a look-up, or in the journal; whether they
+    /// are. Where Redis was waited for in vain, nobody else does until it takes purges again.
     pub async fn outlives_us(&self, purges: &Arc<PurgeLog>, local: u64) -> bool {
         let appended = purges.appended(local);
         if self.takes_purges() && timeout(self.patience.read, appended).await.is_ok() {
@@ -197,8 +198,8 @@ impl Second {
         purges.keep_untold().await
     }
 
-    /// Waits until all instances that may be alive have applied the log up to `stamp`: who has within
-    /// the limit, and who has not; `None` where nobody says.
+    /// Waits until all instances that may be alive have applied the log up to `stamp`: who has
+    /// within the limit, and who has not; `None` where nobody says.
     pub async fn acknowledged(&self, stamp: Stamp, limit: Duration) -> Option<Instances> {
         let deadline = Instant::now() + limit;
         loop {
@@ -228,8 +229,8 @@ impl Second {
         }
     }
 
-    /// The end of the process: waits, not for long, until the fleet has its purges and Redis what was
-    /// stored, and says goodbye.
+    /// The end of the process: waits, not for long, until the fleet has its purges and Redis what
+    /// was stored, and says goodbye.
     pub async fn finish(&self, purges: &Arc<PurgeLog>, limit: Duration) {
         let published = self.published(purges, purges.position(), limit).await;
         let written = timeout(limit, async {
@@ -245,7 +246,8 @@ impl Second {
                 pending,
                 are_kept,
                 writes,
-                "Redis was not told everything: purges that others do not know of (kept ones are told at the next start), and responses that were not written"
+                "Redis was not told everything: purges that others do not know of (kept ones are \
+                    told at the next start), and responses that were not written"
             );
         }
         self.leave(limit).await;
@@ -276,7 +278,8 @@ impl Second {
                 refused: Some(error),
                 ..
             }) => {
-                warn!(%error, pending, "the purge log in Redis takes no purges: the others do not hear of those made here (is its memory full, with maxmemory-policy noeviction?)");
+                warn!(%error, pending, "the purge log in Redis takes no purges: the others do not \
+                    hear of those made here (is its memory full, with maxmemory-policy noeviction?)");
             }
             Err(error) => {
                 let why = self.trouble().unwrap_or_else(|| error.to_string());

@@ -1,14 +1,15 @@
 //! One fetch per fleet: who leads a fetch, who waits for it, and how they hear of its end.
 //!
 //! A lease in the second tier belongs to one instance, which keeps it while its fetch runs and ends
-//! it with an [`LeaseOutcome`]. Who waits is told on a channel of its own instance; nobody polls. A lease
-//! that is dropped without a word ends as failed; one whose instance died expires.
+//! it with an [`LeaseOutcome`]. Who waits is told on a channel of its own instance; nobody polls. A
+//! lease that is dropped without a word ends as failed; one whose instance died expires.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -79,8 +80,8 @@ const UNKNOWN: Duration = Duration::from_millis(500);
 /// Shorter leases would be lost to a machine that is busy for a moment.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// How long a lease lasts that is not renewed, where fetches usually take so long: an instance that dies
-/// keeps the others waiting for that, and no longer than `most`.
+/// How long a lease lasts that is not renewed, where fetches usually take so long: an instance that
+/// dies keeps the others waiting for that, and no longer than `most`.
 pub fn time_to_live(usual: Option<Duration>, most: Duration) -> Duration {
     let twice = usual.map_or(UNKNOWN, |usual| usual.saturating_mul(2));
     twice.max(SHORTEST).min(most)
@@ -88,10 +89,6 @@ pub fn time_to_live(usual: Option<Duration>, most: Duration) -> Duration {
 
 /// Somebody who is told when a lease ends, and by which number they take themselves off the list.
 type Told = (u64, oneshot::Sender<End>);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Leases {
     /// What is to be released goes to `releases`.
@@ -110,7 +107,7 @@ impl Leases {
         let begun = Instant::now();
         let due = begun + ttl / 3;
         let held = Held { token, ttl, due };
-        lock(&self.held).insert(place.lease.clone(), held);
+        self.held.lock().insert(place.lease.clone(), held);
         self.took.notify_one();
         Lease {
             place,
@@ -126,7 +123,7 @@ impl Leases {
     pub fn listen(self: &Arc<Self>, lease: &str) -> Waiting {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, heard) = oneshot::channel();
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         waiting
             .entry(lease.to_owned())
             .or_default()
@@ -141,7 +138,7 @@ impl Leases {
 
     /// A lease has ended.
     pub fn ended(&self, lease: &str, outcome: LeaseOutcome) {
-        let told = lock(&self.waiting).remove(lease).unwrap_or_default();
+        let told = self.waiting.lock().remove(lease).unwrap_or_default();
         for (_, waiting) in told {
             let _ = waiting.send(End::Outcome(outcome));
         }
@@ -149,7 +146,7 @@ impl Leases {
 
     /// Nobody will hear of any.
     pub fn lose(&self) {
-        let told = std::mem::take(&mut *lock(&self.waiting));
+        let told = std::mem::take(&mut *self.waiting.lock());
         for (_, waiting) in told.into_values().flatten() {
             let _ = waiting.send(End::Lost);
         }
@@ -157,7 +154,8 @@ impl Leases {
 
     /// Whether this instance holds a lease by this token.
     pub fn holds(&self, lease: &str, token: u64) -> bool {
-        lock(&self.held)
+        self.held
+            .lock()
             .get(lease)
             .is_some_and(|held| held.token == token)
     }
@@ -165,7 +163,7 @@ impl Leases {
     /// Waits until leases have to be renewed: each with its token, and for how long.
     pub async fn due(&self) -> Vec<(String, u64, Duration)> {
         loop {
-            let next = lock(&self.held).values().map(|held| held.due).min();
+            let next = self.held.lock().values().map(|held| held.due).min();
             let until = async {
                 match next {
                     Some(due) => sleep_until(due).await,
@@ -177,7 +175,7 @@ impl Leases {
                 () = until => {}
             }
             let now = Instant::now();
-            let mut held = lock(&self.held);
+            let mut held = self.held.lock();
             let due = held.iter_mut().filter(|(_, held)| held.due <= now);
             let due = due.map(|(lease, held)| {
                 held.due = now + held.ttl / 3;
@@ -189,7 +187,7 @@ impl Leases {
 
     /// Leases that this instance waits for.
     pub fn waiting(&self) -> usize {
-        lock(&self.waiting).len()
+        self.waiting.lock().len()
     }
 }
 
@@ -233,7 +231,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = lock(&self.leases.held);
+        let mut held = self.leases.held.lock();
         let known = held.get(&self.place.lease);
         if known.is_some_and(|held| held.token == self.token) {
             held.remove(&self.place.lease);
@@ -264,7 +262,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut waiting = lock(&self.leases.waiting);
+        let mut waiting = self.leases.waiting.lock();
         if let Some(of_lease) = waiting.get_mut(&self.lease) {
             of_lease.retain(|(id, _)| *id != self.id);
             if of_lease.is_empty() {

@@ -252,8 +252,8 @@ impl Second {
         self.peek(key.primary(), false, select).await
     }
 
-    /// The response that stands there for a request, if there is one that can be read; nobody is told that
-    /// it is looked at.
+    /// The response that stands there for a request, if there is one that can be read; nobody is
+    /// told that it is looked at.
     pub async fn stored_for(
         &self,
         primary: &[u8],

@@ -179,8 +179,8 @@ pub struct Taken {
 /// So many bytes tell one value from another: its checksum is among them.
 pub const FINGERPRINT: usize = 24;
 
-/// The first byte of a record of variants; the next eight are its generation, then come the names of
-/// the selecting fields between commas. A stored response begins with its version.
+/// The first byte of a record of variants; the next eight are its generation, then come the names
+/// of the selecting fields between commas. A stored response begins with its version.
 pub const RECORD: u8 = b'V';
 
 /// How appending purges ended.
@@ -188,8 +188,8 @@ pub const RECORD: u8 = b'V';
 pub enum Appended {
     /// They are in the log.
     In,
-    /// They are in the log of this server, and no replica has confirmed that it has them too, though
-    /// there have been some: a failover may lose them.
+    /// They are in the log of this server, and no replica has confirmed that it has them too,
+    /// though there have been some: a failover may lose them.
     InOneServer,
     /// The log is another one than was meant, or not whole: who looks at it can append again.
     OfAnotherLog,

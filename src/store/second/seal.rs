@@ -1,6 +1,6 @@
-//! A seal ties what stands in the second tier to the name under which it stands: copied under another
-//! name it is nothing. With the fleet's secret it is also nobody's but the fleet's: who can write to
-//! Redis alone cannot forge a response or a verdict.
+//! A seal ties what stands in the second tier to the name under which it stands: copied under
+//! another name it is nothing. With the fleet's secret it is also nobody's but the fleet's: who can
+//! write to Redis alone cannot forge a response or a verdict.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -23,8 +23,8 @@ impl std::fmt::Debug for Seal {
 }
 
 impl Seal {
-    /// With `auth.secret`, HMAC-SHA256 (RFC 2104) over the name and the value; without, a digest of the
-    /// name: values have a checksum of their own against mishaps.
+    /// With `auth.secret`, HMAC-SHA256 (RFC 2104) over the name and the value; without, a digest of
+    /// the name: values have a checksum of their own against mishaps.
     pub fn new(secret: Option<&str>) -> Self {
         let key = secret.and_then(|secret| {
             let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret.as_bytes()).ok()?;

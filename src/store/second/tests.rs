@@ -1,5 +1,5 @@
-//! The deadline, the breaker, the queue and the leases, with a fake that can be ill and a clock that
-//! waits for nobody.
+//! The deadline, the breaker, the queue and the leases, with a fake that can be ill and a clock
+//! that waits for nobody.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};

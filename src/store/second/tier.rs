@@ -1,12 +1,13 @@
-//! The second tier as the rest of the house asks it: whether it can be asked, what it tells by itself,
-//! and what goes on behind it.
+//! The second tier as the rest of the house asks it: whether it can be asked, what it tells by
+//! itself, and what goes on behind it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -57,8 +58,8 @@ pub struct Second {
     pub(super) reads: Semaphore,
     pub(super) settling: AtomicUsize,
     started: Instant,
-    /// Microseconds after `started` at which this instance last could not know who else lives; 0 for
-    /// never.
+    /// Microseconds after `started` at which this instance last could not know who else lives; 0
+    /// for never.
     blind: AtomicU64,
     /// How many instances were heard, and microseconds after `started` at which they were.
     instances: AtomicU64,
@@ -210,15 +211,15 @@ impl Second {
         self.started.elapsed() < self.patience.unheard
     }
 
-    /// Nothing is heard, or another log was found in the place of the known one: who is alive is not
-    /// known, for a while.
+    /// Nothing is heard, or another log was found in the place of the known one: who is alive is
+    /// not known, for a while.
     pub(super) fn is_blind(&self) {
         let now = self.started.elapsed().as_micros() as u64;
         self.blind.store(now, Ordering::Relaxed);
     }
 
-    /// Whether some that are alive may not have shown up yet: each that still serves what is older does
-    /// within `max_silence`.
+    /// Whether some that are alive may not have shown up yet: each that still serves what is older
+    /// does within `max_silence`.
     pub fn may_miss_instances(&self) -> bool {
         let at = Duration::from_micros(self.blind.load(Ordering::Relaxed));
         let since = self.started.elapsed().saturating_sub(at);
@@ -250,8 +251,8 @@ impl Second {
         self.admin.get().copied()
     }
 
-    /// Remembers where the others are, for when Redis cannot be asked. An address that is a machine's own
-    /// leads to another instance only on that machine.
+    /// Remembers where the others are, for when Redis cannot be asked. An address that is a
+    /// machine's own leads to another instance only on that machine.
     pub(super) fn note_others(&self, instances: &[Instance]) {
         let is_here = |name: &str| host_of(name) == host_of(self.tier.name());
         let other = |instance: &Instance| {
@@ -261,22 +262,22 @@ impl Second {
             let is_reached = !admin.ip().is_loopback() || is_here(&instance.name);
             is_reached.then(|| (instance.name.clone(), admin))
         };
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.lock();
         *others = instances.iter().filter_map(other).collect();
     }
 
     pub fn others(&self) -> Vec<(String, SocketAddr)> {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = self.others.lock();
         others.clone()
     }
 
     fn set_trouble(&self, why: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *self.trouble.lock() = why;
     }
 
     /// Why it cannot be reached, as far as somebody said.
     pub(super) fn trouble(&self) -> Option<String> {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let trouble = self.trouble.lock();
         trouble.clone()
     }
 

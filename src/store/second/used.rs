@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
 
 /// One hit of so many is counted: the others cost an addition.
 const SAMPLED: u32 = 32;
@@ -78,7 +78,7 @@ impl Used {
         if !passed.is_multiple_of(SAMPLED) || key.len() > LONGEST {
             return;
         }
-        let Ok(mut counts) = self.counts.try_lock() else {
+        let Some(mut counts) = self.counts.try_lock() else {
             return;
         };
         let key = UsedKey::new(key, primary).bytes;
@@ -89,7 +89,7 @@ impl Used {
 
     /// What was counted since the last call.
     pub fn take(&self) -> Vec<(Bytes, u64)> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         std::mem::take(&mut *counts).into_iter().collect()
     }
 }

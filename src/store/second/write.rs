@@ -19,8 +19,8 @@ use crate::store::purge::fleet::Stamp;
 use super::names::Names;
 use super::{Lease, LeaseOutcome, Second, Settlement, Store, TierError};
 
-/// KiB of bodies that are written at one time, each at least a part of that: they are in memory beside the
-/// budget, once as they are stored there and once more on their way.
+/// KiB of bodies that are written at one time, each at least a part of that: they are in memory
+/// beside the budget, once as they are stored there and once more on their way.
 const WRITTEN_AT_ONCE: u32 = 4 << 10;
 
 /// Writes that are under way at one time.

@@ -3,7 +3,8 @@
 /// What is asked of `CONFIG GET`.
 pub(super) const SETTINGS: [&str; 3] = ["save", "appendonly", "min-replicas-to-write"];
 
-pub(super) const NO_INFO: &str = "it does not let this user run INFO: that it has come back with an older state is not noticed where all instances start anew; allow +info";
+pub(super) const NO_INFO: &str = "it does not let this user run INFO: that it has come back with \
+    an older state is not noticed where all instances start anew; allow +info";
 
 /// What to set, and why, by what `INFO` and `CONFIG GET` say.
 pub(super) fn advice(info: &str, settings: &[(&str, String)]) -> Vec<String> {
@@ -21,14 +22,27 @@ pub(super) fn advice(info: &str, settings: &[(&str, String)]) -> Vec<String> {
     let has_snapshots = setting("save").is_some_and(|save| !save.trim().is_empty());
     let has_aof = field("aof_enabled") == "1" || setting("appendonly") == Some("yes");
     if has_snapshots && !has_aof {
-        advice.push("it keeps snapshots and no append-only file: after a crash it knows revoked keys and windows of rate limits as they were then, and nothing that it stores is trusted; set appendonly yes, or save \"\" for no persistence at all".to_owned());
+        advice.push(
+            "it keeps snapshots and no append-only file: after a crash it knows revoked \
+            keys and windows of rate limits as they were then, and nothing that it stores is \
+            trusted; set appendonly yes, or save \"\" for no persistence at all"
+                .to_owned(),
+        );
     }
     let replicas = number("connected_slaves");
     if replicas > 0 && setting("min-replicas-to-write").is_some_and(|least| least == "0") {
-        advice.push("it has replicas and takes purges without them: a master that was replaced goes on for a while, and what is told to it is lost; set min-replicas-to-write 1".to_owned());
+        advice.push(
+            "it has replicas and takes purges without them: a master that was replaced \
+            goes on for a while, and what is told to it is lost; set min-replicas-to-write 1"
+                .to_owned(),
+        );
     }
     if number("maxmemory") > 0 && field("maxmemory_policy") == "noeviction" {
-        advice.push("with maxmemory-policy noeviction a full memory takes no purges: they stay pending; set allkeys-lru".to_owned());
+        advice.push(
+            "with maxmemory-policy noeviction a full memory takes no purges: they stay \
+            pending; set allkeys-lru"
+                .to_owned(),
+        );
     }
     advice
 }

@@ -15,8 +15,8 @@ use super::super::{Event, LeaseOutcome};
 /// Between two attempts to connect again.
 pub(super) const RECONNECT_MILLIS: u32 = 200;
 
-/// Listens for ever, to what is at `place`. Whenever the connection was lost or is there again, somebody may have missed
-/// something, and is told.
+/// Listens for ever, to what is at `place`. Whenever the connection was lost or is there again,
+/// somebody may have missed something, and is told.
 pub(super) async fn listen(
     client: Client,
     place: String,
@@ -80,7 +80,8 @@ pub(super) async fn listen(
     }
 }
 
-/// What the system said, where the library tells it as Rust writes it: `Os { code: 111, …, message: "…" }`.
+/// What the system said, where the library tells it as Rust writes it: `Os { code: 111, …, message:
+/// "…" }`.
 fn in_words(details: &str) -> &str {
     let message = details.split_once("message: \"");
     let message = message.and_then(|(_, after)| after.split_once('"'));

@@ -1,5 +1,5 @@
-//! A password that stands in a file: read again for each connection, so that it can be exchanged while
-//! the sidecar runs.
+//! A password that stands in a file: read again for each connection, so that it can be exchanged
+//! while the sidecar runs.
 
 use std::path::PathBuf;
 use std::pin::Pin;

@@ -42,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Commands that may wait for a connection.
 const MOST_WAITING: usize = 10_000;
 
-/// Messages that may come in one burst before somebody hears them. Each connection has nine queues of so
-/// many places, from its beginning: only the one that listens needs more than a few.
+/// Messages that may come in one burst before somebody hears them. Each connection has nine queues
+/// of so many places, from its beginning: only the one that listens needs more than a few.
 const MOST_UNHEARD: usize = 4096;
 
 /// Makes connections of these settings. The URL can be an error.
