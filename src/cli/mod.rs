@@ -5,26 +5,19 @@ mod check;
 mod control;
 mod ending;
 mod load_test;
+mod logging;
 mod measuring;
 mod origin;
 mod place;
 mod running;
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::level_filters::LevelFilter;
-use tracing::{error, info, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::{error, info};
 
 use crate::config::{Config, units, variables};
 use crate::give_back;
@@ -33,6 +26,7 @@ use crate::server::cores;
 use crate::supervisor;
 
 use ending::{Ending, environment, load as load_config};
+use logging::{LogFormat, log_format, start_logging};
 use measuring::Measured;
 
 /// The release, and the commit that it was built from.
@@ -144,21 +138,6 @@ struct ServeArguments {
     /// How log lines look on stderr, "human" or "json"; RUST_LOG sets what is logged
     #[arg(long, value_parser = log_format, default_value = "human", value_name = "FORMAT", env = "IRIS_LOG_FORMAT")]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Human,
-    Json,
-}
-
-/// As [`LogFormat`] is written; nothing is the usual one.
-fn log_format(text: &str) -> Result<LogFormat, String> {
-    match text {
-        "" => Ok(LogFormat::Human),
-        text => LogFormat::from_str(text, false)
-            .map_err(|_| "expected \"human\" or \"json\"".to_owned()),
-    }
 }
 
 /// Runs the command that the arguments name. Bad arguments end the process with status 2.
@@ -286,48 +265,6 @@ fn measured(done: anyhow::Result<Measured>) -> Ending {
         Ok(Measured::Met) => Ending::Done,
         Ok(Measured::Missed) => Ending::Missed,
         Err(error) => Ending::Unreadable(error),
-    }
-}
-
-/// The time of a line for people, in UTC.
-struct Seconds;
-
-impl FormatTime for Seconds {
-    fn format_time(&self, out: &mut Writer<'_>) -> std::fmt::Result {
-        let now = std::time::SystemTime::now();
-        write!(out, "{}", humantime::format_rfc3339_seconds(now))
-    }
-}
-
-/// Logs to stderr what `RUST_LOG` says ("debug", or "info,iris_sidecar::guard=debug"), by default
-/// what an operator wants to know.
-fn start_logging(format: LogFormat) {
-    let wanted = environment("RUST_LOG").filter(|text| !text.is_empty());
-    let read = wanted.as_deref().map(str::parse::<Targets>);
-    let usual = Targets::new()
-        .with_default(LevelFilter::INFO)
-        // Notices of Postgres, such as what is there already and therefore skipped.
-        .with_target("sqlx", LevelFilter::WARN);
-    let (targets, wrong) = match read {
-        None => (usual, None),
-        Some(Ok(targets)) => (targets, None),
-        Some(Err(error)) => (usual, Some(error)),
-    };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let lines = match format {
-        LogFormat::Human => lines
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .with_timer(Seconds)
-            .boxed(),
-        LogFormat::Json => lines.json().boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(targets))
-        .init();
-    if let Some(error) = wrong {
-        warn!(%error, "RUST_LOG is not understood: expected levels such \
-            as \"info,iris_sidecar::guard=debug\"; info is logged");
     }
 }
 

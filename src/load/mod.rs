@@ -9,7 +9,7 @@
 //! | `compare`, `noise` | two sides in one run, and a report against an earlier one; what is no difference |
 //! | `record` | what was measured |
 //! | `verdict` | whether that is what was wanted |
-//! | `report`, `html`, `figure` | how it is shown |
+//! | `report`, `html`, `prometheus`, `figure` | how it is shown |
 
 pub mod bench;
 pub mod client;
@@ -18,6 +18,7 @@ pub mod figure;
 pub mod html;
 pub mod noise;
 pub mod plan;
+mod prometheus;
 pub mod record;
 pub mod report;
 pub mod run;
