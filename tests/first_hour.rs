@@ -185,3 +185,32 @@ async fn what_is_asked_for_most_is_known_and_no_secret_of_it() {
     assert_eq!(seen[0]["requests"], 3);
     assert_eq!(Client::admin(admin, "/seen?most=x").await.status, 400);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_names_the_cause_long_after_and_the_methods_that_are_taken() {
+    let fixture = Fixture::start(&route("ttl = \"1m\""), |_| {
+        reply(200, "a", &[("cache-control", "private")])
+    })
+    .await;
+    fixture.get("/a").await;
+    for seconds in [0, 60, 3600] {
+        fixture.advance(seconds);
+        let told = explained(&fixture, "http://api.example/a").await;
+        assert_eq!(told["not_stored"], "private", "{told}");
+        assert!(
+            told["change"].as_str().unwrap().contains("private"),
+            "{told}"
+        );
+    }
+    let told = explained(&fixture, "http://api.example/a&method=DELETE").await;
+    let change = told["change"].as_str().unwrap();
+    assert!(
+        change.contains("takes GET, HEAD") && !change.contains("capitals"),
+        "{told}"
+    );
+    let told = explained(&fixture, "http://api.example/a&method=get").await;
+    assert!(
+        told["change"].as_str().unwrap().contains("capitals"),
+        "{told}"
+    );
+}

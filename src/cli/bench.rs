@@ -31,7 +31,7 @@ use super::place::{self, Place};
 #[derive(Debug, Args)]
 #[command(after_help = BENCH_HELP)]
 pub struct BenchArguments {
-    /// What is asked: /path?query, or a method before it ("DELETE /carts/{{n}}"); without any, the
+    /// What is asked: /path?query, or a method before it ("DELETE /carts/{{ n }}"); without any, the
     /// five endpoints of the Iris API
     #[arg(value_name = "PATH", value_parser = Endpoint::asked)]
     paths: Vec<Endpoint>,
@@ -79,7 +79,12 @@ pub struct BenchArguments {
 const BENCH_HELP: &str = "\
 Environment: BENCHMARK_API_KEY is an API key; IRIS_ADMIN_TOKEN is the token of the admin port.
 
-Example: iris-sidecar bench --url http://127.0.0.1:8080 /products '/search?q={{n}}' --html \
+A file of requests has, for each of them:
+    [[request]]
+    path = \"/search?q={{ n }}\"
+    weight = 3
+
+Example: iris-sidecar bench --url http://127.0.0.1:8080 /products '/search?q={{ n }}' --html \
     report.html
 
 Exit status: 0 all targets met, 1 a target missed or a regression, 2 bad arguments, or nothing to \
@@ -246,6 +251,9 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
     let mut report = Report::of_bench(&endpoints, &measured, &target.shown(), started, &targets);
     report.resident_bytes = common.resident()?;
     report.compared = compared;
+    if let Some(earlier) = &earlier {
+        asked_the_same(earlier, &report)?;
+    }
     let worse = earlier.map(|earlier| {
         let worse = compare::regressions(&earlier, &report, arguments.threshold / 100.0);
         (earlier, worse)
@@ -268,6 +276,18 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
         return Ok(measured);
     }
     Ok(Measured::Missed)
+}
+
+/// Figures of other endpoints tell nothing.
+fn asked_the_same(earlier: &Report, now: &Report) -> anyhow::Result<()> {
+    let [was, is] = [earlier, now].map(|report| {
+        let names = report.endpoints.iter().map(|one| one.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    });
+    if was != is {
+        bail!("--against: the earlier report is of other requests: {was}; and this run of {is}");
+    }
+    Ok(())
 }
 
 fn measure_all(
@@ -365,8 +385,13 @@ impl<'a> Meter<'a> {
         let done = before + u64::from(phases + standing.done);
         let elapsed = self.begun.elapsed();
         let left = elapsed.mul_f64(of_all.saturating_sub(done) as f64 / done.max(1) as f64);
+        // The first answers tell nothing of the others.
+        let left = match elapsed.as_secs() {
+            0 => String::new(),
+            _ => format!("  about {} s left", left.as_secs()),
+        };
         let line = format!(
-            "{}/{} {} {}  {} {}/{}  about {} s left",
+            "{}/{} {} {}  {} {}/{}{left}",
             at + 1,
             self.endpoints.len(),
             standing.endpoint.method,
@@ -374,7 +399,6 @@ impl<'a> Meter<'a> {
             standing.phase.as_str(),
             standing.done,
             standing.of,
-            left.as_secs()
         );
         if self.is_terminal {
             eprint!("\r\x1b[2K{line}");

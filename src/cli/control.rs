@@ -36,7 +36,8 @@ pub enum Order {
         method: String,
         /// Where: /path?query, or with the host that clients name
         url: String,
-        /// A field of the request, "Name: value"; @FILE takes the value from a file
+        /// A field of the request, "Name: value"; @FILE takes the value from a file, and of Authorization
+        /// a bare key becomes "Bearer KEY"
         #[arg(long = "header", short = 'H', value_name = "FIELD")]
         headers: Vec<String>,
         #[command(flatten)]
@@ -222,7 +223,7 @@ impl Place {
                 if what.all {
                     body["all"] = json!(true);
                 }
-                post("/purge", body)?
+                with_sentence(post("/purge", body)?)
             }
             Order::Revoke {
                 digest, restore, ..
@@ -284,6 +285,16 @@ pub fn against(config: &Config, admin: &str) -> anyhow::Result<Changes> {
     Ok(Changes::between(&running, &ours))
 }
 
+/// The value of a field as a file has it: a bare key becomes what clients send.
+fn with_scheme(name: &str, text: &str) -> String {
+    let is_bare = name.trim().eq_ignore_ascii_case("authorization") && !text.contains(' ');
+    if is_bare {
+        format!("Bearer {text}")
+    } else {
+        text.to_owned()
+    }
+}
+
 fn explain_path(method: &str, url: &str, headers: &[String]) -> anyhow::Result<String> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("url", url).append_pair("method", method);
@@ -295,7 +306,7 @@ fn explain_path(method: &str, url: &str, headers: &[String]) -> anyhow::Result<S
             Some(file) => {
                 let text = std::fs::read_to_string(file);
                 let text = text.with_context(|| format!("-H {name}: {file} cannot be read"))?;
-                text.trim_end().to_owned()
+                with_scheme(name, text.trim())
             }
             None => value.trim().to_owned(),
         };
@@ -316,6 +327,26 @@ fn first<const N: usize>(mut told: Value, names: [&str; N]) -> Value {
         }
     }
     ordered.into()
+}
+
+/// What came of a purge, in a sentence before the rest.
+fn with_sentence(mut told: Value) -> Value {
+    let count = told["matches"].as_u64().unwrap_or_default();
+    let stored = match count {
+        0 => "nothing that is stored on this instance".to_owned(),
+        1 => "one response that is stored on this instance".to_owned(),
+        count => format!("{count} responses that are stored on this instance"),
+    };
+    let sentence = match (told["dry_run"] == true, told["state"].as_str()) {
+        (true, _) => format!("it would concern {stored}; nothing was done"),
+        (false, Some("done")) => format!("it concerned {stored}; no instance serves what is older"),
+        (false, state) => format!(
+            "it concerned {stored}; of the others see state ({}) and why",
+            state.unwrap_or("not known")
+        ),
+    };
+    told["sentence"] = json!(sentence);
+    first(told, ["sentence"])
 }
 
 /// JSON as lines for people: what stands in something is further to the right.

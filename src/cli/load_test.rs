@@ -37,7 +37,7 @@ pub struct LoadArguments {
 const LOAD_HELP: &str = "\
 A scenario: model = \"closed\" (users) or \"open\" (a rate), think = [\"500ms\", \"2s\"], \
     [[stage]] with lasts and
-users or rate, [[request]] with path, method, headers, body and weight; {{n}}, {{uuid}}, {{now}} and
+users or rate, [[request]] with path, method, headers, body and weight; {{ n }}, {{uuid}}, {{now}} and
 {{random 1 9}} differ from request to request.
 
 Environment: LOAD_TEST_API_KEY is an API key; IRIS_ADMIN_TOKEN is the token of the admin port.

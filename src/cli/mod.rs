@@ -250,8 +250,14 @@ fn carry_out(arguments: OriginArguments) -> Ending {
     }
     settings.may_create = arguments.task.may_create();
     if settings.url == "sqlite::memory:" {
-        let message = "a database in memory is gone with this command: name one by --database or \
-            --config, e.g. --database sqlite:iris.db";
+        let is_fronted = config.upstream.is_some();
+        let message = if is_fronted {
+            "the configuration has an [upstream], and so no database of its own: name one by \
+                --database, e.g. --database sqlite:iris.db"
+        } else {
+            "a database in memory is gone with this command: name one by --database or \
+                --config, e.g. --database sqlite:iris.db"
+        };
         return Ending::Unreadable(anyhow::anyhow!(message));
     }
     match origin::run(&config, settings, arguments.task) {

@@ -382,14 +382,11 @@ impl<'s, 'a> Section<'s, 'a> {
                 format!("[{}]", self.name)
             };
             let nearest = nearest(key.get_ref(), &self.known);
-            let hint = nearest
-                .map(|near| format!("did you mean {near:?}? "))
-                .unwrap_or_default();
-            let message = format!(
-                "unknown key {:?} in {place}: {hint}expected one of {}",
-                key.get_ref(),
-                self.known.join(", ")
-            );
+            let hint = match nearest {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("expected one of {}", self.known.join(", ")),
+            };
+            let message = format!("unknown key {:?} in {place}: {hint}", key.get_ref());
             self.source.mistake(key.span(), message);
         }
     }
@@ -407,5 +404,5 @@ fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     // clap's suggestions use the same measure.
     let score = |candidate: &&'static str| (strsim::jaro_winkler(key, candidate) * 1000.0) as u32;
     let best = known.iter().copied().max_by_key(score)?;
-    (score(&best) > 800).then_some(best)
+    (score(&best) >= 750).then_some(best)
 }

@@ -139,7 +139,7 @@ pub fn compare(baseline: &str, before: &Side, after: &Side, seed: u64) -> Compar
     ];
     let [fast, faster] = [before, after].map(|side| throughput(&side.rounds));
     // Rounds of so many at once: their number is the same, and their time that of the answers.
-    figures.push(figure("throughput", Unit::PerSecond, fast, faster, |one| {
+    figures.push(figure("at once", Unit::PerSecond, fast, faster, |one| {
         one.throughput
     }));
     let rate = |side: &Side| side.total().hit_rate();

@@ -81,7 +81,7 @@ fn targets(report: &Report) -> Markup {
                     @let word = one.outcome.shown();
                     tr {
                         td { (one.name) } td { (one.wanted) } td { (one.shown()) }
-                        td class=(word.replace(' ', "-")) { (word) }
+                        td class=(word.replace(' ', "-")) { (one.verdict()) }
                     }
                 }
             } }

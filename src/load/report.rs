@@ -325,7 +325,7 @@ impl Report {
         }
         let _ = writeln!(text, "{}", self.model);
         for one in &self.judged {
-            let (found, outcome) = (one.shown(), one.outcome.shown());
+            let (found, outcome) = (one.shown(), one.verdict());
             let _ = writeln!(
                 text,
                 "{:10} {:12} {found:>12}  {outcome}",

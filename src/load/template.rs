@@ -7,13 +7,22 @@ use uuid::Uuid;
 
 const EXPECTED: &str = "expected {{n}}, {{uuid}}, {{now}} or {{random LEAST MOST}}";
 
-/// Whether a text is a template; the error names what is not understood.
+/// Whether a text is a template; the error names all that is not understood.
 pub fn check(text: &str) -> Result<(), String> {
+    let mut wrong = Vec::new();
     each(text, |name| {
-        value(name, 0, &mut Rng::with_seed(0))
-            .map(drop)
-            .ok_or_else(|| format!("{{{{{name}}}}}: {EXPECTED}"))
-    })
+        if value(name, 0, &mut Rng::with_seed(0)).is_none() {
+            wrong.push(format!("{{{{{name}}}}}"));
+        }
+        Ok(())
+    })?;
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: {EXPECTED}, LEAST not above MOST",
+        wrong.join(", ")
+    ))
 }
 
 fn each(text: &str, mut look: impl FnMut(&str) -> Result<(), String>) -> Result<(), String> {

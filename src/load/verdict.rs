@@ -46,6 +46,8 @@ pub struct Found {
     pub requests: u64,
 }
 
+const HIT_RATE: &str = "hit rate";
+
 /// A hit rate of fewer GETs says nothing.
 const LEAST_GETS: u64 = 100;
 
@@ -77,9 +79,25 @@ pub struct Judged {
     #[serde(default)]
     pub unit: Unit,
     pub outcome: Outcome,
+    /// How many requests it is of, where too few are no verdict.
+    #[serde(default)]
+    pub of: Option<u64>,
 }
 
 impl Judged {
+    /// What became of it, and why nothing did.
+    pub fn verdict(&self) -> String {
+        match (self.outcome, self.unit) {
+            (Outcome::NotJudged, Unit::Part) if self.name == HIT_RATE => {
+                let told = self.of.unwrap_or_default();
+                format!(
+                    "not judged: {told} GETs say how they were answered, {LEAST_GETS} are needed"
+                )
+            }
+            (outcome, _) => outcome.shown().to_owned(),
+        }
+    }
+
     /// What was found, with its unit.
     pub fn shown(&self) -> String {
         let found = self.found.map(|found| self.unit.show(found));
@@ -90,6 +108,7 @@ impl Judged {
 /// Judges each target that there is.
 pub fn judge(targets: &Targets, found: &Found) -> Vec<Judged> {
     let mut judged = Vec::new();
+    let found_of = found.hit_rate.map(|(_, gets)| gets);
     let mut add =
         |name: &str, unit: Unit, wanted: String, found: Option<f64>, is_met: Option<bool>| {
             judged.push(Judged {
@@ -97,6 +116,7 @@ pub fn judge(targets: &Targets, found: &Found) -> Vec<Judged> {
                 wanted,
                 found,
                 unit,
+                of: found_of.filter(|_| name == HIT_RATE),
                 outcome: match is_met {
                     None => Outcome::NotJudged,
                     Some(true) => Outcome::Met,
@@ -148,7 +168,7 @@ pub fn judge(targets: &Targets, found: &Found) -> Vec<Judged> {
         let rate = rate.map(|(rate, _)| rate);
         let is_met = rate.map(|rate| rate > wanted);
         add(
-            "hit rate",
+            HIT_RATE,
             Unit::Part,
             format!("> {} %", percent(wanted)),
             rate,
@@ -165,6 +185,7 @@ pub fn judge_limit(accuracy: f64) -> Judged {
         wanted: "> 99.9 %".to_owned(),
         found: Some(accuracy),
         unit: Unit::Part,
+        of: None,
         outcome: if accuracy > 0.999 {
             Outcome::Met
         } else {

@@ -42,6 +42,14 @@ pub fn scenario(
                 (Duration::ZERO, Duration::ZERO)
             }
             Some([least, most]) if least <= most => (*least, *most),
+            Some([least, most]) => {
+                let shown = [least, most].map(|time| units::show_duration(*time));
+                wrong(
+                    root,
+                    &format!("think: {} is more than {}", shown[0], shown[1]),
+                );
+                (Duration::ZERO, Duration::ZERO)
+            }
             Some(_) => {
                 wrong(
                     root,
@@ -50,12 +58,14 @@ pub fn scenario(
                 (Duration::ZERO, Duration::ZERO)
             }
         };
-        let stages: Vec<Stage> = root
-            .tables("stage")
+        let sections = root.tables("stage");
+        let written = sections.len();
+        let stages: Vec<Stage> = sections
             .into_iter()
             .filter_map(|section| stage(section, is_open))
             .collect();
-        if stages.iter().all(|stage| stage.lasts.is_zero()) {
+        // What is wrong with a stage is said of it.
+        if stages.len() == written && stages.iter().all(|stage| stage.lasts.is_zero()) {
             wrong(root, "no [[stage]] that lasts: expected lasts = \"30s\"");
         }
         let endpoints = endpoints(root);
@@ -264,7 +274,7 @@ mod tests {
             ("[[stages]]\n", "did you mean \"stage\""),
             (
                 "think = [\"2s\", \"1s\"]\n[[stage]]\nlasts = \"1s\"\nusers = 1\n",
-                "least",
+                "is more than",
             ),
             (
                 "[[stage]]\nlasts = \"1s\"\nusers = 1\n[[request]]\npath = \"a\"\n",

@@ -412,6 +412,14 @@ impl Memory {
         }
     }
 
+    /// Why what stands under exactly this key could not be shared when it was fetched last.
+    pub fn last_not_shared(&self, key: &[u8]) -> Option<Reason> {
+        match self.cache.peek(key) {
+            Some(Slot::NotShared { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Puts `again`, the same response judged again, in the place of `entry`, unless something else
     /// stands there by now.
     pub fn exchange(&self, key: &[u8], entry: &Arc<Entry>, again: &Arc<Entry>) {

@@ -65,6 +65,17 @@ pub fn doubts(config: &Config) -> Vec<String> {
                 .filter_map(unknown_method)
                 .map(|doubt| format!("{at}: {doubt}")),
         );
+        let lifetimes = options.ttl.or(options.force_ttl).or(options.max_ttl);
+        if lifetimes.is_some()
+            && route
+                .methods
+                .iter()
+                .all(|method| !invalidate::is_safe(method))
+        {
+            doubts.push(format!(
+                "{at}: its lifetime says nothing: only answers to GET are stored, and the route takes none"
+            ));
+        }
         if options.share == Share::Verified {
             doubts.extend(takes_other_names(route, routes).map(|doubt| format!("{at}: {doubt}")));
             if route

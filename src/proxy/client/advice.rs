@@ -3,7 +3,7 @@
 
 use strum::IntoEnumIterator;
 
-use crate::policy::Reason;
+use crate::policy::{Reason, Share};
 
 /// One sentence: `GET /a would be a MISS (cold): …`.
 pub fn sentence(method: &str, path: &str, result: &str, code: &str) -> String {
@@ -17,7 +17,12 @@ fn of_code(code: &str) -> Option<Reason> {
 
 /// What to change, and where, for the reason with this code on this route (path and line); `None`
 /// where nothing is wrong with it, or nothing in a configuration would change it.
-pub fn remedy(route: Option<(&str, u64)>, path: &str, code: &str) -> Option<String> {
+pub fn remedy(
+    route: Option<(&str, u64)>,
+    share: Option<&str>,
+    path: &str,
+    code: &str,
+) -> Option<String> {
     let reason = of_code(code)?;
     let place = match route {
         Some((route, line)) => format!("the route {route} at line {line}"),
@@ -40,7 +45,17 @@ pub fn remedy(route: Option<(&str, u64)>, path: &str, code: &str) -> Option<Stri
         }
         Reason::RawTarget => "raw_target = false, if the target need not be sent letter by letter",
         Reason::Cookie => "cookies = \"ignore\" (not forwarded), \"key\" or \"store\"",
-        Reason::Credential | Reason::KeyUnverified => {
+        Reason::KeyUnverified => {
+            return Some(
+                "nothing: the first request of a key asks the origin, and a good key's next one is \
+                    answered from what is stored"
+                    .to_owned(),
+            );
+        }
+        Reason::Credential if share.is_some_and(|share| share != Share::Standard.as_str()) => {
+            return Some("the request: pass a key, as -H 'Authorization: @key.txt'".to_owned());
+        }
+        Reason::Credential => {
             "share = \"per-key\", or \"verified\" where all good keys get one answer"
         }
         Reason::NoStore => "ignore = [\"no-store\"], if the origin's word need not count",

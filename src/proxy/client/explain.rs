@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Request};
+use http::{HeaderMap, HeaderName, Method, Request};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -57,7 +57,16 @@ where
     let cause = told["not_stored"].as_str().unwrap_or(code);
     let route = &told["route"];
     let route = route["path"].as_str().zip(route["line"].as_u64());
-    let change = advice::remedy(route, &path, cause);
+    let share = told["share"]["configured"].as_str();
+    let change = match other_methods(plan, &method, &path) {
+        Some(others) if code == Reason::NoRoute.as_str() => Some(others),
+        _ => advice::remedy(route, share, &path, cause),
+    };
+    if plan.state.readings().breaker_is_open() {
+        told["upstream"] = json!(
+            "a breaker is open: it is asked once a second, and other requests get what is stale, or 503"
+        );
+    }
     told["sentence"] = json!(with_provenance(sentence, &told));
     told["change"] = json!(change);
     told
@@ -196,9 +205,52 @@ fn told_miss(plan: &Plan, told: &mut Value, miss: &Miss) {
         Found::NoVariant => json!("other variants (Vary), not this one"),
         Found::Nothing => Value::Null,
     };
+    if matches!(miss.found, Found::Nothing) {
+        // The mark holds for some seconds; why it was made is of interest for longer.
+        let reason = plan.state.memory.last_not_shared(&key.bytes);
+        if let Some(reason) = reason {
+            told["not_stored"] = json!(reason.as_str());
+        }
+    }
     if matches!(miss.found, Found::NoVariant | Found::Nothing) {
         told["purged"] = told_gone(plan, key);
     }
+}
+
+/// What takes requests for this path by other methods, where nothing takes this one.
+fn other_methods(plan: &Plan, method: &Method, path: &str) -> Option<String> {
+    let routes = plan.config.routes.list().iter();
+    let of_path = routes.filter(|route| {
+        let mut methods = route.methods.iter();
+        methods.any(|one| {
+            plan.config
+                .routes
+                .fitting(one, path)
+                .any(|fits| fits.line == route.line)
+        })
+    });
+    let taken: Vec<String> = of_path
+        .map(|route| {
+            let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
+            format!(
+                "the route {} at line {} takes {}",
+                route.path,
+                route.line,
+                methods.join(", ")
+            )
+        })
+        .collect();
+    let is_small = method
+        .as_str()
+        .bytes()
+        .any(|byte| byte.is_ascii_lowercase());
+    let spelled = if is_small {
+        "; methods are written in capitals"
+    } else {
+        ""
+    };
+    let stored = "only GET is stored, and HEAD answered from it";
+    (!taken.is_empty()).then(|| format!("nothing: {}; {stored}{spelled}", taken.join(", ")))
 }
 
 fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {
