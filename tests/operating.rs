@@ -80,6 +80,10 @@ async fn what_an_operator_types_is_done() {
         status.contains("ready: true") && status.contains("breaker: closed"),
         "{status}"
     );
+    // Figures have their units, and where it asks is said.
+    for words in ["version: ", "at: http", "hits: ", " %", " ms", " stored, "] {
+        assert!(status.contains(words), "{words}: {status}");
+    }
 
     let told = operated.says(&["explain", "GET", "http://api.example/a"]);
     assert!(

@@ -57,7 +57,7 @@ pub struct BenchArguments {
     #[arg(long, default_value_t = 100)]
     concurrent: u32,
     /// How many at once
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     concurrency: u32,
     /// The sidecar's own configuration: says who is measured, and where its admin port is
     #[arg(long, short, value_name = "FILE", env = "IRIS_CONFIG", value_parser = place::path())]
@@ -123,7 +123,7 @@ impl BenchArguments {
     }
 
     fn counts(&self) -> anyhow::Result<Counts> {
-        if self.sequential + self.concurrent == 0 {
+        if self.sequential.saturating_add(self.concurrent) == 0 {
             bail!("--sequential 0 and --concurrent 0: nothing would be measured");
         }
         Ok(Counts {
@@ -211,6 +211,9 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
     let (endpoints, is_said) = arguments.endpoints()?;
     // Before anything is measured: an hour later would be a pity.
     let earlier = arguments.against.as_deref().map(read).transpose()?;
+    if let Some(earlier) = &earlier {
+        asked_the_same(earlier, &endpoints)?;
+    }
     let outputs = common.outputs()?;
     let started = rfc3339(Clock::System.now());
     if let Some(limit) = arguments.rate_limit {
@@ -249,11 +252,8 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
     let (measured, compared) = measured;
     let targets = common.targets(Targets::BENCHMARK);
     let mut report = Report::of_bench(&endpoints, &measured, &target.shown(), started, &targets);
-    report.resident_bytes = common.resident()?;
+    report.resident_bytes = common.resident();
     report.compared = compared;
-    if let Some(earlier) = &earlier {
-        asked_the_same(earlier, &report)?;
-    }
     let worse = earlier.map(|earlier| {
         let worse = compare::regressions(&earlier, &report, arguments.threshold / 100.0);
         (earlier, worse)
@@ -279,11 +279,19 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
 }
 
 /// Figures of other endpoints tell nothing.
-fn asked_the_same(earlier: &Report, now: &Report) -> anyhow::Result<()> {
-    let [was, is] = [earlier, now].map(|report| {
-        let names = report.endpoints.iter().map(|one| one.name.as_str());
-        names.collect::<Vec<_>>().join(", ")
-    });
+fn asked_the_same(earlier: &Report, now: &[Endpoint]) -> anyhow::Result<()> {
+    let sorted = |mut names: Vec<&str>| {
+        names.sort_unstable();
+        names.join(", ")
+    };
+    let was = sorted(
+        earlier
+            .endpoints
+            .iter()
+            .map(|one| one.name.as_str())
+            .collect(),
+    );
+    let is = sorted(now.iter().map(|one| one.name.as_str()).collect());
     if was != is {
         bail!("--against: the earlier report is of other requests: {was}; and this run of {is}");
     }

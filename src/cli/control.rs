@@ -11,6 +11,8 @@ use url::form_urlencoded;
 use crate::config::Config;
 use crate::config::changes::Changes;
 use crate::config::settings::Setting;
+use crate::config::units;
+use crate::load::figure::{Unit, percent};
 
 use super::ending::{Ending, key_from_input};
 use super::place::{Place, Reached};
@@ -188,8 +190,13 @@ impl Place {
             Order::Health { ready, .. } => return self.health(*ready),
             Order::Status { .. } => {
                 let mut told = self.told(Method::GET, "/readyz", &Value::Null)?;
-                told["metrics"] = self.told(Method::GET, "/api/metrics", &Value::Null)?;
-                told
+                if self.is_json {
+                    told["metrics"] = self.told(Method::GET, "/api/metrics", &Value::Null)?;
+                    told
+                } else {
+                    let more = self.told(Method::GET, "/status", &Value::Null)?;
+                    in_short(told, &more)
+                }
             }
             Order::Explain {
                 method,
@@ -319,6 +326,9 @@ fn explain_path(method: &str, url: &str, headers: &[String]) -> anyhow::Result<S
 fn first<const N: usize>(mut told: Value, names: [&str; N]) -> Value {
     let mut ordered = Map::new();
     for name in names {
+        if told.get(name).is_none() {
+            continue;
+        }
         ordered.insert(name.to_owned(), told[name].take());
     }
     for (name, value) in told.as_object().into_iter().flatten() {
@@ -327,6 +337,42 @@ fn first<const N: usize>(mut told: Value, names: [&str; N]) -> Value {
         }
     }
     ordered.into()
+}
+
+/// Readiness, and of all that is known what an operator looks at first, with units.
+fn in_short(mut ready: Value, status: &Value) -> Value {
+    let number = |path: &str| {
+        status
+            .pointer(path)
+            .and_then(Value::as_f64)
+            .unwrap_or_default()
+    };
+    let millis = |path: &str| Unit::Milliseconds.show(number(path));
+    ready["version"] = json!(format!(
+        "{} ({})",
+        in_a_line(&status["version"]),
+        in_a_line(&status["commit"])
+    ));
+    ready["upstream"]["at"] = status["upstream"].clone();
+    ready["requests"] = json!({
+        "total": number("/summary/requests/total"),
+        "hits": percent(number("/summary/cache/hitRate")),
+        "errors": percent(number("/summary/requests/errorRate")),
+        "p50": millis("/summary/requests/p50Latency"),
+        "p95": millis("/summary/requests/p95Latency"),
+        "p99": millis("/summary/requests/p99Latency"),
+    });
+    let stored = number("/memory/stored") as u64;
+    ready["memory"] = json!(format!(
+        "{} of {} stored, {} responses",
+        units::show_size(stored),
+        units::show_size(number("/memory/budget") as u64),
+        number("/memory/entries")
+    ));
+    first(
+        ready,
+        ["ready", "version", "upstream", "requests", "memory"],
+    )
 }
 
 /// What came of a purge, in a sentence before the rest.

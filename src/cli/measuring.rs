@@ -1,7 +1,7 @@
 //! What `bench` and `load-test` have in common: who is measured, how, and where the report goes.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -144,11 +144,16 @@ impl Common {
             .collect())
     }
 
-    /// The target's resident memory, where its admin port was given.
-    pub fn resident(&self) -> anyhow::Result<Option<u64>> {
-        let Some(url) = &self.admin else {
-            return Ok(None);
-        };
+    /// The target's resident memory, where its admin port was given; that it cannot be had is no
+    /// reason to throw away what was measured.
+    pub fn resident(&self) -> Option<u64> {
+        let found = self.ask_resident(self.admin.as_ref()?);
+        found
+            .inspect_err(|error| eprintln!("the memory of the target is not known: {error:#}"))
+            .ok()
+    }
+
+    fn ask_resident(&self, url: &str) -> anyhow::Result<u64> {
         let ca_file = self.ca_file.as_deref();
         let token: Vec<String> = self.token().into_iter().collect();
         let admin = Target::new(url, &token, Version::Http1, ca_file, self.timeout);
@@ -159,7 +164,7 @@ impl Common {
             .lines()
             .find_map(|line| line.strip_prefix("memory_rss_bytes "));
         let bytes = resident.and_then(|number| number.parse().ok());
-        bytes.map(Some).with_context(|| {
+        bytes.with_context(|| {
             format!("{url}/metrics has no memory_rss_bytes (does it want IRIS_ADMIN_TOKEN?)")
         })
     }
@@ -219,9 +224,11 @@ struct Output {
 
 impl Output {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let goes_again = !path.exists();
         let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).open(path);
+        options.write(true);
+        let made = options.clone().create_new(true).open(path);
+        let goes_again = made.is_ok();
+        let file = made.or_else(|_| options.open(path));
         Ok(Self {
             file: file.with_context(|| format!("{} cannot be written", path.display()))?,
             path: path.to_owned(),
@@ -230,11 +237,20 @@ impl Output {
     }
 
     fn write(mut self, text: &str) -> anyhow::Result<()> {
+        let is_file = self.file.metadata().is_ok_and(|about| about.is_file());
+        let written = if is_file && !self.goes_again {
+            // What is there stays until the new one is whole.
+            let mut beside = self.path.clone().into_os_string();
+            beside.push(".new");
+            let place = self
+                .path
+                .canonicalize()
+                .unwrap_or_else(|_| self.path.clone());
+            std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, place))
+        } else {
+            self.file.write_all(text.as_bytes())
+        };
         self.goes_again = false;
-        // A pipe has no length.
-        let _ = self.file.set_len(0);
-        let _ = self.file.rewind();
-        let written = self.file.write_all(text.as_bytes());
         written.with_context(|| format!("{} cannot be written", self.path.display()))
     }
 }

@@ -58,7 +58,7 @@ pub fn judge_file(path: &Path, may_create: bool) -> Result<(), String> {
     let mut options = File::options();
     options
         .read(true)
-        .write(true)
+        .write(may_create)
         .create(may_create)
         .truncate(false);
     let mut file = options.open(path).map_err(|error| match error.kind() {

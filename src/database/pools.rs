@@ -109,8 +109,14 @@ impl Pools {
             .create_if_missing(true)
             .disable_statement_logging()
             .busy_timeout(Duration::from_secs(5));
-        if !in_memory {
-            let judged = place::judge_file(options.get_filename(), settings.may_create);
+        let is_file = ![":memory:", "mode=memory"]
+            .iter()
+            .any(|word| url.contains(word));
+        if is_file {
+            let judged = place::judge_file(
+                options.get_filename(),
+                settings.may_create && !is_read_only(url),
+            );
             judged.map_err(|why| place::not_opened(url, why))?;
         }
         let options = if in_memory {
@@ -343,10 +349,19 @@ async fn refusal(options: &PgConnectOptions) -> std::io::Error {
     }
 }
 
+/// Whether a URL of SQLite says that nothing is written.
+fn is_read_only(url: &str) -> bool {
+    ["mode=ro", "immutable=1", "immutable=true"]
+        .iter()
+        .any(|word| url.contains(word))
+}
+
 /// Whether whoever tries again soon would hear the same.
 fn is_final(error: &std::io::Error) -> bool {
     // The system says of a name that has no address that the error is of another kind.
-    let is_name = error.raw_os_error().is_none() && error.to_string().contains("lookup");
+    let text = error.to_string();
+    let is_name = text.contains("lookup") && !text.contains("Temporary");
+    let is_name = is_name && error.raw_os_error().is_none();
     is_name || matches!(error.kind(), ConnectionRefused | NotFound)
 }
 

@@ -39,7 +39,9 @@ impl Counts {
         let sum: u64 = endpoints.iter().map(|one| u64::from(one.weight)).sum();
         let share = |count: u32| {
             let wanted = u64::from(count) * u64::from(endpoint.weight) * endpoints.len() as u64;
-            (wanted / sum.max(1)).min(u64::from(u32::MAX)) as u32
+            let share = (wanted / sum.max(1)).min(u64::from(u32::MAX)) as u32;
+            // What is asked for at all is asked once at least.
+            share.max(u32::from(wanted > 0))
         };
         Self {
             sequential: share(self.sequential),

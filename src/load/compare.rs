@@ -67,22 +67,22 @@ pub async fn measure_both(
         for round in 0..rounds {
             for at in in_turn(round) {
                 let begun = Instant::now();
-                let asking = crowds[at]
-                    .iter_mut()
-                    .zip(0_u32..)
-                    .map(|(connection, user)| {
+                let left = (counts.concurrent - round * counts.concurrency).min(counts.concurrency);
+                let asking = crowds[at].iter_mut().take(left as usize).zip(0_u32..).map(
+                    |(connection, user)| {
                         let mut random =
                             Rng::with_seed(seed ^ (u64::from(round) << 32 | u64::from(user)));
                         let number = round * counts.concurrency + user;
                         let target = targets[at];
                         async move { ask(target, connection, endpoint, number, &mut random).await }
-                    });
+                    },
+                );
                 for sample in futures_util::future::join_all(asking).await {
                     measured[at].add(Phase::Concurrent, sample);
                 }
                 let round = begun.elapsed();
                 measured[at].elapsed += round;
-                lasted[at].push((round.as_secs_f64(), counts.concurrency));
+                lasted[at].push((round.as_secs_f64(), left));
             }
             tell(Standing {
                 endpoint,
@@ -94,6 +94,15 @@ pub async fn measure_both(
         for ((side, measured), lasted) in sides.iter_mut().zip(measured).zip(lasted) {
             side.measured.push(measured);
             side.rounds.push(lasted);
+        }
+    }
+    for (at, side) in sides.iter().enumerate() {
+        let total = side.total();
+        // As of a run of one side: nothing could be measured.
+        if let (Some((cause, _)), true) =
+            (total.causes.first_key_value(), total.statuses.is_empty())
+        {
+            return Err((at, *cause));
         }
     }
     Ok(sides)
@@ -122,14 +131,17 @@ pub fn compare(baseline: &str, before: &Side, after: &Side, seed: u64) -> Compar
     let [quiet, noisy] = [&stretches[0], &stretches[1]].map(|side| Spread::of(side, seed));
     let figure = |name: &str, unit: Unit, before: f64, after: f64, of: fn(&Spread) -> f64| {
         let ratio = (before > 0.0).then(|| after / before);
-        let chance = noise::chance(of(&quiet), of(&noisy));
+        let both = quiet.as_ref().zip(noisy.as_ref());
+        let chance = both.map(|(quiet, noisy)| noise::chance(of(quiet), of(noisy)));
         Compared {
             name: name.to_owned(),
             unit,
             before,
             after,
             ratio,
-            interval: ratio.map(|ratio| (ratio / chance, ratio * chance)),
+            interval: ratio
+                .zip(chance)
+                .map(|(ratio, chance)| (ratio / chance, ratio * chance)),
         }
     };
     let mut figures = vec![
@@ -211,7 +223,9 @@ pub fn regressions(earlier: &Report, now: &Report, threshold: f64) -> Vec<String
         }
         worse.push(line);
     };
-    let [was, is] = [earlier, now].map(|report| report.noise.unwrap_or_default());
+    // Without a word on chance there is no verdict on what it moves.
+    let noises = earlier.noise.zip(now.noise);
+    let (was, is) = noises.unwrap_or((Spread::CERTAINLY_ANYTHING, Spread::CERTAINLY_ANYTHING));
     let millis = Unit::Milliseconds;
     look("p50", millis, [before.p50, after.p50], [was.p50, is.p50]);
     look("p95", millis, [before.p95, after.p95], [was.p95, is.p95]);

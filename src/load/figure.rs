@@ -65,6 +65,9 @@ impl Compared {
         let Some(ratio) = self.ratio else {
             return "–".to_owned();
         };
+        if self.interval.is_none() && self.unit != Unit::Part {
+            return "too few to tell".to_owned();
+        }
         let is_noise = |(from, to): (f64, f64)| from <= 1.0 && 1.0 <= to;
         if ratio == 1.0 || self.interval.is_some_and(is_noise) {
             return "no difference".to_owned();

@@ -19,6 +19,12 @@ const DRAWS: usize = 1000;
 /// Stretches of one phase of one endpoint, if there are requests enough.
 const BLOCKS: usize = 10;
 
+/// Fewer stretches of each phase tell nothing of what varies.
+const LEAST: usize = 3;
+
+/// Milliseconds: no answer takes less.
+const TINY: f64 = 1e-6;
+
 /// A difference of more standard deviations is one, in 95 of 100 cases. If stretches were all that
 /// varies, 1.96 would do: in 60 runs of 1,000 hits a side against themselves that covered 82 to 98
 /// %, by figure, and in 40 of an API of 4 to 60 ms beside a compiler 78 to 98 %. This covered, of
@@ -115,19 +121,30 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of one side, as its own stretches tell.
-    pub fn of(side: &Stretches, seed: u64) -> Self {
+    /// Nobody can say.
+    pub const CERTAINLY_ANYTHING: Self = Self {
+        p50: 1e3,
+        p95: 1e3,
+        p99: 1e3,
+        throughput: 1e3,
+    };
+
+    /// Of one side, as its own stretches tell; `None` where there are too few to tell anything.
+    pub fn of(side: &Stretches, seed: u64) -> Option<Self> {
+        if side.shape().iter().all(|count| *count < LEAST) {
+            return None;
+        }
         let mut random = Rng::with_seed(seed);
         let shape = side.shape();
         let one = |_| side.figures(&Stretches::draw(&shape, &mut random));
         let drawn: Vec<Drawn> = (0..DRAWS).filter_map(one).collect();
-        let of = |of: fn(&Drawn) -> f64| deviation(drawn.iter().map(|one| of(one).ln()));
-        Self {
+        let of = |of: fn(&Drawn) -> f64| deviation(drawn.iter().map(|one| of(one).max(TINY).ln()));
+        Some(Self {
             p50: of(|one| one.p50),
             p95: of(|one| one.p95),
             p99: of(|one| one.p99),
             throughput: of(|one| one.mean),
-        }
+        })
     }
 }
 

@@ -240,7 +240,7 @@ impl Report {
                 })
                 .collect(),
             histogram: total.latencies.steps(&BOUNDS),
-            noise: (!measured.is_empty()).then(|| Spread::of(&Stretches::of(measured), 1)),
+            noise: Spread::of(&Stretches::of(measured), 1),
             total: figures,
             ..Self::new("bench", target, started)
         }

@@ -14,6 +14,10 @@ const ONE_IN: u8 = 8;
 /// table.
 const FIELD: usize = 112;
 
+/// What a name costs beside its letters, and a field after the first of its name.
+const NAME: usize = 40;
+const REPEATED: usize = 80;
+
 /// What a map costs beside its fields.
 const OVERHEAD: usize = 224;
 
@@ -56,7 +60,11 @@ impl Place {
             map.entry(name).or_insert(HeaderValue::from_static(""));
         }
         let mut charge = ledger.open();
-        if charge.grow((map.capacity() * FIELD + OVERHEAD) as u64) {
+        // Names that are not of the usual ones allocate for themselves, and so do repeated fields.
+        let names = map.keys().map(|name| name.as_str().len() + NAME);
+        let repeated = (map.len() - map.keys_len()) * REPEATED;
+        let bytes = map.capacity() * FIELD + OVERHEAD + names.sum::<usize>() + repeated;
+        if charge.grow(bytes as u64) {
             let ready = Ready {
                 map,
                 _charge: charge,

@@ -249,8 +249,14 @@ fn other_methods(plan: &Plan, method: &Method, path: &str) -> Option<String> {
     } else {
         ""
     };
-    let stored = "only GET is stored, and HEAD answered from it";
-    (!taken.is_empty()).then(|| format!("nothing: {}; {stored}{spelled}", taken.join(", ")))
+    let method = method.as_str().to_uppercase();
+    (!taken.is_empty()).then(|| {
+        format!(
+            "nothing for the cache, as only answers to GET are stored: {}{spelled}; where a write is \
+                to change groups, add a [[route]] with methods = [{method:?}]",
+            taken.join(", ")
+        )
+    })
 }
 
 fn told_words(mut told: Value, (result, reason): (CacheResult, Reason)) -> Value {

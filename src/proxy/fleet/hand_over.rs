@@ -30,7 +30,7 @@ pub async fn hand_over(state: &State, token: Option<&str>) {
         if takes_all(address, token, in_parts(&untold)).await {
             info!(instance = %name, purges = untold.len(), "another instance tells the fleet what \
                 Redis did not take");
-            purges.handed_over();
+            purges.handed_over(&untold).await;
             return;
         }
     }

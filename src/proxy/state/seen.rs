@@ -14,6 +14,9 @@ const SAMPLED: u32 = 32;
 /// Different ones that are remembered; the rare ones make room.
 const MOST: usize = 1024;
 
+/// No host name is longer (RFC 1035 §2.3.4).
+const LONGEST_HOST: usize = 255;
+
 /// Longer targets are not remembered: they are seldom those of many.
 const LONGEST: usize = 512;
 
@@ -52,12 +55,14 @@ impl Seen {
         let Some(mut counts) = self.counts.try_lock() else {
             return;
         };
-        let host = host.into();
+        let host = host.get(..LONGEST_HOST).unwrap_or(host).into();
         *counts.entry(Asked { host, target }).or_default() += u64::from(weight);
-        // What was asked for often once, and is not any more, fades.
-        while counts.len() > MOST {
+        // Where they are too many, what was asked for least makes room, and the others fade by that
+        // (Misra and Gries 1982).
+        if counts.len() > MOST {
+            let least = counts.values().min().copied().unwrap_or_default();
             counts.retain(|_, count| {
-                *count /= 2;
+                *count -= least;
                 *count > 0
             });
         }

@@ -123,7 +123,8 @@ const RETOLD: usize = 256;
 #[derive(Debug)]
 struct Own {
     entry: Outgoing,
-    /// Its latest position in the local book.
+    /// Positions in the local book of the purges that it stands for: of the first, and of the latest.
+    first: u64,
     local: u64,
     whereabouts: Whereabouts,
 }
@@ -161,10 +162,16 @@ impl Fleet {
     /// will come late enough for both.
     pub fn queue(&mut self, purge: Purge, mode: Mode, at: Timestamp, local: u64) {
         let waits = |own: &&mut Own| own.whereabouts == Whereabouts::Queued;
+        let mut first = local;
         if matches!(purge.target, Target::Key(_)) {
             // Of a key the last word counts, so an older one that waits must not come after it.
             self.own.retain(|own| {
-                own.whereabouts != Whereabouts::Queued || own.entry.purge.target != purge.target
+                let is_older = own.whereabouts == Whereabouts::Queued
+                    && own.entry.purge.target == purge.target;
+                if is_older {
+                    first = first.min(own.first);
+                }
+                !is_older
             });
         }
         if let Target::Key(key) = purge.target {
@@ -184,6 +191,7 @@ impl Fleet {
         };
         self.own.push_back(Own {
             entry,
+            first,
             local,
             whereabouts: Whereabouts::Queued,
         });
@@ -207,6 +215,7 @@ impl Fleet {
             return;
         };
         self.own.push_back(Own {
+            first: merged.iter().map(|own| own.first).min().unwrap_or(0),
             local: merged.iter().map(|own| own.local).max().unwrap_or(0),
             entry: Outgoing {
                 token: random(),
@@ -292,7 +301,7 @@ impl Fleet {
 
     /// Whether Redis has taken all own purges up to this local position, as far as it has said.
     pub fn has_appended(&self, local: u64) -> bool {
-        let is_in = |own: &Own| own.local > local || own.whereabouts == Whereabouts::Appended;
+        let is_in = |own: &Own| own.first > local || own.whereabouts == Whereabouts::Appended;
         self.own.iter().all(is_in)
     }
 
@@ -303,7 +312,7 @@ impl Fleet {
 
     /// Whether all own purges up to this local position are in the fleet's log.
     pub fn has_published(&self, local: u64) -> bool {
-        self.own.iter().all(|own| own.local > local)
+        self.own.iter().all(|own| own.first > local)
     }
 
     /// How far the fleet's log had been applied at this local position; `None` where nobody knows

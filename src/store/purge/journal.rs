@@ -90,6 +90,8 @@ struct Kept {
     file: File,
     /// Tokens of what stands in it.
     tokens: HashSet<u64>,
+    /// A line was begun and could be neither ended nor taken back.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -131,7 +133,11 @@ impl Journal {
         let tokens = HashSet::new();
         let journal = Self {
             path,
-            kept: Mutex::new(Kept { file, tokens }),
+            kept: Mutex::new(Kept {
+                file,
+                tokens,
+                is_torn: false,
+            }),
         };
         if left.purges.is_empty() && left.unreadable == 0 {
             return Ok((journal, left));
@@ -168,19 +174,25 @@ impl Journal {
             .filter(|purge| !kept.tokens.contains(&purge.token))
             .collect();
         let is_long = kept.tokens.len() + new.len() > MOST_LINES;
-        if is_long && !purges.is_empty() {
+        if (is_long || kept.is_torn) && !purges.is_empty() {
             return self.rewrite(&mut kept, purges);
         }
         if purges.is_empty() {
             kept.file.set_len(0)?;
-            kept.tokens.clear();
-        } else if new.is_empty() {
+            kept.file.sync_data()?;
+            (kept.tokens, kept.is_torn) = (HashSet::new(), false);
             return Ok(());
-        } else {
-            kept.file.seek(SeekFrom::End(0))?;
-            kept.file.write_all(&lines(new.iter().copied()))?;
         }
-        kept.file.sync_data()?;
+        if new.is_empty() {
+            return Ok(());
+        }
+        let length = kept.file.seek(SeekFrom::End(0))?;
+        let written = kept.file.write_all(&lines(new.iter().copied()));
+        if let Err(error) = written.and_then(|()| kept.file.sync_data()) {
+            // What comes next would be glued to what was begun.
+            kept.is_torn = kept.file.set_len(length).is_err();
+            return Err(error);
+        }
         kept.tokens.extend(new.iter().map(|purge| purge.token));
         Ok(())
     }
@@ -195,7 +207,7 @@ impl Journal {
         file.write_all(&lines(purges.iter()))?;
         file.sync_data()?;
         std::fs::rename(&new, &self.path)?;
-        kept.file = file;
+        (kept.file, kept.is_torn) = (file, false);
         kept.tokens = purges.iter().map(|purge| purge.token).collect();
         Ok(())
     }

@@ -74,7 +74,7 @@ pub struct PurgeLog {
     /// How often what the fleet does not know was begun to be written down, and how the last time
     /// ended.
     keepings: AtomicU64,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
 }
 
 /// What was written down for after this process.
@@ -109,7 +109,7 @@ impl Default for PurgeLog {
             causes: Causes::default(),
             journal: None,
             keepings: AtomicU64::new(0),
-            kept: Mutex::default(),
+            kept: Arc::default(),
         }
     }
 }
@@ -332,16 +332,19 @@ impl PurgeLog {
     /// all of it does. Those who ask meanwhile share the next time.
     pub async fn keep_untold(self: &Arc<Self>) -> bool {
         let before = self.keepings.load(Ordering::Acquire);
-        let mut kept = self.kept.lock().await;
+        let mut kept = Arc::clone(&self.kept).lock_owned().await;
         if kept.keeping > before {
             return kept.is_whole;
         }
         let keeping = self.keepings.fetch_add(1, Ordering::AcqRel) + 1;
         let log = Arc::clone(self);
-        let writing = tokio::task::spawn_blocking(move || log.write_untold());
-        let is_whole = writing.await.unwrap_or(false);
-        *kept = Kept { keeping, is_whole };
-        is_whole
+        // Whoever waits for it may leave: the next one still waits until this is done.
+        let writing = tokio::task::spawn_blocking(move || {
+            let is_whole = log.write_untold();
+            *kept = Kept { keeping, is_whole };
+            is_whole
+        });
+        writing.await.unwrap_or(false)
     }
 
     /// Blocks until it is on the disk.
@@ -371,8 +374,15 @@ impl PurgeLog {
         state.fleet.as_ref().map_or_else(Vec::new, Fleet::untold)
     }
 
-    /// Another instance tells what this one could not: nothing is kept for the next start.
-    pub fn handed_over(&self) {
+    /// Another instance tells these, which are all that this one could not: nothing is kept for the
+    /// next start. What was purged meanwhile is.
+    pub async fn handed_over(&self, told: &[Outgoing]) {
+        let _kept = self.kept.lock().await;
+        let untold = self.untold();
+        let is_told = |one: &Outgoing| told.iter().any(|told| told.token == one.token);
+        if !untold.iter().all(is_told) {
+            return;
+        }
         let kept = self.journal.as_ref().map(|journal| journal.keep(&[]));
         if let Some(Err(error)) = kept {
             warn!(%error, "[cache.redis] journal: what another instance tells now is told once \

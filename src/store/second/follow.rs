@@ -65,6 +65,7 @@ impl Second {
                 Ok(_) => Following::Mute,
                 Err(_) => Following::Deaf,
             };
+            self.note_taken(now == Following::Well);
             if now != std::mem::replace(&mut following, now) {
                 self.tell(&caught_up, &purges);
             }
@@ -84,7 +85,7 @@ impl Second {
             self.looks.send_modify(|count| *count += 1);
             // What waits for long, and what does not wait any more.
             if purges.has_untold() && (now != Following::Well || purges.pending() == 0) {
-                purges.keep_untold().await;
+                let _ = timeout(self.patience.write, purges.keep_untold()).await;
             }
             if caught_up.is_ok_and(|caught_up| caught_up.has_appended) {
                 sleep(BREATH).await;
@@ -109,12 +110,14 @@ impl Second {
             let appends = !outgoing.is_empty();
             if appends {
                 self.metrics.second.asked(Command::Append);
-                let (epoch, begun) = (purges.cursor().stamp.epoch, Instant::now());
+                let epoch = purges.cursor().stamp.epoch;
                 let appending = self.tier.append(epoch, outgoing);
                 let appended = timeout(self.patience.write, appending).await;
                 let appended = appended.unwrap_or(Err(TierError::Late));
                 let is_in = matches!(appended, Ok(Appended::In | Appended::InOneServer));
-                self.note_taken(is_in && begun.elapsed() <= self.patience.read);
+                if !is_in {
+                    self.note_taken(false);
+                }
                 purges.sent(is_in);
                 self.note_appended(matches!(appended, Ok(Appended::InOneServer)));
                 done.has_appended = true;
@@ -187,15 +190,16 @@ impl Second {
     }
 
     /// Waits until own purges up to this local position are where they outlive this process: in
-    /// Redis, which is waited for no longer than for a look-up, or in the journal; whether they
-    /// are. Where Redis was waited for in vain, nobody else does until it takes purges again.
+    /// Redis, which is waited for no longer than for a look-up and not at all where it took the last
+    /// ones in vain, or in the journal; whether they are.
     pub async fn outlives_us(&self, purges: &Arc<PurgeLog>, local: u64) -> bool {
         let appended = purges.appended(local);
         if self.takes_purges() && timeout(self.patience.read, appended).await.is_ok() {
             return true;
         }
-        self.note_taken(false);
-        purges.keep_untold().await
+        // A disk may hang, too.
+        let keeping = timeout(self.patience.write, purges.keep_untold());
+        keeping.await.unwrap_or(false)
     }
 
     /// Waits until all instances that may be alive have applied the log up to `stamp`: who has

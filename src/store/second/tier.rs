@@ -72,7 +72,7 @@ pub struct Second {
     in_one_server: AtomicBool,
     /// Why it cannot be reached.
     trouble: Mutex<Option<String>>,
-    /// Purges are appended in time, as far as was seen.
+    /// Purges are appended, as far as was seen.
     takes_purges: AtomicBool,
     /// This instance serves nothing any more.
     pub(super) has_left: AtomicBool,
@@ -281,9 +281,9 @@ impl Second {
         trouble.clone()
     }
 
-    /// Whether Redis has taken the last purges, and within the time for that.
-    pub(super) fn note_taken(&self, in_time: bool) {
-        self.takes_purges.store(in_time, Ordering::Relaxed);
+    /// Whether Redis has taken the last purges, as far as it was asked.
+    pub(super) fn note_taken(&self, has_taken: bool) {
+        self.takes_purges.store(has_taken, Ordering::Relaxed);
     }
 
     /// Whether waiting for it to take purges makes sense.

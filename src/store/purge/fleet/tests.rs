@@ -233,3 +233,34 @@ fn trust_follows_the_log_and_what_was_fetched_since() {
     assert!(!log.is_trusted(NOW, after(161)));
     assert!(PurgeLog::default().is_trusted(Timestamp::EPOCH, after(1 << 40)));
 }
+
+#[test]
+fn one_that_stands_for_several_is_known_when_it_is_for_the_first_of_them() {
+    let mut log = Fleet::default();
+    let name = |name: &str| Purge {
+        target: Target::Group(name.into()),
+        reach: Reach::Any,
+    };
+    let now = Timestamp::from_millis(1);
+    log.queue(name("before"), Mode::Hard, now, 9);
+    assert_eq!(log.take_queued(1).len(), 1);
+    // Two of one name, while the first batch is under way: one entry.
+    log.queue(name("g"), Mode::Hard, now, 10);
+    log.queue(name("g"), Mode::Hard, now, 11);
+    log.sent(true);
+    assert!(log.has_appended(9));
+    for local in [10, 11] {
+        assert!(
+            !log.has_appended(local) && !log.has_published(local),
+            "{local}"
+        );
+    }
+    assert_eq!(log.take_queued(10).len(), 1);
+    log.sent(true);
+    assert!(log.has_appended(11) && !log.has_published(10));
+    // And so where too many are made one.
+    for number in 0..=MOST_QUEUED as u64 {
+        log.queue(name(&number.to_string()), Mode::Hard, now, 12 + number);
+    }
+    assert!(!log.has_appended(12) && !log.has_published(12));
+}
