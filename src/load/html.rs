@@ -26,7 +26,7 @@ p { color: var(--soft); overflow-wrap: anywhere; } svg { width: 100%; height: au
 .on-narrow { display: none; }
 table { border-collapse: collapse; min-width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; white-space: nowrap; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back); max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--back); max-width: 15rem; overflow: hidden; text-overflow: ellipsis; }
 .wide { overflow-x: auto; } .met { color: #23865a; } .missed { color: #d23b3b; font-weight: 600; }
 @media (max-width: 600px) { .on-wide { display: none; } .on-narrow { display: block; } body { margin: 1rem auto; } th, td { padding: .3rem; } th:first-child, td:first-child { max-width: 8rem; } }
 ";
