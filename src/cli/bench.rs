@@ -268,6 +268,9 @@ pub fn bench(mut arguments: BenchArguments) -> anyhow::Result<Measured> {
             arguments.threshold
         );
     }
+    if earlier.noise.is_none() || report.noise.is_none() {
+        println!("latencies and throughput are not compared: too few answers to tell noise by");
+    }
     if worse.is_empty() {
         println!(
             "nothing is worse by more than {} %, beyond the noise of both, than at {}",

@@ -56,67 +56,7 @@ pub fn doubts(config: &Config) -> Vec<String> {
     let routes = config.routes.list();
     let is_verified = |route: &&Arc<Route>| route.options.share == Share::Verified;
     for route in routes {
-        let at = format!("route {:?} (line {})", route.path, route.line);
-        let options = &route.options;
-        doubts.extend(
-            route
-                .methods
-                .iter()
-                .filter_map(unknown_method)
-                .map(|doubt| format!("{at}: {doubt}")),
-        );
-        let lifetimes = options.ttl.or(options.force_ttl).or(options.max_ttl);
-        if lifetimes.is_some()
-            && route
-                .methods
-                .iter()
-                .all(|method| !invalidate::is_safe(method))
-        {
-            doubts.push(format!(
-                "{at}: its lifetime says nothing: only answers to GET are stored, and the route takes none"
-            ));
-        }
-        if options.share == Share::Verified {
-            doubts.extend(takes_other_names(route, routes).map(|doubt| format!("{at}: {doubt}")));
-            if route
-                .methods
-                .iter()
-                .all(|method| !invalidate::is_safe(method))
-            {
-                doubts.push(format!(
-                    "{at}: share = \"verified\" is for GET and HEAD, and the route takes neither"
-                ));
-            }
-            if let Some(forwarded) = &route.forward_headers
-                && !options
-                    .credential_fields
-                    .iter()
-                    .any(|name| forwarded.contains(name))
-            {
-                doubts.push(format!(
-                    "{at}: forward_headers keeps every credential from the API, \
-                    which cannot verify keys then"
-                ));
-            }
-            if options.cookies == Cookies::Key {
-                doubts.push(format!(
-                    "{at}: share = \"verified\" with cookies = \"key\": each \
-                    cookie has answers of its own, so nothing is shared by those who have one"
-                ));
-            }
-            if options.cookies == Cookies::Ignore && !options.credential_cookies.is_empty() {
-                doubts.push(format!(
-                    "{at}: cookies = \"ignore\" keeps cache.credential_cookies \
-                    from the API, which cannot verify them then"
-                ));
-            }
-        } else if route.verdict_scope != Scope::Url {
-            doubts.push(format!(
-                "{at}: verdict_scope says nothing where share is {:?}: expected \
-                share = \"verified\"",
-                options.share.as_str()
-            ));
-        }
+        doubts.extend(of_route(route, routes));
     }
     doubts.extend(strange_groups(routes));
     let any_verified = routes.iter().any(|route| is_verified(&route));
@@ -156,6 +96,66 @@ pub fn doubts(config: &Config) -> Vec<String> {
             load balancer all clients are one"
                 .to_owned(),
         );
+    }
+    doubts
+}
+
+/// What of one route is probably not meant so.
+fn of_route(route: &Route, routes: &[Arc<Route>]) -> Vec<String> {
+    let at = format!("route {:?} (line {})", route.path, route.line);
+    let options = &route.options;
+    let mut methods = route.methods.iter();
+    let takes_no_reads = methods.all(|method| !invalidate::is_safe(method));
+    let mut doubts = Vec::new();
+    doubts.extend(
+        route
+            .methods
+            .iter()
+            .filter_map(unknown_method)
+            .map(|doubt| format!("{at}: {doubt}")),
+    );
+    let lifetimes = options.ttl.or(options.force_ttl).or(options.max_ttl);
+    if lifetimes.is_some() && takes_no_reads {
+        doubts.push(format!(
+            "{at}: its lifetime says nothing: only answers to GET are stored, and the route takes none"
+        ));
+    }
+    if options.share == Share::Verified {
+        doubts.extend(takes_other_names(route, routes).map(|doubt| format!("{at}: {doubt}")));
+        if takes_no_reads {
+            doubts.push(format!(
+                "{at}: share = \"verified\" is for GET and HEAD, and the route takes neither"
+            ));
+        }
+        if let Some(forwarded) = &route.forward_headers
+            && !options
+                .credential_fields
+                .iter()
+                .any(|name| forwarded.contains(name))
+        {
+            doubts.push(format!(
+                "{at}: forward_headers keeps every credential from the API, \
+                which cannot verify keys then"
+            ));
+        }
+        if options.cookies == Cookies::Key {
+            doubts.push(format!(
+                "{at}: share = \"verified\" with cookies = \"key\": each \
+                cookie has answers of its own, so nothing is shared by those who have one"
+            ));
+        }
+        if options.cookies == Cookies::Ignore && !options.credential_cookies.is_empty() {
+            doubts.push(format!(
+                "{at}: cookies = \"ignore\" keeps cache.credential_cookies \
+                from the API, which cannot verify them then"
+            ));
+        }
+    } else if route.verdict_scope != Scope::Url {
+        doubts.push(format!(
+            "{at}: verdict_scope says nothing where share is {:?}: expected \
+            share = \"verified\"",
+            options.share.as_str()
+        ));
     }
     doubts
 }

@@ -119,19 +119,9 @@ where
             return told_words(told, (CacheResult::Miss, Reason::KeyUnverified));
         }
     };
-    let fields = &routed.request().parts.headers;
-    let is_own = routed.route().is_some_and(|route| {
-        let options = route.options();
-        let has_one = options
-            .credential_fields
-            .iter()
-            .any(|name| fields.contains_key(name));
-        options.share == Share::PerKey && !has_one
-    });
-    if is_own {
+    if is_own_without_key(&routed) {
         told["with_key"] = json!(OF_ITS_OWN);
-    }
-    if admitted.is_anonymous {
+    } else if admitted.is_anonymous {
         told["with_key"] = json!(told_with_key(plan, &mut routed, &told));
     }
     let mut keyed = match routed.key(plan, admitted, &mut key) {
@@ -164,6 +154,16 @@ where
 
 const OF_ITS_OWN: &str = "each key gets answers of its own here (share = \"per-key\", or not \
     proved yet to be the same for all): a MISS the first time, a HIT from then on";
+
+/// Whether each key has its own answers there, and the request has none.
+fn is_own_without_key(routed: &Routed<'_>) -> bool {
+    let fields = &routed.request().parts.headers;
+    routed.route().is_some_and(|route| {
+        let options = route.options();
+        let mut credentials = options.credential_fields.iter();
+        options.share == Share::PerKey && !credentials.any(|name| fields.contains_key(name))
+    })
+}
 
 /// What a request without a key would get if it had a good one, on a route where keys are verified.
 fn told_with_key(plan: &Plan, routed: &mut Routed<'_>, told: &Value) -> String {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 
@@ -20,11 +20,11 @@ pub struct SharedRoute {
 
 impl SharedRoute {
     pub fn why_demoted(&self) -> Option<(Timestamp, String)> {
-        lock(&self.why_demoted).clone()
+        self.why_demoted.lock().clone()
     }
 
     pub fn set_why_demoted(&self, at: Timestamp, path: &str) {
-        *lock(&self.why_demoted) = Some((at, path.to_owned()));
+        *self.why_demoted.lock() = Some((at, path.to_owned()));
     }
 
     /// Keys that had agreed were found to differ; how often that was so.
@@ -37,8 +37,4 @@ impl SharedRoute {
         let before = self.misses.fetch_add(1, Ordering::Relaxed);
         (before + 1).is_multiple_of(every)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
